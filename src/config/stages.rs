@@ -1,0 +1,155 @@
+//! Validated configuration, one struct per stage. Only these can build a part of the program.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The doors: addresses and limits.
+#[derive(Debug, Clone)]
+pub struct IngressConfig {
+    /// The public port: HTTP/1.1, HTTP/2 cleartext, gRPC and gRPC-web. Port 0 takes any free one.
+    pub http_addr: SocketAddr,
+    /// The port for gRPC alone. Port 0 takes any free one.
+    pub grpc_addr: SocketAddr,
+    /// The largest event in bytes.
+    pub event_bytes_max: usize,
+    /// The largest HTTP body or gRPC message in bytes, after decompression.
+    pub body_bytes_max: usize,
+    /// The most events in one request.
+    pub batch_events_max: usize,
+    /// The deepest nesting of one event.
+    pub depth_max: usize,
+    /// The most keys in one event, at all levels together.
+    pub keys_max: usize,
+    /// The most connections at a time; more wait in the listen backlog.
+    pub connections_max: usize,
+    /// The most concurrent HTTP/2 streams of one connection.
+    pub concurrent_streams_max: u32,
+    /// How long a connection may take to deliver a request's headers, its first request included.
+    pub header_timeout: Duration,
+    /// How long a body may pause.
+    pub body_timeout: Duration,
+    /// How long a connection may stay without a request.
+    pub idle_timeout: Duration,
+    /// The most bytes of request bodies under way at a time; more is shed before it is read.
+    pub in_flight_bytes_max: usize,
+    /// Whether gRPC reflection is served.
+    pub reflection: bool,
+}
+
+/// The write-ahead log.
+#[derive(Debug, Clone)]
+pub struct WalConfig {
+    /// The log's directory. Its mark, lock and ballast lie beside it, under its name with a suffix.
+    pub path: PathBuf,
+    /// The number of lanes for a log that is created now, or that has nothing unsettled.
+    pub lanes: u16,
+    /// The most stored bytes; `None`: 10 GiB or 80 % of the volume, whichever is less.
+    pub bytes_max: Option<u64>,
+    /// How many published events are kept.
+    pub retained_events_max: u64,
+    /// How long published events are kept.
+    pub retention: Duration,
+    /// The longest time between two clean-ups by age.
+    pub cleanup_interval: Duration,
+    /// The most event keys that the duplicate filter remembers.
+    pub dedup_ids_max: usize,
+    /// The size of the file that is given up when the volume is full, in bytes; 0: none.
+    pub ballast_bytes: u64,
+}
+
+/// The publisher: when a batch is sealed.
+#[derive(Debug, Clone)]
+pub struct PublisherConfig {
+    /// Events per batch; `None`: adapts, a busy lane then seals about once a flush interval.
+    pub batch_events: Option<usize>,
+    /// Bytes per batch.
+    pub batch_bytes: usize,
+    /// The age at which a batch is sealed.
+    pub flush_interval: Duration,
+    /// The most bytes that open and unsettled batches may hold together.
+    pub budget_bytes: usize,
+}
+
+/// Which event store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreKind {
+    /// Parquet files in the data directory.
+    Local,
+}
+
+/// The event store.
+#[derive(Debug, Clone)]
+pub struct StoreConfig {
+    /// Which one.
+    pub kind: StoreKind,
+    /// The local store's directory, laid out as a bucket.
+    pub dir: PathBuf,
+}
+
+/// The warehouse loader.
+#[derive(Debug, Clone)]
+pub struct LoaderConfig {
+    /// Whether it runs.
+    pub enabled: bool,
+    /// The longest time between two polls of the inbox.
+    pub interval: Duration,
+    /// The SQLite warehouse's file.
+    pub sqlite_path: PathBuf,
+}
+
+/// Log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Adaptation and routing.
+    Debug,
+    /// Requests, flushes, store writes.
+    Info,
+    /// Validation failures, retries.
+    Warning,
+    /// A person must act.
+    Error,
+}
+
+/// Logs and metrics.
+#[derive(Debug, Clone)]
+pub struct TelemetryConfig {
+    /// The least severe line that is written.
+    pub level: LogLevel,
+    /// One JSON object per line instead of text for people.
+    pub json: bool,
+}
+
+/// The admin port.
+#[derive(Debug, Clone)]
+pub struct AdminConfig {
+    /// Carries `/metrics` and the admin service. Port 0 takes any free one.
+    pub addr: SocketAddr,
+}
+
+/// Everything that builds the program.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where everything lies that is not placed elsewhere.
+    pub data_dir: PathBuf,
+    /// This process's label in rows; never an identity.
+    pub node: String,
+    /// The doors.
+    pub ingress: IngressConfig,
+    /// The log.
+    pub wal: WalConfig,
+    /// The publisher.
+    pub publisher: PublisherConfig,
+    /// How many workers write to the store at a time.
+    pub workers: usize,
+    /// The store.
+    pub store: StoreConfig,
+    /// The loader.
+    pub loader: LoaderConfig,
+    /// Logs and metrics.
+    pub telemetry: TelemetryConfig,
+    /// The admin port.
+    pub admin: AdminConfig,
+    /// How long a graceful stop may take.
+    pub drain_timeout: Duration,
+}

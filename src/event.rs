@@ -1,0 +1,189 @@
+//! The words every stage uses: event, key, offset, lane, log id, trace link.
+//!
+//! Nothing here knows serde, protobuf or I/O.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Microseconds since 1970-01-01T00:00:00Z.
+pub type Micros = i64;
+
+/// The place of an event in its log: dense, counted from 0, shared by all lanes.
+pub type Offset = u64;
+
+/// Microseconds in a day.
+pub const DAY_MICROS: i64 = 86_400_000_000;
+
+/// The longest message id that the gateway holds, in bytes.
+pub const MESSAGE_ID_BYTES_MAX: usize = 256;
+
+/// The source of events whose sender has no name.
+pub const DEFAULT_SOURCE: &str = "default";
+
+/// The stream of events that name none.
+pub const DEFAULT_STREAM: &str = "default";
+
+/// One of N ordered partitions: events of one routing key share a lane and keep their order in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Lane(pub u16);
+
+impl fmt::Display for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The identity of a log: random, new whenever a log is created or repaired. Written as 32 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LogId(pub u128);
+
+impl LogId {
+    /// A new identity.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(uuid::Uuid::new_v4().as_u128())
+    }
+}
+
+impl fmt::Display for LogId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for LogId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LogId({self})")
+    }
+}
+
+impl FromStr for LogId {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        u128::from_str_radix(text, 16).map(Self)
+    }
+}
+
+/// What makes an event the same event everywhere: edge filter, unique index, merge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct EventKey<'a> {
+    /// Who sent it; never empty.
+    pub source: &'a str,
+    /// The sender's id for it, or the one that the gateway invented; never empty.
+    pub message_id: &'a str,
+}
+
+/// How an event's payload is to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PayloadFormat {
+    /// One JSON object in UTF-8.
+    Json,
+    /// An encoded `eventkit.v1.Event`.
+    Event,
+}
+
+/// The W3C trace context of a sampled event, 25 bytes in a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TraceLink {
+    /// The trace id, big endian.
+    pub trace_id: [u8; 16],
+    /// The span id of the request that carried the event, big endian.
+    pub span_id: [u8; 8],
+    /// The W3C trace flags; bit 0 is "sampled".
+    pub flags: u8,
+}
+
+/// What a client sent, once admitted: its own bytes and what the gateway decided about them.
+///
+/// Borrowed, so that it can be written to and read from a log without copying its parts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event<'a> {
+    /// How `payload` is to be read.
+    pub format: PayloadFormat,
+    /// The bytes of this one event exactly as the client sent them.
+    pub payload: &'a [u8],
+    /// Who sent it; never empty.
+    pub source: &'a str,
+    /// The event's id within its source; never empty, at most [`MESSAGE_ID_BYTES_MAX`].
+    pub message_id: &'a str,
+    /// True when the gateway had to invent `message_id`.
+    pub message_id_assigned: bool,
+    /// Where it is stored; never empty.
+    pub stream: &'a str,
+    /// The type, where the path gives it; else the payload says.
+    pub kind: Option<&'a str>,
+    /// The lane that keeps its order.
+    pub lane: Lane,
+    /// When the gateway received it, by its wall clock.
+    pub received_at: Micros,
+    /// When the client says it sent the request that carried the event.
+    pub sent_at: Option<Micros>,
+    /// The trace that the event belongs to, if that is sampled.
+    pub trace: Option<TraceLink>,
+    /// The batch's shared context as a JSON object (empty: none); the event's own keys win.
+    pub batch_context: &'a [u8],
+    /// The batch's shared integrations as a JSON object (empty: none); the event's own keys win.
+    pub batch_integrations: &'a [u8],
+}
+
+impl<'a> Event<'a> {
+    /// The event's key.
+    #[must_use]
+    pub fn key(&self) -> EventKey<'a> {
+        EventKey {
+            source: self.source,
+            message_id: self.message_id,
+        }
+    }
+}
+
+/// A day in UTC, as the number of days since 1970-01-01.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Day(pub i32);
+
+impl Day {
+    /// The day that holds a moment.
+    #[must_use]
+    pub fn of(at: Micros) -> Self {
+        let days = at.div_euclid(DAY_MICROS);
+        Self(i32::try_from(days).unwrap_or(if days < 0 { i32::MIN } else { i32::MAX }))
+    }
+}
+
+impl fmt::Display for Day {
+    /// `YYYY-MM-DD`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let date = chrono::DateTime::from_timestamp(i64::from(self.0) * 86_400, 0)
+            .unwrap_or(chrono::DateTime::<chrono::Utc>::MIN_UTC);
+        write!(f, "{}", date.format("%Y-%m-%d"))
+    }
+}
+
+/// The identity of a sealed batch: which events of which lane of which log, under which dense number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BatchId {
+    /// The log that the events lie in.
+    pub log_id: LogId,
+    /// Their lane.
+    pub lane: Lane,
+    /// Dense per lane, from 0: consecutive batches can be told from a gap.
+    pub number: u64,
+    /// The offset of the first event.
+    pub first: Offset,
+    /// The offset of the last event; the offsets between belong to this lane only in part.
+    pub last: Offset,
+    /// xxh3-64 over the input: every record's length (u32, little endian) and bytes, in order.
+    pub input_hash: u64,
+}
+
+impl fmt::Display for BatchId {
+    /// `<log id>-<lane>-<number>-<first>-<last>-<input hash>`: the stem of every name that derives from the batch.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}-{}-{}-{}-{}-{:016x}",
+            self.log_id, self.lane, self.number, self.first, self.last, self.input_hash
+        )
+    }
+}

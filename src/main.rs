@@ -1,0 +1,2 @@
+//! eventkit, the program.
+fn main() {}

@@ -1,0 +1,120 @@
+//! From the publisher to a worker.
+//!
+//! ```text
+//!   publisher ── send(batch) ──▶ queue ── receive() ──▶ worker ── settle ──▶ forgotten
+//! ```
+//!
+//! What every queue promises:
+//!
+//! 1. `send` returning `Ok` means *you may forget it*: the queue, or whoever the queue gave it to, owns the batch
+//!    durably. The in-process queue owns nothing across a crash, so its `send` resolves only when the worker has
+//!    settled; Pub/Sub's resolves when the broker answers. Same trait, same meaning.
+//! 2. A delivery that is not acknowledged, dropped ones included, is delivered again.
+//! 3. Batches of one lane are delivered in the order of their numbers, one unsettled at a time.
+//! 4. Nothing else is promised: a batch may be delivered more than once, to another worker, after a crash.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::event::{BatchId, Day, Offset};
+
+pub mod in_process;
+
+pub use in_process::in_process;
+
+/// A sealed batch: a lane's events between two offsets, with an identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// The identity that every name derives from.
+    pub id: BatchId,
+    /// The one UTC day on which all of its events were received.
+    pub day: Day,
+    /// Each event's offset and its encoded record ([`crate::wal::record`]), in offset order.
+    pub records: Vec<(Offset, Bytes)>,
+}
+
+impl Batch {
+    /// The bytes of all records together.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.records.iter().map(|(_, record)| record.len()).sum()
+    }
+}
+
+/// Why a batch was not taken.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum SendError {
+    /// The queue is closed; the batch stays the sender's.
+    #[error("the queue is closed")]
+    Closed,
+}
+
+/// The publisher's end.
+#[async_trait]
+pub trait Producer: std::fmt::Debug + Send + Sync + 'static {
+    /// Sends one batch; `Ok` means that the sender may forget it.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Closed`] when the queue was closed first; the batch may have been delivered.
+    async fn send(&self, batch: Arc<Batch>) -> Result<(), SendError>;
+}
+
+/// A worker's end.
+#[async_trait]
+pub trait Consumer: std::fmt::Debug + Send + 'static {
+    /// The next delivery, or `None` when the queue is closed. Cancel safe: a delivery is never lost in between.
+    async fn receive(&mut self) -> Option<Delivery>;
+}
+
+/// What a delivery's settlement does, per queue.
+pub trait Settle: std::fmt::Debug + Send {
+    /// The batch is someone else's durably: forget it.
+    fn ack(self: Box<Self>);
+    /// Not done: deliver it again. Only at shutdown does a worker say so itself.
+    fn nack(self: Box<Self>);
+}
+
+/// One attempt of a batch at a worker. Dropped without a word, it is delivered again.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The batch.
+    pub batch: Arc<Batch>,
+    /// Which attempt this is, from 1.
+    pub attempt: u32,
+    settle: Option<Box<dyn Settle>>,
+}
+
+impl Delivery {
+    /// A delivery that settles as told.
+    #[must_use]
+    pub fn new(batch: Arc<Batch>, attempt: u32, settle: Box<dyn Settle>) -> Self {
+        Self {
+            batch,
+            attempt,
+            settle: Some(settle),
+        }
+    }
+
+    /// Settles: the batch is durable with its next owner.
+    pub fn ack(mut self) {
+        if let Some(settle) = self.settle.take() {
+            settle.ack();
+        }
+    }
+
+    /// Gives the batch back.
+    pub fn nack(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if let Some(settle) = self.settle.take() {
+            settle.nack();
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! What operators see: log lines and metrics. Nothing personal is in either.
+
+pub mod metrics;
+
+pub use metrics::Metrics;

