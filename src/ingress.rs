@@ -1,3 +1,4 @@
 //! The doors: bytes come in, by HTTP or gRPC, and every event gets exactly one outcome.
 
+pub mod admit;
 pub mod decode;
