@@ -235,7 +235,7 @@ mod tests {
         serde_json::from_str(json).expect("a JSON value")
     }
 
-    fn get<'a>(field: Option<&'a RawValue>) -> Option<&'a str> {
+    fn get(field: Option<&RawValue>) -> Option<&str> {
         field.map(RawValue::get)
     }
 
