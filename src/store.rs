@@ -13,9 +13,12 @@ use async_trait::async_trait;
 
 use crate::event::{BatchId, Day};
 
+pub mod local;
 pub mod objects;
+pub mod parquet;
 pub mod row;
 
+pub use local::LocalObjects;
 pub use objects::{Marker, Objects, Table};
 pub use row::{ErrorRow, Row};
 

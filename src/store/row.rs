@@ -1,5 +1,7 @@
 //! One wide row: the same columns in Parquet, SQLite and every other warehouse.
 
+use std::borrow::Cow;
+
 use crate::event::{Lane, LogId, Micros, Offset};
 
 /// An event as analysts see it. Times are UTC in microseconds; the five JSON columns hold text, byte for byte as the
@@ -52,11 +54,11 @@ pub struct ErrorRow {
     /// The bytes of the event as the client sent them.
     pub original: Vec<u8>,
     /// `json` or `event` (an encoded `eventkit.v1.Event`) or `record` (a log record that could not be read).
-    pub original_format: &'static str,
+    pub original_format: Cow<'static, str>,
     /// Where it failed: `adapt`, `validate` or `store`.
-    pub stage: &'static str,
+    pub stage: Cow<'static, str>,
     /// One word of the closed list of codes.
-    pub code: &'static str,
+    pub code: Cow<'static, str>,
     /// The same for people; never holds values of the event.
     pub reason: String,
     pub source: String,
