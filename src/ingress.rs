@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The doors: bytes come in, by HTTP or gRPC, and every event gets exactly one outcome.
+
+pub mod decode;
