@@ -14,7 +14,7 @@
 //! Temporary files are locked while they are written. What a dead process left is removed at the next open.
 
 use std::collections::HashSet;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write as _};
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -282,7 +282,10 @@ impl Temporary {
             .create_new(true)
             .open(&path)?;
         let mut temporary = Self { path, file };
-        temporary.file.lock()?;
+        if let Err(error) = temporary.file.lock() {
+            // A file system without locks: at worst another process's open removes the file, and the write is repeated.
+            tracing::debug!(%error, "temporary_file_not_locked");
+        }
         temporary.file.write_all(bytes)?;
         temporary.file.sync_all()?;
         Ok(temporary)
@@ -302,7 +305,7 @@ fn remove_left_overs(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let in_use = match File::open(&path) {
-            Ok(file) => file.try_lock().is_err(),
+            Ok(file) => matches!(file.try_lock(), Err(TryLockError::WouldBlock)),
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
         };

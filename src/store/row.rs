@@ -7,10 +7,7 @@ use crate::event::{Lane, LogId, Micros, Offset};
 /// An event as analysts see it. Times are UTC in microseconds; the five JSON columns hold text, byte for byte as the
 /// client wrote it (a protobuf `Struct` becomes canonical JSON).
 #[derive(Debug, Clone, PartialEq)]
-#[expect(
-    missing_docs,
-    reason = "the columns are described in docs and in `COLUMNS`"
-)]
+#[expect(missing_docs, reason = "the names are the columns of `store::parquet`")]
 pub struct Row {
     pub message_id: String,
     pub source: String,
@@ -41,11 +38,11 @@ pub struct Row {
 }
 
 /// An accepted event that could not become a [`Row`]. Its key is (log id, offset, hash of the original bytes).
+///
+/// The three words are borrowed where they are written and owned where they are read: a file of a newer version may hold
+/// a word that this one does not know.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(
-    missing_docs,
-    reason = "the columns are described in docs and in `ERROR_COLUMNS`"
-)]
+#[expect(missing_docs, reason = "the names are the columns of `store::parquet`")]
 pub struct ErrorRow {
     pub log_id: LogId,
     pub offset: Offset,

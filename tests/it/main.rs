@@ -1,1 +1,3 @@
 //! Everything that runs in the test process.
+
+mod store;

@@ -96,93 +96,95 @@ fn numeric_ids_are_text_digit_for_digit() {
     assert_eq!(draft.previous_id, some("0"));
 }
 
+/// Payloads with what they are refused for.
+const REFUSED: &[(&str, Code, &str)] = &[
+    ("secret", Code::NotAnObject, "not a JSON object"),
+    (
+        r#"{"secret""#,
+        Code::InvalidJson,
+        "not JSON at line 1, column 9",
+    ),
+    (
+        r#"{"messageId":["secret"]}"#,
+        Code::InvalidField,
+        "message_id must be a string or a number",
+    ),
+    (
+        r#"{"messageId":true}"#,
+        Code::InvalidField,
+        "message_id must be a string or a number",
+    ),
+    (
+        r#"{"userId":{"secret":1}}"#,
+        Code::InvalidField,
+        "user_id must be a string or a number",
+    ),
+    (
+        r#"{"userId":"\ud800"}"#,
+        Code::InvalidField,
+        "user_id must be a string or a number",
+    ),
+    (r#"{"type":1}"#, Code::InvalidField, "type must be a string"),
+    (
+        r#"{"event":12}"#,
+        Code::InvalidField,
+        "event must be a string",
+    ),
+    (
+        r#"{"event":-12}"#,
+        Code::InvalidField,
+        "event must be a string",
+    ),
+    (
+        r#"{"name":false}"#,
+        Code::InvalidField,
+        "name must be a string",
+    ),
+    (
+        r#"{"category":["secret"]}"#,
+        Code::InvalidField,
+        "category must be a string",
+    ),
+    (
+        r#"{"properties":"secret"}"#,
+        Code::InvalidField,
+        "properties must be an object",
+    ),
+    (
+        r#"{"traits":[]}"#,
+        Code::InvalidField,
+        "traits must be an object",
+    ),
+    (
+        r#"{"context":1}"#,
+        Code::InvalidField,
+        "context must be an object",
+    ),
+    (
+        r#"{"integrations":true}"#,
+        Code::InvalidField,
+        "integrations must be an object",
+    ),
+    (
+        r#"{"timestamp":"secret"}"#,
+        Code::InvalidTimestamp,
+        "timestamp is neither ISO 8601 nor Unix time",
+    ),
+    (
+        r#"{"timestamp":{}}"#,
+        Code::InvalidTimestamp,
+        "timestamp is neither ISO 8601 nor Unix time",
+    ),
+    (
+        r#"{"originalTimestamp":1e300}"#,
+        Code::InvalidTimestamp,
+        "original_timestamp lies outside the years 1 to 9999",
+    ),
+];
+
 #[test]
 fn what_no_column_holds_is_refused_without_quoting_it() {
-    let cases = [
-        ("secret", Code::NotAnObject, "not a JSON object"),
-        (
-            r#"{"secret""#,
-            Code::InvalidJson,
-            "not JSON at line 1, column 9",
-        ),
-        (
-            r#"{"messageId":["secret"]}"#,
-            Code::InvalidField,
-            "message_id must be a string or a number",
-        ),
-        (
-            r#"{"messageId":true}"#,
-            Code::InvalidField,
-            "message_id must be a string or a number",
-        ),
-        (
-            r#"{"userId":{"secret":1}}"#,
-            Code::InvalidField,
-            "user_id must be a string or a number",
-        ),
-        (
-            r#"{"userId":"\ud800"}"#,
-            Code::InvalidField,
-            "user_id must be a string or a number",
-        ),
-        (r#"{"type":1}"#, Code::InvalidField, "type must be a string"),
-        (
-            r#"{"event":12}"#,
-            Code::InvalidField,
-            "event must be a string",
-        ),
-        (
-            r#"{"event":-12}"#,
-            Code::InvalidField,
-            "event must be a string",
-        ),
-        (
-            r#"{"name":false}"#,
-            Code::InvalidField,
-            "name must be a string",
-        ),
-        (
-            r#"{"category":["secret"]}"#,
-            Code::InvalidField,
-            "category must be a string",
-        ),
-        (
-            r#"{"properties":"secret"}"#,
-            Code::InvalidField,
-            "properties must be an object",
-        ),
-        (
-            r#"{"traits":[]}"#,
-            Code::InvalidField,
-            "traits must be an object",
-        ),
-        (
-            r#"{"context":1}"#,
-            Code::InvalidField,
-            "context must be an object",
-        ),
-        (
-            r#"{"integrations":true}"#,
-            Code::InvalidField,
-            "integrations must be an object",
-        ),
-        (
-            r#"{"timestamp":"secret"}"#,
-            Code::InvalidTimestamp,
-            "timestamp is neither ISO 8601 nor Unix time",
-        ),
-        (
-            r#"{"timestamp":{}}"#,
-            Code::InvalidTimestamp,
-            "timestamp is neither ISO 8601 nor Unix time",
-        ),
-        (
-            r#"{"originalTimestamp":1e300}"#,
-            Code::InvalidTimestamp,
-            "original_timestamp lies outside the years 1 to 9999",
-        ),
-    ];
-    for (payload, code, reason) in cases {
+    for &(payload, code, reason) in REFUSED {
         let expected = Rejected {
             stage: Stage::Adapt,
             code,
