@@ -185,21 +185,20 @@ impl Inner {
         let target = self.root.join(name);
         let folder = target.parent().unwrap_or(&self.root);
         self.ensure_folder(folder)?;
-        let created = if target.try_exists()? {
-            false
-        } else {
+        if !target.try_exists()? {
             let temporary = Temporary::write(&self.root.join(TMP), bytes)?;
             match fs::hard_link(&temporary.path, &target) {
-                Ok(()) => true,
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
+                Ok(()) => {
+                    sync_folder(folder)?;
+                    return Ok(true);
+                }
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }
-        };
-        if !created {
-            File::open(&target)?.sync_all()?;
         }
+        File::open(&target)?.sync_all()?;
         sync_folder(folder)?;
-        Ok(created)
+        Ok(false)
     }
 
     fn remove(&self, name: &Path) -> io::Result<()> {

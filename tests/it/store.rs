@@ -13,6 +13,8 @@ use eventkit::store::{
 };
 use tempfile::TempDir;
 
+mod syscalls;
+
 /// Every implementation, empty, with what keeps it alive.
 fn all() -> Vec<(&'static str, Arc<dyn Objects>, Option<TempDir>)> {
     let dir = TempDir::new().expect("a temporary directory");
