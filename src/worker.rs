@@ -80,6 +80,17 @@ pub struct Stores {
     pub errors: Arc<dyn ErrorStore>,
 }
 
+impl Stores {
+    /// One store for both ends.
+    #[must_use]
+    pub fn both<S: EventStore + ErrorStore>(store: Arc<S>) -> Self {
+        Self {
+            events: Arc::<S>::clone(&store),
+            errors: store,
+        }
+    }
+}
+
 /// Takes batches from a queue, one at a time, until the queue is closed.
 #[derive(Debug)]
 pub struct Worker {

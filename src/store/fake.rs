@@ -76,8 +76,8 @@ pub enum Fault {
     AnswerLost,
 }
 
-/// A store that fails as planned: each call takes the next entry of the plan, and none is left to fail by when it is
-/// used up. Clones share the plan.
+/// A store that fails as planned: each call takes the next entry of the plan; when the plan is used up, calls go through.
+/// Clones share the plan.
 #[derive(Debug, Clone, Default)]
 pub struct Faulty<S> {
     inner: S,

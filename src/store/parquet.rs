@@ -1,6 +1,6 @@
 //! Rows as Parquet, and back.
 //!
-//! One wide schema per table; the columns' names are those of every warehouse (`type` is [`Row::kind`]). Times are
+//! One wide schema per table; the columns' names are those of every warehouse (`type` is [`kind`](super::Row::kind)). Times are
 //! microseconds in UTC, JSON stays text, offsets are 64 bits, pages are compressed with zstd.
 //!
 //! Each file says in its key-value metadata which version of the schema it has (`eventkit.version`). A version only ever

@@ -112,11 +112,7 @@ async fn work(batches: &[Arc<Batch>], stores: Stores, judge: Judge) -> (Settled,
 }
 
 fn stores(objects: &MemoryObjects) -> Stores {
-    let store = Arc::new(ObjectEventStore::new(Arc::new(objects.clone())));
-    Stores {
-        events: Arc::<ObjectEventStore<_>>::clone(&store),
-        errors: store,
-    }
+    Stores::both(Arc::new(ObjectEventStore::new(Arc::new(objects.clone()))))
 }
 
 /// Offsets of rows, and offsets and codes of error rows.
@@ -208,11 +204,7 @@ async fn a_batch_is_given_back_when_either_store_gives_up() {
         let mut plan = vec![None; fails_at];
         plan.push(Some(Fault::Unavailable));
         let faulty = Arc::new(Faulty::new(objects.clone(), plan));
-        let store = Arc::new(ObjectEventStore::new(faulty));
-        let stores = Stores {
-            events: Arc::<ObjectEventStore<_>>::clone(&store),
-            errors: store,
-        };
+        let stores = Stores::both(Arc::new(ObjectEventStore::new(faulty)));
         let (settled, metrics) = work(&batches, stores, judge).await;
         assert_eq!(settled, [(0, false), (1, true)], "call {fails_at}");
         assert!(

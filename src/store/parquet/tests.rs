@@ -209,6 +209,23 @@ fn a_file_of_the_other_table_is_an_error() {
 }
 
 #[test]
+fn files_that_version_1_wrote_can_still_be_read() {
+    // Never written anew: what lies in people's buckets does not change either.
+    let events = include_bytes!("../../../tests/fixtures/store/events-v1.parquet");
+    let errors = include_bytes!("../../../tests/fixtures/store/errors-v1.parquet");
+    let mut small = full();
+    small.properties = Some("{\"a\" : 1.0}".into());
+    assert_eq!(
+        decode_events(Bytes::from_static(events)).unwrap(),
+        [bare(), small]
+    );
+    assert_eq!(
+        decode_errors(Bytes::from_static(errors)).unwrap(),
+        [error()]
+    );
+}
+
+#[test]
 fn an_offset_beyond_the_column_is_an_error_and_never_wraps() {
     let row = Row {
         offset: u64::MAX,
