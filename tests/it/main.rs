@@ -1,3 +1,4 @@
 //! Everything that runs in the test process.
 
 mod publisher;
+mod store;
