@@ -2,3 +2,16 @@
 
 mod publisher;
 mod store;
+//! Everything that runs against real sockets, stores and the real binary, without kills.
+#![cfg(test)]
+
+#[expect(dead_code, reason = "shared with the crash test, which uses the rest")]
+#[path = "../support/support.rs"]
+mod support;
+
+// The oracle itself, before anything relies on it.
+mod oracle;
+// Both doors to the warehouse, with the real binary.
+mod e2e;
+// Every script of `grpcurl-examples/`.
+mod grpcurl;
