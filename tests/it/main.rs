@@ -1,7 +1,3 @@
-//! Everything that runs in the test process.
-
-mod publisher;
-mod store;
 //! Everything that runs against real sockets, stores and the real binary, without kills.
 #![cfg(test)]
 
@@ -9,6 +5,9 @@ mod store;
 #[path = "../support/support.rs"]
 mod support;
 
+// The stages, each against its neighbours.
+mod publisher;
+mod store;
 // The oracle itself, before anything relies on it.
 mod oracle;
 // Both doors to the warehouse, with the real binary.
