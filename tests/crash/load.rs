@@ -18,9 +18,9 @@ use crate::support::gateway::Endpoints;
 use crate::support::ledger::{Answer, Ledger, Sent};
 
 /// The least time between two requests of a client: kills should meet many requests, not a saturated machine.
-const PACE: Duration = Duration::from_millis(15);
-/// How many faults in answers a report lists.
-const WRONG_MAX: usize = 20;
+const PACE: Duration = Duration::from_millis(20);
+/// How many faults in answers are kept for the report.
+const WRONG_MAX: usize = 1_000;
 
 /// What the clients know of the gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]

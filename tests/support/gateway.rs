@@ -49,7 +49,14 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// Starts `eventkit dev` on a data directory with every port free, and does not wait for anything.
     pub(crate) fn spawn(data_dir: &Path, settings: &[(&str, &str)]) -> Result<Self> {
-        let mut child = Command::new(binary())
+        let mut command = Command::new(binary());
+        // Neither a person's settings nor those of the tests are meant for the gateway under test.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("EVENTKIT_") {
+                command.env_remove(name);
+            }
+        }
+        let mut child = command
             .arg("dev")
             .env("EVENTKIT_DATA_DIR", data_dir)
             .env("EVENTKIT_HTTP_ADDR", "127.0.0.1:0")

@@ -78,10 +78,7 @@ pub(crate) struct Tally {
     pub(crate) objects: usize,
 }
 
-/// How many faults a report lists; the rest would only repeat them.
-const VIOLATIONS_MAX: usize = 20;
-
-/// Compares. The list is empty when every promise was kept, and cut at [`VIOLATIONS_MAX`].
+/// Compares. The list is empty when every promise was kept.
 pub(crate) fn judge(ledger: &Ledger, found: &Found) -> (Tally, Vec<Violation>) {
     let mut violations = Vec::new();
     let mut stored: BTreeMap<&str, Stored<'_>> = BTreeMap::new();
@@ -113,7 +110,6 @@ pub(crate) fn judge(ledger: &Ledger, found: &Found) -> (Tally, Vec<Violation>) {
     violations.extend(judge_logs(found));
     violations.extend(judge_objects(&found.objects));
     let tally = tally(ledger, found, &stored);
-    violations.truncate(VIOLATIONS_MAX);
     (tally, violations)
 }
 
@@ -366,7 +362,7 @@ fn describe(obligation: &Obligation) -> String {
         _ => "never answered".to_owned(),
     };
     format!(
-        "event {} of {} (key {}, expected {:?}), first sent at tick {first_sent} as number {index} of its request after {incarnation} restarts, {attempts} attempts, {answer}",
+        "event {:.64} of {} (key {}, expected {:?}), first sent at tick {first_sent} as number {index} of its request after {incarnation} restarts, {attempts} attempts, {answer}",
         sent.message_id, sent.client, sent.routing_key, sent.fate
     )
 }
