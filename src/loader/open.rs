@@ -221,7 +221,7 @@ impl Loader {
     }
 
     /// Whether a manifest holds exactly these objects.
-    async fn holds(&self, number: u64, objects: &[ManifestObject]) -> Result<bool, RoundError> {
+    async fn holds(&mut self, number: u64, objects: &[ManifestObject]) -> Result<bool, RoundError> {
         let file = self.objects.get(&Manifest::name(number)).await?;
         let held = file.and_then(|file| Manifest::parse(number, &file).ok());
         Ok(held.is_some_and(|held| held.objects == objects))
