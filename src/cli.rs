@@ -1,1 +1,270 @@
-//! Placeholder.
+//! The command line: what can be typed, and the tools behind it.
+//!
+//! The settings' flags are made from the table in [`crate::config::settings`]; the rest is declared here. Values stay
+//! text until the configuration as a whole is checked, so that every problem is reported at once.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Environment, Inputs, Problems, Profile};
+
+pub mod config;
+mod flags;
+pub mod wal;
+
+pub use flags::{LogFlags, RunFlags};
+
+/// Exit code: everything is well.
+pub const EXIT_OK: u8 = 0;
+/// Exit code: something failed at run time, or `wal verify` found damage.
+pub const EXIT_FAILED: u8 = 1;
+/// Exit code: the command line or the configuration is wrong; nothing was started.
+pub const EXIT_USAGE: u8 = 2;
+
+const AFTER_HELP: &str = "\
+Try it:
+  eventkit dev
+  curl -i localhost:8000/collect -d '{\"type\":\"track\",\"userId\":\"u1\",\"event\":\"Signed up\"}'
+  sqlite3 eventkit-data/warehouse.db 'select received_at, type, event from events'
+
+Settings:
+  Every setting is a flag and an environment variable; a flag wins over the environment, the environment over the
+  default. `eventkit serve --help` lists them all, `eventkit config print` shows what applies and why.
+
+Exit codes:
+  0  ended well          1  failed at run time (wal verify: damage found)
+  2  wrong command line or configuration; nothing was started
+  130, 143  a second Ctrl-C or SIGTERM ended the program at once";
+
+const DEV_HELP: &str = "\
+Examples:
+  eventkit dev
+  eventkit dev --data-dir /tmp/try --log-level debug
+  eventkit dev --http-addr 127.0.0.1:0      any free port; the first log line says which";
+
+const SERVE_HELP: &str = "\
+Examples:
+  eventkit serve --event-store local --data-dir /var/lib/eventkit
+  EVENTKIT_EVENT_STORE=local EVENTKIT_JSON_LOGS=true eventkit serve
+
+The first SIGTERM or Ctrl-C stops accepting, finishes what is under way and exits with 0; a second one exits at once.
+Neither loses an accepted event.";
+
+const WAL_HELP: &str = "\
+Examples:
+  eventkit wal stat
+  eventkit wal verify ./eventkit-data/wal
+  eventkit wal dump --from 1000 --limit 20 --payload --json
+
+A log that is in use is asked through its process's admin port; any other is copied to a temporary directory first
+(TMPDIR must have room for it). The log itself is never opened.";
+
+/// A durable event-ingestion gateway: accepted means on disk, and each event becomes one row in the warehouse.
+#[derive(Debug, Parser)]
+#[command(
+    name = "eventkit",
+    version,
+    after_help = AFTER_HELP,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    max_term_width = 120
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the program can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run everything embedded, on loopback: no cloud, no configuration
+    #[command(after_help = DEV_HELP)]
+    Dev(RunFlags),
+    /// Run in production
+    #[command(after_help = SERVE_HELP)]
+    Serve(RunFlags),
+    /// Show or check the configuration without starting anything
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Look into a log without changing it
+    #[command(subcommand, after_help = WAL_HELP)]
+    Wal(WalCommand),
+}
+
+/// Tools for the configuration.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Show each setting's value and where it comes from: default, env or flag
+    Print {
+        /// Show it as JSON
+        #[arg(long)]
+        json: bool,
+        /// What to show and how
+        #[command(flatten)]
+        shared: ConfigArgs,
+    },
+    /// Report everything that is wrong with the configuration; exits with 2 if anything is
+    Check {
+        /// What to check
+        #[command(flatten)]
+        shared: ConfigArgs,
+    },
+}
+
+/// What the configuration tools share.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// The command whose configuration it is
+    #[arg(long = "for", value_name = "COMMAND", value_enum, default_value_t = Profile::Serve)]
+    pub profile: Profile,
+    /// The settings.
+    #[command(flatten)]
+    pub flags: RunFlags,
+}
+
+/// Tools for the log.
+#[derive(Debug, Subcommand)]
+pub enum WalCommand {
+    /// The log in figures: offsets, checkpoint, records, bytes
+    Stat {
+        /// Which log, and how to show it
+        #[command(flatten)]
+        shared: WalArgs,
+    },
+    /// Read and check every record; exits with 1 if anything is wrong
+    Verify {
+        /// Which log, and how to show it
+        #[command(flatten)]
+        shared: WalArgs,
+    },
+    /// List records (with --json: one object per line)
+    Dump {
+        /// The first offset to list
+        #[arg(long, value_name = "OFFSET", default_value_t = 0)]
+        from: u64,
+        /// The most records to list
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: u64,
+        /// Show what the clients sent, too; it may be personal
+        #[arg(long)]
+        payload: bool,
+        /// Which log, and how to show it
+        #[command(flatten)]
+        shared: WalArgs,
+    },
+}
+
+/// What the log tools share.
+#[derive(Debug, Args)]
+pub struct WalArgs {
+    /// The log's directory [default: as the settings say]
+    pub path: Option<PathBuf>,
+    /// Show it as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Where the log is.
+    #[command(flatten)]
+    pub flags: LogFlags,
+}
+
+/// Flags, environment and command as the configuration takes them.
+#[must_use]
+pub fn inputs(
+    profile: Profile,
+    flags: impl Into<flags::Given>,
+    environment: &Environment,
+) -> Inputs {
+    Inputs {
+        profile,
+        env: environment.vars.clone(),
+        flags: flags.into().0,
+        host_name: environment.host_name.clone(),
+    }
+}
+
+/// The problems of the configuration, if these are what the error is about.
+#[must_use]
+pub fn config_problems(error: &anyhow::Error) -> Option<&Problems> {
+    error.chain().find_map(|cause| match cause.downcast_ref() {
+        Some(wal::WalError::Config(problems)) => Some(problems),
+        _ => cause.downcast_ref(),
+    })
+}
+
+/// Whether the error is that nobody reads the output any more.
+#[must_use]
+pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+    use crate::config::settings;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_setting_is_in_the_help_of_serve() {
+        let mut command = Cli::command();
+        let serve = command.find_subcommand_mut("serve").unwrap();
+        let help = serve.render_long_help().to_string();
+        for setting in settings::ALL {
+            assert!(
+                help.contains(&format!("--{}", setting.flag)),
+                "{}",
+                setting.flag
+            );
+            assert!(
+                help.contains(&format!("[env: {}]", setting.env)),
+                "{}",
+                setting.env
+            );
+            assert!(help.contains(setting.heading), "{}", setting.heading);
+        }
+    }
+
+    #[test]
+    fn flags_become_text_under_their_variable() {
+        let cli = Cli::try_parse_from([
+            "eventkit",
+            "dev",
+            "--lanes",
+            "many",
+            "--json-logs",
+            "--grpc-reflection=false",
+        ])
+        .unwrap();
+        let Command::Dev(flags) = cli.command else {
+            panic!("not dev");
+        };
+        let given = inputs(Profile::Dev, flags, &Environment::default()).flags;
+        let given: Vec<_> = given.iter().map(|(k, v)| (*k, v.as_str())).collect();
+        assert_eq!(
+            given,
+            [
+                ("EVENTKIT_GRPC_REFLECTION", "false"),
+                ("EVENTKIT_JSON_LOGS", "true"),
+                ("EVENTKIT_LANES", "many"),
+            ]
+        );
+    }
+
+    #[test]
+    fn the_log_tools_take_only_what_says_where_the_log_is() {
+        let parse = |flag| Cli::try_parse_from(["eventkit", "wal", "stat", flag, "x"]);
+        assert!(parse("--data-dir").is_ok());
+        assert!(parse("--ring-buffer-db-path").is_ok());
+        assert!(parse("--http-addr").is_err());
+    }
+}

@@ -1,8 +1,27 @@
 //! Configuration: every setting is a flag and an environment variable; all problems are reported at once.
+//!
+//! ```text
+//!  settings (the one table) ─┬─▶ command line ─▶ flags ┐
+//!                            └─▶ --help                ├─▶ raw (default < environment < flag) ─▶ validate ─▶ Config
+//!                              environment (read once) ┘                                            └─▶ every problem
+//! ```
+//!
+//! Architecture invariant: nothing outside `environment` reads the process's environment, and only a validated
+//! [`Config`] can build a part of the program.
 
+mod environment;
+pub mod parse;
+mod raw;
+mod reader;
+mod rules;
+pub mod settings;
 mod stages;
+mod validate;
 
+pub use environment::Environment;
+pub use raw::{Inputs, Profile, Resolved, Source};
 pub use stages::{
     AdminConfig, Config, IngressConfig, LoaderConfig, LogLevel, PublisherConfig, StoreConfig,
     StoreKind, TelemetryConfig, WalConfig,
 };
+pub use validate::{Checked, Problem, Problems, Warning, log_path, validate};

@@ -26,6 +26,7 @@ pub mod store;
 pub mod loader;
 
 // What all stages share.
+pub mod admin;
 pub mod app;
 pub mod backoff;
 pub mod cli;

@@ -1,2 +1,63 @@
-//! eventkit, the program.
-fn main() {}
+//! eventkit, the program: arguments → configuration → telemetry → app → exit code.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use eventkit::cli::{self, Cli, Command};
+use eventkit::config::{self, Environment, Inputs, Profile};
+use eventkit::lifecycle::Stop;
+use eventkit::{app, telemetry};
+
+fn main() -> ExitCode {
+    // Ends here with 0 for --help and --version, with 2 for what cannot be typed.
+    let arguments = Cli::parse();
+    let environment = Environment::read();
+    let colour = io::stdout().is_terminal() && !environment.no_color();
+    let ended = match arguments.command {
+        Command::Dev(flags) => start(&cli::inputs(Profile::Dev, flags, &environment), colour),
+        Command::Serve(flags) => start(&cli::inputs(Profile::Serve, flags, &environment), colour),
+        Command::Config(command) => {
+            cli::config::run(command, &environment, &mut io::stdout(), &mut io::stderr())
+                .map(ExitCode::from)
+                .context("write the output")
+        }
+        Command::Wal(command) => cli::wal::run(command, &environment, &mut io::stdout())
+            .map(ExitCode::from)
+            .map_err(anyhow::Error::from),
+    };
+    ended.unwrap_or_else(|error| explain(&error))
+}
+
+/// Runs the gateway until it is told to stop.
+fn start(inputs: &Inputs, colour: bool) -> anyhow::Result<ExitCode> {
+    let checked = config::validate(inputs)?;
+    telemetry::logs::init(&checked.config.telemetry, colour).context("set up the log lines")?;
+    for warning in &checked.warnings {
+        tracing::warn!(setting = warning.setting, problem = %warning.text, "setting_questionable");
+    }
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?
+        .block_on(async {
+            let stop = Stop::on_signals().context("listen to signals")?;
+            app::run(checked.config, stop).await
+        })
+}
+
+/// Says what went wrong; the exit code says whose fault it was.
+fn explain(error: &anyhow::Error) -> ExitCode {
+    let (text, code) = if let Some(problems) = cli::config_problems(error) {
+        (format!("eventkit: {problems}"), cli::EXIT_USAGE)
+    } else if cli::is_broken_pipe(error) {
+        // Whoever reads the output has seen enough, as `head` does.
+        return ExitCode::SUCCESS;
+    } else {
+        (format!("failed to {error:#}"), cli::EXIT_FAILED)
+    };
+    // There is nobody left to tell if this fails.
+    writeln!(io::stderr(), "{text}").unwrap_or_default();
+    ExitCode::from(code)
+}

@@ -1,0 +1,218 @@
+//! The admin port: metrics, health, and questions to the live log. Never public by default: whoever reaches it can read
+//! what clients sent.
+
+use std::future::IntoFuture as _;
+use std::io;
+use std::time::Duration;
+
+use axum::extract::{RawQuery, State};
+use axum::http::{StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::Serialize;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::event::Offset;
+use crate::lifecycle::Health;
+use crate::status::Code;
+use crate::telemetry::Metrics;
+use crate::wal::Wal;
+use crate::wal::inspect::{InspectError, Inspector};
+
+/// The most records of one `/admin/wal/dump`; ask again with a higher `from` for more.
+const DUMP_RECORDS_MAX: usize = 10_000;
+const DUMP_RECORDS_DEFAULT: usize = 100;
+/// How long requests may go on once the port is to close: a full read of the log is not worth waiting for.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Clone)]
+struct Admin {
+    metrics: Metrics,
+    wal: Wal,
+    health: Health,
+}
+
+/// Everything that the admin port answers.
+#[must_use]
+pub fn router(metrics: Metrics, wal: Wal, health: Health) -> Router {
+    Router::new()
+        .route("/metrics", get(render_metrics))
+        .route("/health", get(|| async { Json(json!({ "status": "ok" })) }))
+        .route("/ready", get(ready))
+        .route("/admin/wal/stat", get(stat))
+        .route("/admin/wal/verify", get(verify))
+        .route("/admin/wal/dump", get(dump))
+        .fallback(|uri: Uri| async move {
+            failure(
+                Code::NotFound,
+                StatusCode::NOT_FOUND,
+                &format!("no {}", uri.path()),
+            )
+        })
+        .method_not_allowed_fallback(|| async {
+            let code = Code::MethodNotAllowed;
+            failure(code, StatusCode::METHOD_NOT_ALLOWED, code.text())
+        })
+        .with_state(Admin {
+            metrics,
+            wal,
+            health,
+        })
+}
+
+/// Answers until the shutdown, and then for a moment longer what was asked before it.
+///
+/// # Errors
+///
+/// When the listener fails.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
+    let closing = shutdown.clone();
+    let served = axum::serve(listener, router)
+        .with_graceful_shutdown(shutdown.cancelled_owned())
+        .into_future();
+    let deadline = async move {
+        closing.cancelled().await;
+        tokio::time::sleep(CLOSE_TIMEOUT).await;
+    };
+    // Dropping either arm is fine: the server's connections end with it, and the deadline holds nothing.
+    tokio::select! {
+        result = served => result,
+        () = deadline => Ok(()),
+    }
+}
+
+async fn render_metrics(State(admin): State<Admin>) -> Response {
+    let format = "text/plain; version=0.0.4; charset=utf-8";
+    ([(header::CONTENT_TYPE, format)], admin.metrics.render()).into_response()
+}
+
+async fn ready(State(admin): State<Admin>) -> Response {
+    let readiness = admin.health.readiness();
+    let (status, word) = if readiness.is_ready() {
+        (StatusCode::OK, "ready")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not_ready")
+    };
+    let body = json!({
+        "status": word,
+        "not_ready": readiness.not_ready,
+        "degraded": readiness.degraded,
+    });
+    (status, Json(body)).into_response()
+}
+
+async fn stat(State(admin): State<Admin>) -> Response {
+    inspect(admin.wal, |log| log.stat()).await
+}
+
+async fn verify(State(admin): State<Admin>) -> Response {
+    inspect(admin.wal, |log| log.verify()).await
+}
+
+async fn dump(State(admin): State<Admin>, RawQuery(query): RawQuery) -> Response {
+    match DumpQuery::parse(query.as_deref().unwrap_or_default()) {
+        Ok(DumpQuery {
+            from,
+            limit,
+            payload,
+        }) => inspect(admin.wal, move |log| log.dump(from, limit, payload)).await,
+        Err(text) => failure(Code::MalformedRequest, StatusCode::BAD_REQUEST, &text),
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct DumpQuery {
+    from: Offset,
+    limit: usize,
+    payload: bool,
+}
+
+impl DumpQuery {
+    fn parse(query: &str) -> Result<Self, String> {
+        let mut parsed = Self {
+            from: 0,
+            limit: DUMP_RECORDS_DEFAULT,
+            payload: false,
+        };
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let known = match name {
+                "from" => value.parse().map(|from| parsed.from = from).is_ok(),
+                "limit" => value.parse().map(|limit| parsed.limit = limit).is_ok(),
+                "payload" => value.parse().map(|shown| parsed.payload = shown).is_ok(),
+                _ => return Err("the parameters are from, limit and payload".into()),
+            };
+            if !known || parsed.limit > DUMP_RECORDS_MAX {
+                return Err(format!(
+                    "from is an offset, limit at most {DUMP_RECORDS_MAX}, payload true or false"
+                ));
+            }
+        }
+        Ok(parsed)
+    }
+}
+
+/// Reading the log blocks: it is done beside the runtime.
+async fn inspect<T, F>(wal: Wal, question: F) -> Response
+where
+    T: Serialize + Send + 'static,
+    F: FnOnce(&Inspector) -> Result<T, InspectError> + Send + 'static,
+{
+    let answer = tokio::task::spawn_blocking(move || question(&Inspector::live(&wal))).await;
+    match answer {
+        Ok(Ok(answer)) => Json(answer).into_response(),
+        Ok(Err(error)) => {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "wal_inspect_failed"
+            );
+            let text = error.to_string();
+            failure(Code::Internal, StatusCode::INTERNAL_SERVER_ERROR, &text)
+        }
+        Err(error) => {
+            tracing::error!(%error, "wal_inspect_panicked");
+            let code = Code::Internal;
+            failure(code, StatusCode::INTERNAL_SERVER_ERROR, code.text())
+        }
+    }
+}
+
+fn failure(code: Code, status: StatusCode, text: &str) -> Response {
+    let body = json!({
+        "success": false,
+        "code": code.as_str(),
+        "message": text,
+        "error": text,
+        "request_id": uuid::Uuid::now_v7().to_string(),
+    });
+    (status, Json(body)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dump_asks_for_what_its_parameters_say() {
+        for (query, expect) in [
+            ("", Some((0, 100, false))),
+            ("from=5&limit=10000&payload=true", Some((5, 10_000, true))),
+            ("limit=10001", None),
+            ("from=-1", None),
+            ("payload=maybe", None),
+            ("form=5", None),
+        ] {
+            let parsed = DumpQuery::parse(query)
+                .ok()
+                .map(|query| (query.from, query.limit, query.payload));
+            assert_eq!(parsed, expect, "{query}");
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! `eventkit wal stat|verify|dump`: looks into a log without changing it.
+//!
+//! A log that is in use is asked through its process's admin port; any other is copied and the copy opened. Both give
+//! the same JSON, and everything that is shown is made from that.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::value::RawValue;
+
+use super::{EXIT_FAILED, EXIT_OK, WalArgs, WalCommand, inputs};
+use crate::config::{self, Environment, Profile};
+use crate::event::Offset;
+use crate::wal::inspect::{InspectError, Inspector};
+
+mod live;
+mod show;
+
+pub use live::{LockFile, lock_path};
+
+/// Records that are asked for at a time.
+const PAGE: u64 = 1000;
+
+/// Why the log could not be shown.
+#[derive(Debug, thiserror::Error)]
+pub enum WalError {
+    /// The settings that say where it is are wrong.
+    #[error("{0}")]
+    Config(#[from] config::Problems),
+    /// Its lock file could not be read.
+    #[error("read the lock file {path}")]
+    Lock {
+        /// The lock file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is in use, and its lock file does not say by whom.
+    #[error("look into {0}: the log is in use, but its lock file names no admin port")]
+    NoAdmin(PathBuf),
+    /// It is in use, and its process's admin port does not answer as it should.
+    #[error("ask the admin port {admin} of process {pid}, which uses the log: {what}")]
+    Admin {
+        /// The process that uses the log.
+        pid: u32,
+        /// Its admin port.
+        admin: std::net::SocketAddr,
+        /// What went wrong.
+        what: String,
+    },
+    /// The copy could not be made or read.
+    #[error(transparent)]
+    Inspect(#[from] InspectError),
+    /// An answer is not what this program understands: another version gave it.
+    #[error("read the answer")]
+    Answer(#[from] serde_json::Error),
+    /// The output could not be written.
+    #[error("write the output")]
+    Output(#[from] io::Error),
+}
+
+/// Where the answers come from.
+enum Source {
+    Live(LockFile),
+    Copy(Box<Inspector>),
+}
+
+impl Source {
+    fn open(path: &Path) -> Result<Self, WalError> {
+        if let Some(lock) = live::lock_file(path)? {
+            return Ok(Self::Live(lock));
+        }
+        let copy = Inspector::open_copy(path);
+        // A process that took the log in the meantime may have changed it under the copying.
+        match live::lock_file(path)? {
+            Some(lock) => Ok(Self::Live(lock)),
+            None => Ok(Self::Copy(Box::new(copy?))),
+        }
+    }
+
+    fn stat(&self) -> Result<String, WalError> {
+        match self {
+            Self::Live(lock) => live::ask(lock, "/admin/wal/stat"),
+            Self::Copy(copy) => Ok(serde_json::to_string(&copy.stat()?)?),
+        }
+    }
+
+    fn verify(&self) -> Result<String, WalError> {
+        match self {
+            Self::Live(lock) => live::ask(lock, "/admin/wal/verify"),
+            Self::Copy(copy) => Ok(serde_json::to_string(&copy.verify()?)?),
+        }
+    }
+
+    fn dump(&self, from: Offset, limit: u64, payload: bool) -> Result<String, WalError> {
+        match self {
+            Self::Live(lock) => live::ask(
+                lock,
+                &format!("/admin/wal/dump?from={from}&limit={limit}&payload={payload}"),
+            ),
+            Self::Copy(copy) => {
+                let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+                Ok(serde_json::to_string(&copy.dump(from, limit, payload)?)?)
+            }
+        }
+    }
+}
+
+/// Runs the tool; the answer is the exit code.
+///
+/// # Errors
+///
+/// [`WalError`].
+pub fn run(
+    command: WalCommand,
+    environment: &Environment,
+    out: &mut dyn Write,
+) -> Result<u8, WalError> {
+    match command {
+        WalCommand::Stat { shared } => {
+            let json = shared.json;
+            let answer = Source::open(&path(shared, environment)?)?.stat()?;
+            if json {
+                writeln!(out, "{answer}")?;
+            } else {
+                show::stat(&serde_json::from_str(&answer)?, out)?;
+            }
+            Ok(EXIT_OK)
+        }
+        WalCommand::Verify { shared } => {
+            let json = shared.json;
+            let answer = Source::open(&path(shared, environment)?)?.verify()?;
+            let found: show::Found = serde_json::from_str(&answer)?;
+            if json {
+                writeln!(out, "{answer}")?;
+            } else {
+                show::verification(&found, out)?;
+            }
+            Ok(if found.problems.is_empty() {
+                EXIT_OK
+            } else {
+                EXIT_FAILED
+            })
+        }
+        WalCommand::Dump {
+            from,
+            limit,
+            payload,
+            shared,
+        } => {
+            let json = shared.json;
+            let source = Source::open(&path(shared, environment)?)?;
+            dump(&source, (from, limit, payload), json, out)?;
+            Ok(EXIT_OK)
+        }
+    }
+}
+
+/// The log that is meant: the one on the command line, else the one that the settings say.
+fn path(shared: WalArgs, environment: &Environment) -> Result<PathBuf, WalError> {
+    match shared.path {
+        Some(path) => Ok(path),
+        // Where the log is does not depend on the command that uses it.
+        None => Ok(config::log_path(&inputs(
+            Profile::Serve,
+            shared.flags,
+            environment,
+        ))?),
+    }
+}
+
+fn dump(
+    source: &Source,
+    (mut from, limit, payload): (Offset, u64, bool),
+    json: bool,
+    out: &mut dyn Write,
+) -> Result<(), WalError> {
+    if !json {
+        show::dump_heading(payload, out)?;
+    }
+    let mut left = limit;
+    while left > 0 {
+        let asked = left.min(PAGE);
+        let answer = source.dump(from, asked, payload)?;
+        let lines: Vec<&RawValue> = serde_json::from_str(&answer)?;
+        for line in &lines {
+            let record: show::Record = serde_json::from_str(line.get())?;
+            from = record.offset.saturating_add(1);
+            if json {
+                writeln!(out, "{}", line.get())?;
+            } else {
+                show::record(&record, out)?;
+            }
+        }
+        let count = u64::try_from(lines.len()).unwrap_or(u64::MAX);
+        left = left.saturating_sub(count);
+        if count < asked {
+            break;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,172 @@
+//! Is a log in use, by whom, and what does its owner say?
+
+use std::fs::{File, TryLockError};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde::{Deserialize, Serialize};
+
+use super::WalError;
+
+/// The most bytes of one answer: a page of records, each with a payload of the largest size, stays below it.
+const ANSWER_BYTES_MAX: usize = 1 << 30;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A full read of a large log takes its time; an owner that is silent for longer has gone.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// What the owner of a log writes into the lock file beside it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockFile {
+    /// The process that uses the log.
+    pub pid: u32,
+    /// Its admin port.
+    pub admin: SocketAddr,
+}
+
+/// Where the lock file of a log lies: beside it, under its name with a suffix.
+#[must_use]
+pub fn lock_path(log: &Path) -> PathBuf {
+    // A trailing slash must not put the file into the log's own directory.
+    let mut path = log.components().as_path().as_os_str().to_owned();
+    path.push(".lock");
+    PathBuf::from(path)
+}
+
+/// Who uses the log, if anyone does.
+pub(super) fn lock_file(log: &Path) -> Result<Option<LockFile>, WalError> {
+    let path = lock_path(log);
+    let failed = |source| WalError::Lock {
+        path: path.clone(),
+        source,
+    };
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    match file.try_lock_shared() {
+        // Given back at once, when the file is closed: a process that starts now must find it free.
+        Ok(()) => Ok(None),
+        Err(TryLockError::WouldBlock) => {
+            let text = std::fs::read(&path).map_err(failed)?;
+            match serde_json::from_slice(&text) {
+                Ok(lock) => Ok(Some(lock)),
+                Err(_) => Err(WalError::NoAdmin(log.to_owned())),
+            }
+        }
+        Err(TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+/// Asks the owner.
+pub(super) fn ask(lock: &LockFile, path_and_query: &str) -> Result<String, WalError> {
+    let failed = |what: String| WalError::Admin {
+        pid: lock.pid,
+        admin: lock.admin,
+        what,
+    };
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(WalError::Output)?
+        .block_on(async {
+            tokio::time::timeout(ANSWER_TIMEOUT, get(reachable(lock.admin), path_and_query))
+                .await
+                .unwrap_or_else(|_| Err("no answer in time".into()))
+        })
+        .map_err(|error| failed(format!("{error}")))
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+async fn get(admin: SocketAddr, path_and_query: &str) -> Result<String, BoxError> {
+    let mut connector = HttpConnector::new();
+    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build(connector);
+    let uri = format!("http://{admin}{path_and_query}").parse()?;
+    let response = client.get(uri).await.map_err(|error| -> BoxError {
+        match std::error::Error::source(&error) {
+            Some(cause) => format!("{error}: {cause}").into(),
+            None => error.into(),
+        }
+    })?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
+        .collect()
+        .await?
+        .to_bytes();
+    let text = String::from_utf8(body.into())?;
+    if status.is_success() {
+        Ok(text)
+    } else {
+        Err(format!("{status}: {}", text.trim()).into())
+    }
+}
+
+/// A port that listens on every address is reached by loopback.
+fn reachable(mut admin: SocketAddr) -> SocketAddr {
+    if admin.ip().is_unspecified() {
+        admin.set_ip(match admin.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    admin
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lock_lies_beside_the_log() {
+        for (log, expect) in [
+            ("a/wal", "a/wal.lock"),
+            ("a/wal/", "a/wal.lock"),
+            ("x.db", "x.db.lock"),
+        ] {
+            assert_eq!(lock_path(Path::new(log)), Path::new(expect));
+        }
+    }
+
+    #[test]
+    fn a_log_is_in_use_exactly_while_its_lock_is_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("wal");
+        assert!(lock_file(&log).unwrap().is_none());
+
+        let admin = "127.0.0.1:9090".parse().unwrap();
+        let content = serde_json::to_string(&LockFile { pid: 7, admin }).unwrap();
+        assert_eq!(content, r#"{"pid":7,"admin":"127.0.0.1:9090"}"#);
+        std::fs::write(lock_path(&log), &content).unwrap();
+        assert!(lock_file(&log).unwrap().is_none());
+
+        let held = File::open(lock_path(&log)).unwrap();
+        held.try_lock().unwrap();
+        assert_eq!(lock_file(&log).unwrap(), Some(LockFile { pid: 7, admin }));
+        std::fs::write(lock_path(&log), "").unwrap();
+        assert!(matches!(lock_file(&log), Err(WalError::NoAdmin(_))));
+        drop(held);
+        assert!(lock_file(&log).unwrap().is_none());
+    }
+
+    #[test]
+    fn an_owner_that_does_not_answer_is_named() {
+        let lock = LockFile {
+            pid: 7,
+            // Bound and dropped: nobody listens there.
+            admin: std::net::TcpListener::bind("127.0.0.1:0")
+                .and_then(|listener| listener.local_addr())
+                .unwrap(),
+        };
+        let error = ask(&lock, "/admin/wal/stat").unwrap_err().to_string();
+        assert!(error.contains("process 7"), "{error}");
+        assert!(error.contains(&lock.admin.to_string()), "{error}");
+    }
+}

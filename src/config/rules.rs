@@ -1,0 +1,166 @@
+//! What must hold between settings, and which variables are not settings at all.
+
+use std::net::SocketAddr;
+use std::path::{Component, Path, PathBuf};
+
+use super::raw::{Profile, Source};
+use super::reader::Reader;
+use super::settings::{self, Setting};
+use super::stages::Config;
+
+/// An unknown `EVENTKIT_*` variable is most likely a typing error, and then a setting that silently does not apply.
+pub(super) fn unknown_variables(reader: &mut Reader<'_>) {
+    for (name, value) in &reader.inputs.env {
+        let ours = name.starts_with("EVENTKIT_");
+        // Kubernetes injects these for a service that is called eventkit.
+        let injected = name.starts_with("EVENTKIT_SERVICE_") || name.starts_with("EVENTKIT_PORT");
+        if !ours || injected || value.trim().is_empty() || settings::by_env(name).is_some() {
+            continue;
+        }
+        let text = match nearest(name) {
+            Some(known) => format!("there is no such setting; did you mean {known}?"),
+            None => "there is no such setting; `eventkit serve --help` lists them".to_owned(),
+        };
+        reader.problem(name.clone(), text);
+    }
+}
+
+/// The known name that is most like this one, if any is like it at all.
+fn nearest(name: &str) -> Option<&'static str> {
+    let own = |name: &'_ str| name.trim_start_matches("EVENTKIT_").to_owned();
+    settings::ALL
+        .iter()
+        .map(|setting| {
+            let likeness = strsim::normalized_damerau_levenshtein(&own(name), &own(setting.env));
+            (likeness, setting.env)
+        })
+        .filter(|(likeness, _)| *likeness >= 0.5)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, known)| known)
+}
+
+/// Engines that this version does not have, or that the command does not use.
+pub(super) fn engines(reader: &mut Reader<'_>) {
+    let built: [(&'static Setting, &str); 3] = [
+        (&settings::EVENT_STORE, "local"),
+        (&settings::QUEUE_MODE, "async"),
+        (&settings::RING_BUFFER_MODE, "sled"),
+    ];
+    for (setting, word) in built {
+        let chosen = reader.choice(setting);
+        let why = match reader.inputs.profile {
+            Profile::Dev => "`dev` keeps everything embedded",
+            Profile::Serve => "this version does not have it",
+        };
+        let text = format!("{why}; set {}={word}", setting.env);
+        reader.rule(&[setting], chosen == word, &text);
+    }
+}
+
+/// Settings that cannot both be meant.
+pub(super) fn contradictions(reader: &mut Reader<'_>, config: &Config) {
+    let doors = &config.ingress;
+    let publisher = &config.publisher;
+    reader.rule(
+        &[&settings::MAX_EVENT_BYTES, &settings::MAX_BODY_BYTES],
+        doors.event_bytes_max <= doors.body_bytes_max,
+        "an event cannot be larger than the body it comes in",
+    );
+    reader.rule(
+        &[&settings::MAX_BODY_BYTES, &settings::MAX_IN_FLIGHT_BYTES],
+        doors.body_bytes_max <= doors.in_flight_bytes_max,
+        "one body must fit into what may be under way",
+    );
+    reader.rule(
+        &[&settings::MAX_EVENT_BYTES, &settings::BATCH_BYTES],
+        doors.event_bytes_max <= publisher.batch_bytes,
+        "one event must fit into a batch",
+    );
+    reader.rule(
+        &[&settings::BATCH_BYTES, &settings::PIPELINE_BUDGET_BYTES],
+        publisher.batch_bytes <= publisher.budget_bytes,
+        "one batch must fit into the pipeline's budget",
+    );
+    if let Some(bytes_max) = config.wal.bytes_max {
+        reader.rule(
+            &[&settings::WAL_BALLAST_BYTES, &settings::WAL_MAX_BYTES],
+            config.wal.ballast_bytes < bytes_max,
+            "the ballast must be smaller than the log",
+        );
+    }
+    ports(reader, config);
+    places(reader, config);
+}
+
+fn ports(reader: &mut Reader<'_>, config: &Config) {
+    let ports = [
+        (&settings::HTTP_ADDR, config.ingress.http_addr),
+        (&settings::GRPC_ADDR, config.ingress.grpc_addr),
+        (&settings::ADMIN_ADDR, config.admin.addr),
+    ];
+    for (index, (one, address)) in ports.iter().enumerate() {
+        for (other, other_address) in ports.iter().skip(index + 1) {
+            reader.rule(
+                &[*one, *other],
+                !collide(*address, *other_address),
+                "two ports cannot have the same address",
+            );
+        }
+    }
+}
+
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    let every = a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || every)
+}
+
+/// The log's directory holds nothing but the log.
+fn places(reader: &mut Reader<'_>, config: &Config) {
+    let log = plain(&config.wal.path);
+    let apart = [&config.store.dir, &config.loader.sqlite_path]
+        .into_iter()
+        .map(|path| plain(path))
+        .all(|path| !path.starts_with(&log) && !log.starts_with(&path));
+    reader.rule(
+        &[&settings::WAL_PATH, &settings::DATA_DIR],
+        apart,
+        "the log needs a directory of its own, apart from store/ and warehouse.db in the data directory",
+    );
+}
+
+/// The path without `.` parts, so that `./a` and `a` are the same.
+fn plain(path: &Path) -> PathBuf {
+    path.components()
+        .filter(|part| !matches!(part, Component::CurDir))
+        .collect()
+}
+
+/// What may be meant, but has a better name or no effect.
+pub(super) fn warnings(reader: &mut Reader<'_>) {
+    for setting in settings::ALL {
+        if reader.source(setting) == Source::Default {
+            continue;
+        }
+        if let Some(better) = setting.deprecated {
+            let overridden = settings::by_env(better)
+                .is_some_and(|better| reader.source(better) != Source::Default);
+            let text = if overridden {
+                format!("deprecated, and {better} is set as well")
+            } else {
+                format!("deprecated; use {better}")
+            };
+            reader.warn(setting, text);
+        }
+    }
+    let pubsub_only = [
+        &settings::PUBSUB_WORKERS,
+        &settings::PUBLISHER_BATCH_SIZE,
+        &settings::PUBLISHER_POLL_INTERVAL,
+    ];
+    for setting in pubsub_only {
+        if reader.source(setting) != Source::Default {
+            let text = format!("no effect with {}=async", settings::QUEUE_MODE.env);
+            reader.warn(setting, text);
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! The one table of settings: flag, environment variable, default, kind, help.
+//!
+//! The command line, `--help`, `config print`, the check for unknown variables and the validation all read this table;
+//! a setting that is not in it does not exist.
+
+/// What a value must look like.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// Short text without control characters.
+    Text,
+    /// A path in the file system.
+    Path,
+    /// An IP address and a port.
+    Address,
+    /// One of these words, in any case.
+    Choice(&'static [&'static str]),
+    /// `true` or `false`.
+    Bool,
+    /// A whole number between the two, both included.
+    Count(u64, u64),
+    /// A number of bytes between the two, both included.
+    Bytes(u64, u64),
+    /// A number of seconds between the two, both included.
+    Seconds(f64, f64),
+    /// A number of hours between the two, both included.
+    Hours(f64, f64),
+}
+
+impl Kind {
+    /// How `--help` names the value.
+    #[must_use]
+    pub fn value_name(self) -> &'static str {
+        match self {
+            Self::Text => "TEXT",
+            Self::Path => "PATH",
+            Self::Address => "IP:PORT",
+            Self::Choice(_) => "WORD",
+            Self::Bool => "BOOL",
+            Self::Count(..) => "N",
+            Self::Bytes(..) => "BYTES",
+            Self::Seconds(..) => "SECONDS",
+            Self::Hours(..) => "HOURS",
+        }
+    }
+}
+
+/// What applies when neither environment nor flag says anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fallback {
+    /// Always this.
+    Is(&'static str),
+    /// This for `dev`, that for `serve`.
+    Per {
+        /// For `eventkit dev`.
+        dev: &'static str,
+        /// For `eventkit serve`.
+        serve: &'static str,
+    },
+    /// This name in the data directory.
+    InDataDir(&'static str),
+    /// The machine's host name.
+    HostName,
+    /// No value; the text says what then happens.
+    Unset(&'static str),
+}
+
+/// Which commands take a setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UsedBy {
+    /// `dev`, `serve` and `config`.
+    Run,
+    /// These and `wal`.
+    RunAndWal,
+}
+
+/// One setting.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// The flag, without its dashes.
+    pub flag: &'static str,
+    /// The environment variable.
+    pub env: &'static str,
+    /// What applies when it is not set.
+    pub default: Fallback,
+    /// What its value must look like.
+    pub kind: Kind,
+    /// What it does; one or two sentences for `--help`.
+    pub help: &'static str,
+    /// Under which heading `--help` lists it.
+    pub heading: &'static str,
+    /// Which commands take it.
+    pub used_by: UsedBy,
+    /// Whether its value is never shown.
+    pub secret: bool,
+    /// The variable to use instead, if this one is on its way out.
+    pub deprecated: Option<&'static str>,
+}
+
+impl Setting {
+    /// What most settings have in common.
+    const PLAIN: Self = Self {
+        flag: "",
+        env: "",
+        default: Fallback::Unset(""),
+        kind: Kind::Text,
+        help: "",
+        heading: "",
+        used_by: UsedBy::Run,
+        secret: false,
+        deprecated: None,
+    };
+
+    /// The whole help text: what it does, the choices, the variable and the default.
+    #[must_use]
+    pub fn long_help(&self) -> String {
+        let mut text = self.help.to_owned();
+        if let Kind::Choice(words) = self.kind {
+            text.push_str(&format!(" [one of: {}]", words.join(", ")));
+        }
+        text.push_str(&format!(" [env: {}]", self.env));
+        match self.default {
+            Fallback::Is(value) => text.push_str(&format!(" [default: {value}]")),
+            Fallback::Per { dev, serve } => {
+                text.push_str(&format!(" [default: {dev} for dev, {serve} for serve]"));
+            }
+            Fallback::InDataDir(name) => {
+                text.push_str(&format!(" [default: {name} in the data directory]"));
+            }
+            Fallback::HostName => text.push_str(" [default: the host name]"),
+            Fallback::Unset("") => {}
+            Fallback::Unset(what) => text.push_str(&format!(" [default: {what}]")),
+        }
+        text
+    }
+
+    /// The value as it may be shown.
+    #[must_use]
+    pub fn shown<'a>(&self, value: &'a str) -> &'a str {
+        if self.secret { "(hidden)" } else { value }
+    }
+}
+
+macro_rules! settings {
+    ($($heading:literal { $($name:ident: $flag:literal, $env:literal, $default:expr, $kind:expr, $help:literal
+        $(, $part:ident: $value:expr)*;)* })*) => {
+        $($(
+            #[doc = $help]
+            pub static $name: Setting = Setting {
+                flag: $flag,
+                env: $env,
+                default: $default,
+                kind: $kind,
+                help: $help,
+                heading: $heading,
+                $($part: $value,)*
+                ..Setting::PLAIN
+            };
+        )*)*
+
+        /// Every setting there is, in the order of `--help`.
+        pub static ALL: &[&Setting] = &[$($(&$name,)*)*];
+    };
+}
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+/// The longest time that any setting takes, in seconds.
+const DAY: f64 = 86_400.0;
+
+use Fallback::{HostName, InDataDir, Is, Per, Unset};
+use Kind::{Address, Bool, Bytes, Choice, Count, Hours, Path, Seconds, Text};
+
+settings! {
+    "Where things are" {
+        DATA_DIR: "data-dir", "EVENTKIT_DATA_DIR", Is("./eventkit-data"), Path,
+            "Directory of the log (wal/), the local event store (store/) and the SQLite warehouse (warehouse.db)",
+            used_by: UsedBy::RunAndWal;
+        WAL_PATH: "ring-buffer-db-path", "EVENTKIT_RING_BUFFER_DB_PATH", InDataDir("wal"), Path,
+            "The log's directory; its mark, lock and ballast lie beside it",
+            used_by: UsedBy::RunAndWal;
+        NODE: "node", "EVENTKIT_NODE", HostName, Text,
+            "This process's label in rows; never an identity";
+    }
+    "Ports" {
+        HTTP_ADDR: "http-addr", "EVENTKIT_HTTP_ADDR",
+            Per { dev: "127.0.0.1:8000", serve: "0.0.0.0:8000" }, Address,
+            "The public port: HTTP/1.1, HTTP/2 cleartext, gRPC and gRPC-web together. Port 0 takes any free one";
+        GRPC_ADDR: "grpc-addr", "EVENTKIT_GRPC_ADDR",
+            Per { dev: "127.0.0.1:50051", serve: "0.0.0.0:50051" }, Address,
+            "The port for gRPC alone. Port 0 takes any free one";
+        ADMIN_ADDR: "admin-addr", "EVENTKIT_ADMIN_ADDR", Is("127.0.0.1:9090"), Address,
+            "The admin port: /metrics, /health, /ready and what `eventkit wal` asks a live log. Whoever reaches it can read events: keep it private";
+        GRPC_REFLECTION: "grpc-reflection", "EVENTKIT_GRPC_REFLECTION", Is("true"), Bool,
+            "Serve gRPC reflection, so that grpcurl needs no proto files";
+    }
+    "Limits at the doors" {
+        MAX_EVENT_BYTES: "max-event-bytes", "EVENTKIT_MAX_EVENT_BYTES", Is("256KiB"), Bytes(KIB, 8 * MIB),
+            "The largest event; a larger one is rejected, its neighbours are not";
+        MAX_BODY_BYTES: "max-body-bytes", "EVENTKIT_MAX_BODY_BYTES", Is("4MiB"), Bytes(KIB, 256 * MIB),
+            "The largest HTTP body or gRPC message, after decompression";
+        MAX_BATCH_EVENTS: "max-batch-events", "EVENTKIT_MAX_BATCH_EVENTS", Is("10000"), Count(1, 1_000_000),
+            "The most events in one request";
+        MAX_DEPTH: "max-depth", "EVENTKIT_MAX_DEPTH", Is("64"), Count(1, 120),
+            "The deepest nesting of one event";
+        MAX_KEYS: "max-keys", "EVENTKIT_MAX_KEYS", Is("10000"), Count(1, 1_000_000),
+            "The most keys in one event, at all levels together";
+        MAX_CONNECTIONS: "max-connections", "EVENTKIT_MAX_CONNECTIONS", Is("10000"), Count(1, 1_000_000),
+            "The most connections at a time; more wait in the listen backlog";
+        MAX_CONCURRENT_STREAMS: "max-concurrent-streams", "EVENTKIT_MAX_CONCURRENT_STREAMS", Is("200"), Count(1, 100_000),
+            "The most concurrent HTTP/2 streams of one connection";
+        MAX_IN_FLIGHT_BYTES: "max-in-flight-bytes", "EVENTKIT_MAX_IN_FLIGHT_BYTES", Is("64MiB"), Bytes(MIB, TIB),
+            "The most bytes of request bodies under way at a time; more is shed with 503 before it is read";
+        HEADER_TIMEOUT: "header-timeout", "EVENTKIT_HEADER_TIMEOUT", Is("10"), Seconds(0.1, DAY),
+            "How long a connection may take to deliver a request's headers";
+        BODY_TIMEOUT: "body-timeout", "EVENTKIT_BODY_TIMEOUT", Is("30"), Seconds(0.1, DAY),
+            "How long a body may pause";
+        IDLE_TIMEOUT: "idle-timeout", "EVENTKIT_IDLE_TIMEOUT", Is("300"), Seconds(0.1, DAY),
+            "How long a connection may stay without a request";
+    }
+    "The log" {
+        RING_BUFFER_MODE: "ring-buffer-mode", "EVENTKIT_RING_BUFFER_MODE", Is("sled"), Choice(&["sled", "sqlite"]),
+            "The log's engine; this version has sled";
+        LANES: "lanes", "EVENTKIT_LANES", Is("16"), Count(1, 1024),
+            "Ordered partitions; a new number takes effect at a start with nothing unsettled";
+        WAL_MAX_BYTES: "wal-max-bytes", "EVENTKIT_WAL_MAX_BYTES",
+            Unset("10 GiB or 80 % of the volume, whichever is less"), Bytes(64 * MIB, 1024 * TIB),
+            "The most bytes that the log may take; when it is full of unpublished events new ones are shed";
+        WAL_BALLAST_BYTES: "wal-ballast-bytes", "EVENTKIT_WAL_BALLAST_BYTES", Is("16MiB"), Bytes(0, 16 * GIB),
+            "The size of a file that is given up when the volume is full; 0 for none";
+        RETAINED_MAX: "ring-buffer-max-size", "EVENTKIT_RING_BUFFER_MAX_SIZE", Is("100000"), Count(0, u64::MAX),
+            "How many published events are kept; together with the hours this is the window of the duplicate filter";
+        RETENTION_HOURS: "ring-buffer-retention-hours", "EVENTKIT_RING_BUFFER_RETENTION_HOURS", Is("24"), Hours(0.0, 87_600.0),
+            "How long published events are kept";
+        CLEANUP_INTERVAL: "ring-buffer-cleanup-interval", "EVENTKIT_RING_BUFFER_CLEANUP_INTERVAL", Is("3600"), Seconds(0.1, DAY),
+            "The longest time between two clean-ups of published events; unpublished ones are never cleaned up";
+        DEDUP_MAX_IDS: "dedup-max-ids", "EVENTKIT_DEDUP_MAX_IDS", Is("2000000"), Count(0, 1_000_000_000),
+            "The most event keys that the duplicate filter remembers";
+    }
+    "Pipeline" {
+        EVENT_STORE: "event-store", "EVENTKIT_EVENT_STORE", Per { dev: "local", serve: "gcs" },
+            Choice(&["local", "gcs", "firestore"]),
+            "Where events are stored; this version has local";
+        QUEUE_MODE: "queue-mode", "EVENTKIT_QUEUE_MODE", Is("async"), Choice(&["async", "pubsub"]),
+            "What carries batches to the workers; this version has async (in the process)";
+        ASYNC_WORKERS: "async-workers", "EVENTKIT_ASYNC_WORKERS", Is("4"), Count(1, 1024),
+            "How many workers write to the store at a time in async mode";
+        PUBSUB_WORKERS: "pubsub-workers", "EVENTKIT_PUBSUB_WORKERS", Is("4"), Count(1, 1024),
+            "The same in pubsub mode; no effect in async mode";
+        BATCH_SIZE: "eventloader-batch-size", "EVENTKIT_EVENTLOADER_BATCH_SIZE",
+            Unset("adapts to the load"), Count(1, 1_000_000),
+            "Events per batch, that is per object of the store";
+        FLUSH_INTERVAL: "eventloader-flush-interval", "EVENTKIT_EVENTLOADER_FLUSH_INTERVAL", Is("1"), Seconds(0.01, DAY),
+            "The age at which a batch is stored";
+        BATCH_BYTES: "batch-bytes", "EVENTKIT_BATCH_BYTES", Is("8MiB"), Bytes(KIB, 8 * MIB),
+            "Bytes per batch";
+        PIPELINE_BUDGET_BYTES: "pipeline-budget-bytes", "EVENTKIT_PIPELINE_BUDGET_BYTES", Is("64MiB"), Bytes(MIB, TIB),
+            "The most bytes that open and unsettled batches hold together";
+        PUBLISHER_BATCH_SIZE: "ring-buffer-publisher-batch-size", "EVENTKIT_RING_BUFFER_PUBLISHER_BATCH_SIZE", Is("100"),
+            Count(1, 1_000_000),
+            "Events per message in pubsub mode; no effect in async mode";
+        PUBLISHER_POLL_INTERVAL: "ring-buffer-publisher-poll-interval", "EVENTKIT_RING_BUFFER_PUBLISHER_POLL_INTERVAL", Is("0.1"),
+            Seconds(0.001, DAY),
+            "The age at which a message is sent in pubsub mode; no effect in async mode";
+        DRAIN_TIMEOUT: "drain-timeout", "EVENTKIT_DRAIN_TIMEOUT", Is("25"), Seconds(0.0, DAY),
+            "How long a graceful stop may take; what is then unfinished is finished after the next start";
+    }
+    "Warehouse" {
+        WAREHOUSE_ENABLED: "warehouse-enabled", "EVENTKIT_WAREHOUSE_ENABLED", Is("true"), Bool,
+            "Load stored events into the warehouse (with the local store: SQLite)";
+        WAREHOUSE_INTERVAL: "warehouse-loader-interval", "EVENTKIT_WAREHOUSE_LOADER_INTERVAL", Is("300"), Seconds(0.1, DAY),
+            "The longest time between two looks for new objects; the local store wakes the loader at once";
+    }
+    "Log lines" {
+        LOG_LEVEL: "log-level", "EVENTKIT_LOG_LEVEL", Is("INFO"), Choice(&["DEBUG", "INFO", "WARNING", "ERROR"]),
+            "The least severe line that is written";
+        JSON_LOGS: "json-logs", "EVENTKIT_JSON_LOGS", Is("false"), Bool,
+            "One JSON object per line instead of text for people";
+    }
+    "Deprecated" {
+        BUFFER_SIZE: "buffer-size", "EVENTKIT_BUFFER_SIZE", Unset(""), Count(1, 1_000_000),
+            "Use EVENTKIT_EVENTLOADER_BATCH_SIZE",
+            deprecated: Some("EVENTKIT_EVENTLOADER_BATCH_SIZE");
+        BUFFER_MAX_SIZE: "buffer-max-size", "EVENTKIT_BUFFER_MAX_SIZE", Unset(""), Count(1, 1_000_000),
+            "The most events per batch. Use EVENTKIT_EVENTLOADER_BATCH_SIZE",
+            deprecated: Some("EVENTKIT_EVENTLOADER_BATCH_SIZE");
+        BUFFER_TIMEOUT: "buffer-timeout", "EVENTKIT_BUFFER_TIMEOUT", Unset(""), Seconds(0.01, DAY),
+            "Use EVENTKIT_EVENTLOADER_FLUSH_INTERVAL",
+            deprecated: Some("EVENTKIT_EVENTLOADER_FLUSH_INTERVAL");
+    }
+}
+
+/// The setting of an environment variable.
+#[must_use]
+pub fn by_env(name: &str) -> Option<&'static Setting> {
+    ALL.iter().copied().find(|setting| setting.env == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_flags_follow_from_variables() {
+        let names: HashSet<_> = ALL.iter().map(|setting| setting.env).collect();
+        assert_eq!(names.len(), ALL.len());
+        for setting in ALL {
+            let flag = setting.env.strip_prefix("EVENTKIT_").unwrap();
+            assert_eq!(setting.flag, flag.to_lowercase().replace('_', "-"));
+        }
+    }
+
+    #[test]
+    fn every_setting_says_what_it_does() {
+        for setting in ALL {
+            assert!(setting.help.len() > 20, "{}", setting.env);
+            assert!(!setting.help.ends_with('.'), "{}", setting.env);
+            assert!(setting.long_help().contains(setting.env));
+            if let Some(other) = setting.deprecated {
+                assert!(by_env(other).is_some(), "{other}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_secret_is_never_shown() {
+        let secret = Setting {
+            secret: true,
+            ..Setting::PLAIN
+        };
+        assert_eq!(secret.shown("hunter2"), "(hidden)");
+        assert_eq!(DATA_DIR.shown("x"), "x");
+    }
+}
