@@ -31,7 +31,10 @@ async fn append(wal: &Wal, ids: impl Iterator<Item = u32>) {
     let mut append = Append::default();
     for id in ids {
         let message_id = format!("m-{id}");
-        let key = EventKey { source: "default", message_id: &message_id };
+        let key = EventKey {
+            source: "default",
+            message_id: &message_id,
+        };
         let event = Event {
             format: PayloadFormat::Json,
             payload: b"{}",
@@ -53,7 +56,11 @@ async fn append(wal: &Wal, ids: impl Iterator<Item = u32>) {
 }
 
 fn ids(batch: &Batch) -> Vec<u32> {
-    let id = |bytes: &[u8]| record::decode(bytes).unwrap().message_id[2..].parse().unwrap();
+    let id = |bytes: &[u8]| {
+        record::decode(bytes).unwrap().message_id[2..]
+            .parse()
+            .unwrap()
+    };
     batch.records.iter().map(|(_, bytes)| id(bytes)).collect()
 }
 
@@ -68,9 +75,16 @@ struct Gate {
 impl Producer for Gate {
     async fn send(&self, batch: Arc<Batch>) -> Result<(), SendError> {
         let lane = batch.id.lane.0;
-        self.taken.send(batch).await.map_err(|_gone| SendError::Closed)?;
+        self.taken
+            .send(batch)
+            .await
+            .map_err(|_gone| SendError::Closed)?;
         match self.permits.get(&lane) {
-            Some(permits) => permits.acquire().await.map_err(|_closed| SendError::Closed)?.forget(),
+            Some(permits) => permits
+                .acquire()
+                .await
+                .map_err(|_closed| SendError::Closed)?
+                .forget(),
             None => {}
         }
         Ok(())
@@ -116,9 +130,15 @@ async fn a_drain_settles_everything_in_order_and_moves_the_checkpoint_to_the_tai
     }
     for lane in 0..LANES {
         let (events, numbers) = &seen[&lane];
-        let expected: Vec<u32> = (0..200).filter(|id| id % u32::from(LANES) == u32::from(lane)).collect();
+        let expected: Vec<u32> = (0..200)
+            .filter(|id| id % u32::from(LANES) == u32::from(lane))
+            .collect();
         assert_eq!(events, &expected, "lane {lane}");
-        assert_eq!(numbers, &(0..numbers.len() as u64).collect::<Vec<_>>(), "numbers are dense");
+        assert_eq!(
+            numbers,
+            &(0..numbers.len() as u64).collect::<Vec<_>>(),
+            "numbers are dense"
+        );
     }
     wal.close().await;
     assert_eq!(wal.settled(), 200);
@@ -131,7 +151,12 @@ async fn after_a_crash_the_same_batches_come_again_under_the_same_names() {
     append(&wal, 0..100).await;
     let all: Vec<u16> = (0..LANES).collect();
     let (held, mut batches) = gate(&all);
-    let (task, _stop) = publish(&wal, unsettled, Arc::clone(&held) as Arc<dyn Producer>, &config());
+    let (task, _stop) = publish(
+        &wal,
+        unsettled,
+        Arc::clone(&held) as Arc<dyn Producer>,
+        &config(),
+    );
     let mut before: Vec<BatchId> = Vec::new();
     for _ in 0..LANES {
         before.push(batches.recv().await.unwrap().id);
@@ -142,19 +167,33 @@ async fn after_a_crash_the_same_batches_come_again_under_the_same_names() {
     task.abort();
     assert!(task.await.unwrap_err().is_cancelled());
     wal.close().await;
-    let settled = before.iter().position(|id| id.lane == Lane(2) && id.number == 0).unwrap();
+    let settled = before
+        .iter()
+        .position(|id| id.lane == Lane(2) && id.number == 0)
+        .unwrap();
     before.remove(settled);
 
     let (wal, unsettled) = testing::open(&storage.crash(usize::MAX), LANES).unwrap();
     assert_eq!(unsettled.seals.len(), usize::from(LANES));
     let (open, mut batches) = gate(&[]);
-    let (task, stop) = publish(&wal, unsettled, open, &PublisherConfig { batch_events: None, ..config() });
+    let (task, stop) = publish(
+        &wal,
+        unsettled,
+        open,
+        &PublisherConfig {
+            batch_events: None,
+            ..config()
+        },
+    );
     stop.cancel();
     task.await.unwrap();
     let mut after = Vec::new();
     let mut events: BTreeMap<u16, Vec<u32>> = BTreeMap::new();
     while let Some(batch) = batches.recv().await {
-        events.entry(batch.id.lane.0).or_default().extend(ids(&batch));
+        events
+            .entry(batch.id.lane.0)
+            .or_default()
+            .extend(ids(&batch));
         after.push(batch.id);
     }
     for id in &before {
@@ -171,23 +210,38 @@ async fn after_a_crash_the_same_batches_come_again_under_the_same_names() {
 async fn a_stalled_lane_falls_behind_alone_and_fetches_what_it_left() {
     let (wal, unsettled) = testing::open(&MemoryStorage::default(), LANES).unwrap();
     let (held, mut batches) = gate(&[1]);
-    let (task, stop) = publish(&wal, unsettled, Arc::clone(&held) as Arc<dyn Producer>, &config());
+    let (task, stop) = publish(
+        &wal,
+        unsettled,
+        Arc::clone(&held) as Arc<dyn Producer>,
+        &config(),
+    );
     append(&wal, 0..4_000).await;
 
     // Every other lane gets all of its events although lane 1 has settled nothing.
     let mut events: BTreeMap<u16, Vec<u32>> = BTreeMap::new();
     while (0..LANES).any(|lane| lane != 1 && events.get(&lane).map_or(0, Vec::len) < 1_000) {
         let batch = batches.recv().await.unwrap();
-        events.entry(batch.id.lane.0).or_default().extend(ids(&batch));
+        events
+            .entry(batch.id.lane.0)
+            .or_default()
+            .extend(ids(&batch));
     }
-    assert_eq!(events[&1].len(), 10, "one batch of the stalled lane is under way");
+    assert_eq!(
+        events[&1].len(),
+        10,
+        "one batch of the stalled lane is under way"
+    );
     assert_eq!(wal.settled(), 1, "the stalled lane pins the checkpoint");
 
     held.permits[&1].add_permits(1_000);
     stop.cancel();
     task.await.unwrap();
     while let Some(batch) = batches.try_recv().ok() {
-        events.entry(batch.id.lane.0).or_default().extend(ids(&batch));
+        events
+            .entry(batch.id.lane.0)
+            .or_default()
+            .extend(ids(&batch));
     }
     let expected: Vec<u32> = (0..4_000).filter(|id| id % 4 == 1).collect();
     assert_eq!(events[&1], expected);
@@ -197,10 +251,20 @@ async fn a_stalled_lane_falls_behind_alone_and_fetches_what_it_left() {
 
 #[tokio::test(start_paused = true)]
 async fn a_delivery_that_is_dropped_comes_again_and_ok_means_settled() {
-    let backoff = Backoff { base: Duration::from_millis(1), max: Duration::from_millis(5) };
+    let backoff = Backoff {
+        base: Duration::from_millis(1),
+        max: Duration::from_millis(5),
+    };
     let (producer, mut consumers) = in_process(1, backoff, Metrics::new());
     let batch = Arc::new(Batch {
-        id: BatchId { log_id: eventkit::event::LogId(1), lane: Lane(3), number: 0, first: 0, last: 0, input_hash: 0 },
+        id: BatchId {
+            log_id: eventkit::event::LogId(1),
+            lane: Lane(3),
+            number: 0,
+            first: 0,
+            last: 0,
+            input_hash: 0,
+        },
         day: eventkit::event::Day(0),
         records: Vec::new(),
     });
