@@ -1,5 +1,19 @@
-//! Everything that runs in the test process.
+//! Everything that runs against real sockets, stores and the real binary, without kills.
+#![cfg(test)]
 
+#[expect(dead_code, reason = "shared with the crash test, which uses the rest")]
+#[path = "../support/support.rs"]
+mod support;
+
+// The stages, each against its neighbours.
+// What clients rely on.
 mod descriptor;
 mod doors;
 mod publisher;
+mod store;
+// The oracle itself, before anything relies on it.
+mod oracle;
+// Both doors to the warehouse, with the real binary.
+mod e2e;
+// Every script of `grpcurl-examples/`.
+mod grpcurl;
