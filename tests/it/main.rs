@@ -5,10 +5,10 @@
 #[path = "../support/support.rs"]
 mod support;
 
-// The stages, each against its neighbours.
 // What clients rely on.
 mod descriptor;
 mod doors;
+// The stages, each against its neighbours.
 mod publisher;
 mod store;
 // The oracle itself, before anything relies on it.
