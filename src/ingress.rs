@@ -121,6 +121,8 @@ struct Inner {
     limits: Limits,
     in_flight: Budget,
     connections: Arc<Semaphore>,
+    /// Held by every open connection: counts them.
+    open: Arc<()>,
 }
 
 impl Ingress {
@@ -135,11 +137,8 @@ impl Ingress {
     ) -> Self {
         let in_flight = Budget::new(config.in_flight_bytes_max);
         let connections = Arc::new(Semaphore::new(config.connections_max));
-        let (bytes, open, max) = (
-            in_flight.clone(),
-            Arc::clone(&connections),
-            config.connections_max,
-        );
+        let open = Arc::new(());
+        let (bytes, opened) = (in_flight.clone(), Arc::downgrade(&open));
         metrics.observe(
             "eventkit_ingress_in_flight_bytes",
             "Bytes of request bodies under way",
@@ -150,7 +149,8 @@ impl Ingress {
             "eventkit_ingress_connections",
             "Open connections",
             vec![],
-            move || gauge(max.saturating_sub(open.available_permits())),
+            // One reference is the gateway's own.
+            move || gauge(opened.strong_count().saturating_sub(1)),
         );
         Self(Arc::new(Inner {
             limits: Limits {
@@ -165,6 +165,7 @@ impl Ingress {
             health,
             in_flight,
             connections,
+            open,
         }))
     }
 
@@ -186,6 +187,12 @@ impl Ingress {
         self.0.clock.now()
     }
 
+    /// A mark of one open connection.
+    pub(crate) fn open_connection(&self) -> Arc<()> {
+        Arc::clone(&self.0.open)
+    }
+
+    /// The places for connections. A listener that waits for one holds a place already.
     pub(crate) fn connections(&self) -> Arc<Semaphore> {
         Arc::clone(&self.0.connections)
     }

@@ -97,12 +97,13 @@ impl Server {
                     continue;
                 }
             };
+            let mark = self.ingress.open_connection();
             let connection = connections.clone().serve(stream, peer);
             drop(self.tasks.spawn(
                 "connection",
                 open.track_future(async move {
                     connection.await;
-                    drop(permit);
+                    drop((permit, mark));
                 }),
             ));
         }

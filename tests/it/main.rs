@@ -5,6 +5,9 @@
 #[path = "../support/support.rs"]
 mod support;
 
+// What clients rely on.
+mod descriptor;
+mod doors;
 // The stages, each against its neighbours.
 mod publisher;
 mod store;
