@@ -43,10 +43,7 @@ pub(super) async fn read(
     names: &[String],
 ) -> Result<Vec<(String, Found)>, WriteError> {
     let reads: Vec<_> = names.iter().map(|name| read_one(objects, name)).collect();
-    stream::iter(reads)
-        .buffered(CONCURRENCY)
-        .try_collect()
-        .await
+    stream::iter(reads).buffered(CONCURRENCY).try_collect().await
 }
 
 async fn read_one(objects: &dyn Objects, name: &str) -> Result<(String, Found), WriteError> {
@@ -125,8 +122,7 @@ pub(super) async fn quarantine(
     name: &str,
     bytes: Bytes,
 ) -> Result<(), WriteError> {
-    let file = name.strip_prefix(FOLDER).unwrap_or(name);
-    let copy = format!("{QUARANTINE}{file}");
+    let copy = copy_name(name);
     if !objects.put_if_absent(&copy, bytes.clone()).await?
         && objects.get(&copy).await?.as_ref() != Some(&bytes)
     {
@@ -137,16 +133,24 @@ pub(super) async fn quarantine(
     objects.delete(name).await
 }
 
-/// Puts a manifest's markers into quarantine; those that are gone are made again from the manifest.
+fn copy_name(name: &str) -> String {
+    let file = name.strip_prefix(FOLDER).unwrap_or(name);
+    format!("{QUARANTINE}{file}")
+}
+
+/// Puts an object's marker into quarantine.
 pub(super) async fn quarantine_object(
     objects: &dyn Objects,
     object: &ManifestObject,
 ) -> Result<(), WriteError> {
-    let bytes = match objects.get(&object.marker).await? {
-        Some(bytes) => bytes,
-        None => encode(object),
-    };
-    quarantine(objects, &object.marker, bytes).await
+    if let Some(bytes) = objects.get(&object.marker).await? {
+        return quarantine(objects, &object.marker, bytes).await;
+    }
+    // Moved before, or never there: then it is made from the manifest.
+    objects
+        .put_if_absent(&copy_name(&object.marker), encode(object))
+        .await?;
+    Ok(())
 }
 
 fn encode(object: &ManifestObject) -> Bytes {
@@ -250,10 +254,7 @@ mod tests {
         for (objects, taken) in [
             (vec![object("a", 1, 1); 1], 1),
             (vec![object("a", 1_000, 1_000)], 1),
-            (
-                vec![object("a", 60, 1), object("b", 40, 1), object("c", 1, 1)],
-                2,
-            ),
+            (vec![object("a", 60, 1), object("b", 40, 1), object("c", 1, 1)], 2),
             (vec![object("a", 1, 6), object("b", 1, 5)], 1),
             (
                 ["a", "b", "c", "d"].map(|name| object(name, 1, 1)).to_vec(),
@@ -300,10 +301,7 @@ mod tests {
         }
         for text in ["", "{}", "[]", "{\"version\":1}", "\u{0}\u{1}"] {
             assert!(
-                matches!(
-                    judge("inbox/m.json", Bytes::from(text)),
-                    Found::Malformed(..)
-                ),
+                matches!(judge("inbox/m.json", Bytes::from(text)), Found::Malformed(..)),
                 "{text}"
             );
         }

@@ -42,10 +42,7 @@ impl Loader {
     async fn open_after(&mut self, last: u64) -> Result<Option<Manifest>, RoundError> {
         let mut after = Manifest::name(last);
         loop {
-            let names = self
-                .objects
-                .list(manifest::FOLDER, Some(&after), PAGE)
-                .await?;
+            let names = self.objects.list(manifest::FOLDER, Some(&after), PAGE).await?;
             let Some(end) = names.last() else {
                 return Ok(None);
             };
@@ -204,25 +201,20 @@ impl Loader {
     pub(super) async fn supersede(
         &mut self,
         manifest: &Manifest,
-        parts: impl IntoIterator<Item = Vec<ManifestObject>>,
+        parts: impl IntoIterator<Item = Vec<ManifestObject>, IntoIter: Send> + Send,
         reason: String,
     ) -> Result<(), RoundError> {
         let mut number = manifest.number;
         for objects in parts {
             loop {
                 number = number.checked_add(1).ok_or(RoundError::Numbers)?;
-                let part =
-                    self.manifest(number, manifest.attempt.saturating_add(1), objects.clone());
+                let part = self.manifest(number, manifest.attempt.saturating_add(1), objects.clone());
                 if self.create(&part).await? || self.holds(number, &objects).await? {
                     break;
                 }
             }
         }
-        tracing::warn!(
-            manifest.number = manifest.number,
-            reason,
-            "manifest_superseded"
-        );
+        tracing::warn!(manifest.number = manifest.number, reason, "manifest_superseded");
         let outcome = Outcome::Superseded { reason };
         self.warehouse.record(manifest, &outcome).await?;
         Ok(())

@@ -20,7 +20,9 @@ use async_trait::async_trait;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _};
 
 use super::manifest::Manifest;
-use super::warehouse::{LoadError, MergeError, Merged, Outcome, Staged, Warehouse, WarehouseError};
+use super::warehouse::{
+    LoadError, MergeError, Merged, Outcome, Staged, Warehouse, WarehouseError,
+};
 use crate::clock::Clock;
 use crate::store::{Objects, Table};
 
@@ -45,6 +47,7 @@ const JOURNAL_BYTES: i64 = 64 << 20;
 pub struct SqliteWarehouse {
     path: PathBuf,
     clock: Arc<dyn Clock>,
+    busy_timeout: Duration,
     open: Option<Open>,
     /// The file that this process prepared, by device and inode.
     prepared: Option<Identity>,
@@ -66,8 +69,24 @@ impl SqliteWarehouse {
         Self {
             path: path.into(),
             clock,
+            busy_timeout: BUSY_TIMEOUT,
             open: None,
             prepared: None,
+        }
+    }
+
+    /// The same, but it waits so long for another program that holds the file.
+    #[must_use]
+    pub fn with_busy_timeout(mut self, busy_timeout: Duration) -> Self {
+        self.busy_timeout = busy_timeout;
+        self
+    }
+
+    fn file(&self) -> Database {
+        Database {
+            path: self.path.clone(),
+            busy_timeout: self.busy_timeout,
+            prepared: self.prepared,
         }
     }
 
@@ -78,9 +97,9 @@ impl SqliteWarehouse {
         E: From<WarehouseError> + Send + 'static,
         F: FnOnce(&mut Open) -> Result<T, E> + Send + 'static,
     {
-        let (open, path, prepared) = (self.open.take(), self.path.clone(), self.prepared);
+        let (open, file) = (self.open.take(), self.file());
         let done = tokio::task::spawn_blocking(move || {
-            let mut open = still_there(open, &path, prepared)?;
+            let mut open = file.still_there(open)?;
             let value = work(&mut open)?;
             Ok((value, open))
         })
@@ -112,8 +131,8 @@ impl SqliteWarehouse {
 impl Warehouse for SqliteWarehouse {
     async fn prepare(&mut self) -> Result<(), WarehouseError> {
         self.open = None;
-        let (path, prepared) = (self.path.clone(), self.prepared);
-        let (open, identity) = tokio::task::spawn_blocking(move || create(&path, prepared))
+        let file = self.file();
+        let (open, identity) = tokio::task::spawn_blocking(move || file.create())
             .await
             .map_err(|ended| unavailable(&self.path, ended))??;
         self.open = Some(open);
@@ -175,13 +194,13 @@ impl Warehouse for SqliteWarehouse {
                 .ok_or_else(|| unreadable("there is no such object".to_owned()))?;
             let (path, table) = (self.path.clone(), object.table);
             let rows = self
-                .with(
-                    move |open| match stage::object(&mut open.connection, table, file) {
+                .with(move |open| {
+                    match stage::object(&mut open.connection, table, file) {
                         Ok(rows) => Ok(Ok(rows)),
                         Err(StageError::Object(reason)) => Ok(Err(reason)),
                         Err(StageError::Sqlite(error)) => Err(sqlite_error(&path, error)),
-                    },
-                )
+                    }
+                })
                 .await?
                 .map_err(unreadable)?;
             match table {
@@ -223,62 +242,69 @@ impl Warehouse for SqliteWarehouse {
 
 // === the file ===
 
-/// Makes or opens the file, with everything in it.
-fn create(path: &Path, prepared: Option<Identity>) -> Result<(Open, Identity), WarehouseError> {
-    let folder = match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    if prepared.is_some() {
-        still_there(None, path, prepared)?;
-    } else {
-        fs::create_dir_all(folder).map_err(|error| unavailable(path, error))?;
-    }
-    let mut open = connect(path, OpenFlags::SQLITE_OPEN_CREATE)?;
-    schema::prepare(&mut open.connection).map_err(|error| schema_error(path, error))?;
-    // SQLite syncs the folder for its journal; the name of the file itself must not depend on that.
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(|error| unavailable(path, error))?;
-    let identity = identity(path).map_err(|error| unavailable(path, error))?;
-    Ok((open, identity))
-}
-
-/// The connection, unless the file under it was moved away: SQLite would go on writing to a file without a name.
-fn still_there(
-    open: Option<Open>,
-    path: &Path,
+/// The file as the connection's work sees it.
+struct Database {
+    path: PathBuf,
+    busy_timeout: Duration,
     prepared: Option<Identity>,
-) -> Result<Open, WarehouseError> {
-    let gone = || WarehouseError::Gone {
-        name: path.display().to_string(),
-    };
-    match identity(path) {
-        Ok(now) if prepared.is_none_or(|prepared| prepared == now) => {}
-        Err(error) if prepared.is_some() && error.kind() != io::ErrorKind::NotFound => {
-            return Err(unavailable(path, error));
+}
+
+impl Database {
+    /// Makes or opens the file, with everything in it.
+    fn create(&self) -> Result<(Open, Identity), WarehouseError> {
+        let failed = |error| unavailable(&self.path, error);
+        let folder = match self.path.parent() {
+            Some(folder) if folder != Path::new("") => folder,
+            _ => Path::new("."),
+        };
+        let mut open = if self.prepared.is_some() {
+            self.still_there(None)?
+        } else {
+            fs::create_dir_all(folder).map_err(failed)?;
+            self.connect(OpenFlags::SQLITE_OPEN_CREATE)?
+        };
+        schema::prepare(&mut open.connection).map_err(|error| schema_error(&self.path, error))?;
+        // SQLite syncs the folder for its journal; the name of the file itself must not depend on that.
+        File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(failed)?;
+        let identity = identity(&self.path).map_err(failed)?;
+        Ok((open, identity))
+    }
+
+    /// The connection, unless the file under it was moved away: SQLite would go on writing to a file without a name.
+    fn still_there(&self, open: Option<Open>) -> Result<Open, WarehouseError> {
+        match identity(&self.path) {
+            Ok(now) if self.prepared.is_none_or(|prepared| prepared == now) => {}
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(unavailable(&self.path, error));
+            }
+            Ok(_) | Err(_) => {
+                return Err(WarehouseError::Gone {
+                    name: self.path.display().to_string(),
+                });
+            }
         }
-        Ok(_) | Err(_) => return Err(gone()),
+        match open {
+            Some(open) => Ok(open),
+            None => self.connect(OpenFlags::empty()),
+        }
     }
-    match open {
-        Some(open) => Ok(open),
-        None => connect(path, OpenFlags::empty()),
+
+    fn connect(&self, flags: OpenFlags) -> Result<Open, WarehouseError> {
+        let flags = flags | OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        self.set_up(flags)
+            .map_err(|error| schema_error(&self.path, error))
     }
-}
 
-fn identity(path: &Path) -> io::Result<Identity> {
-    fs::metadata(path).map(|file| (file.dev(), file.ino()))
-}
-
-fn connect(path: &Path, flags: OpenFlags) -> Result<Open, WarehouseError> {
-    let flags = flags | OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let set_up = || -> Result<Open, SchemaError> {
-        let connection = Connection::open_with_flags(path, flags)?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
+    fn set_up(&self, flags: OpenFlags) -> Result<Open, SchemaError> {
+        let connection = Connection::open_with_flags(&self.path, flags)?;
+        connection.busy_timeout(self.busy_timeout)?;
         // Before anything is set that stays in the file: it may be somebody else's.
         schema::check(&connection)?;
-        connection
-            .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))?;
+        connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| {
+            row.get::<_, String>(0)
+        })?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
         connection.pragma_update_and_check(None, "journal_size_limit", JOURNAL_BYTES, |row| {
@@ -289,8 +315,11 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Open, WarehouseError> {
             connection,
             staged: None,
         })
-    };
-    set_up().map_err(|error| schema_error(path, error))
+    }
+}
+
+fn identity(path: &Path) -> io::Result<Identity> {
+    fs::metadata(path).map(|file| (file.dev(), file.ino()))
 }
 
 // === errors ===

@@ -17,3 +17,7 @@ mod oracle;
 mod e2e;
 // Every script of `grpcurl-examples/`.
 mod grpcurl;
+//! Everything that runs in the test process.
+#![cfg(test)]
+
+mod loader;
