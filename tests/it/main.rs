@@ -1,1 +1,4 @@
 //! Everything that runs in the test process.
+
+#[cfg(test)]
+mod wal;
