@@ -206,11 +206,14 @@ impl Committer {
                 stored_bytes: bytes,
                 received_at,
             });
-        } else if work.idle {
-            self.mark
-                .as_mut()
-                .map_or(Ok(()), MarkFile::sync)
-                .map_err(CommitFailure::Mark)?;
+        } else if let Some(mark) = &mut self.mark {
+            let synced = if work.idle {
+                mark.sync()
+            } else {
+                // Seals and checkpoints alone must not keep it waiting either.
+                mark.sync_if_old()
+            };
+            synced.map_err(CommitFailure::Mark)?;
         }
         if let Some(checkpoint) = work.checkpoint {
             self.shared
