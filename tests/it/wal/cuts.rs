@@ -26,7 +26,17 @@ fn script() -> Vec<Step> {
         Step::Checkpoint(4),
         Step::Append(events("trims", 1, 30_000)),
         Step::Barrier,
+        Step::Seal(3, 2),
+        Step::Append(events("several", 6, 9_000)),
+        Step::Seal(0, 100),
+        Step::Checkpoint(3),
+        Step::Append(events("more trims", 2, 12_000)),
+        Step::Repeat(2, events("repeat again", 1, 12_000).remove(0)),
+        Step::Barrier,
+        Step::Checkpoint(4),
         Step::Append(events("end", 4, 3_000)),
+        Step::Barrier,
+        Step::Append(events("end of all", 1, 3_000)),
         Step::Barrier,
     ]
 }
@@ -94,6 +104,6 @@ fn every_prefix_of_every_commit_is_a_valid_log() {
             break;
         }
     }
-    // The script writes about a hundred values: were it far fewer, nothing would have been cut.
-    assert!(images > 300, "only {images} images");
+    // The script makes about a hundred writes, up to ten in a commit: were it far fewer, nothing would have been cut.
+    assert!(images > 500, "only {images} images");
 }
