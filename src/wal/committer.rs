@@ -87,6 +87,8 @@ pub(crate) struct Committer {
     frames: Vec<u8>,
     age_checked: Instant,
     tight: bool,
+    /// The last trim ended because it is bounded: there may be more to forget, so the next one does not wait.
+    behind: bool,
 }
 
 impl Committer {
@@ -103,6 +105,7 @@ impl Committer {
             frames: Vec::new(),
             age_checked: Instant::now(),
             tight: false,
+            behind: false,
         }
     }
 
@@ -126,7 +129,8 @@ impl Committer {
     )]
     pub(crate) fn run(mut self, commands: Receiver<Command>) {
         loop {
-            let work = gather(&commands);
+            let wait = if self.behind { Duration::ZERO } else { IDLE };
+            let work = gather(&commands, wait);
             let (close, queued) = (work.close, work.append_bytes);
             let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| self.commit(work)))
                 .unwrap_or(Err(CommitFailure::Panic));
@@ -202,11 +206,14 @@ impl Committer {
                 stored_bytes: bytes,
                 received_at,
             });
-        } else if work.idle {
-            self.mark
-                .as_mut()
-                .map_or(Ok(()), MarkFile::sync)
-                .map_err(CommitFailure::Mark)?;
+        } else if let Some(mark) = &mut self.mark {
+            let synced = if work.idle {
+                mark.sync()
+            } else {
+                // Seals and checkpoints alone must not keep it waiting either.
+                mark.sync_if_old()
+            };
+            synced.map_err(CommitFailure::Mark)?;
         }
         if let Some(checkpoint) = work.checkpoint {
             self.shared
@@ -310,6 +317,7 @@ impl Committer {
                 .add(u64::from(group.records), &reason);
             trimmed = true;
         }
+        self.behind = parts_left == 0;
         self.shared
             .dedup_first
             .store(self.dedup.first().unwrap_or(self.next), Ordering::Relaxed);
@@ -376,9 +384,9 @@ impl Committer {
 }
 
 /// Waits for the first command, then takes everything that is there.
-fn gather(commands: &Receiver<Command>) -> Work {
+fn gather(commands: &Receiver<Command>, wait: Duration) -> Work {
     let mut work = Work::default();
-    match commands.recv_timeout(IDLE) {
+    match commands.recv_timeout(wait) {
         Ok(command) => work.take(command),
         Err(RecvTimeoutError::Timeout) => work.idle = true,
         Err(RecvTimeoutError::Disconnected) => work.close = true,

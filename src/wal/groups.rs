@@ -99,8 +99,11 @@ pub(crate) fn scan_groups(
 ) -> Result<(), StorageError> {
     let mut current: Option<RawGroup> = None;
     let mut go_on = true;
+    let mut unknown = false;
     storage.scan(&frame::part_key(from, 0), &mut |key, value| {
         let Key::Part(first, part) = parse_key(key) else {
+            // What comes after the parts is not read here; what is no key at all would hide the groups behind it.
+            unknown = key.starts_with(&frame::PARTS_FROM);
             return false;
         };
         if let Some(done) = current.take_if(|group| group.first != first) {
@@ -113,6 +116,11 @@ pub(crate) fn scan_groups(
         }
         go_on
     })?;
+    if unknown {
+        return Err(StorageError::Damaged(
+            "a key among the groups is none that any version writes".into(),
+        ));
+    }
     if let Some(last) = current
         && go_on
     {

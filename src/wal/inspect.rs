@@ -119,10 +119,11 @@ impl Inspector {
         if !path.join("db").is_file() {
             return Err(InspectError::Missing(path.to_owned()));
         }
+        // Before the copy: the log's owner may go on meanwhile, and a mark that is ahead of the copy would look like a loss.
+        let mark = MarkFile::read(&Files::new(path).beside(".mark"))?;
         let copy = tempfile::tempdir()?;
         let target = copy.path().join("wal");
         copy_directory(path, &target)?;
-        let mark = MarkFile::read(&Files::new(path).beside(".mark"))?;
         let storage = SledStorage::open(&target).map_err(damaged)?;
         Ok(Self {
             storage: Arc::new(storage),

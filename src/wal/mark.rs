@@ -100,11 +100,20 @@ impl MarkFile {
         let slot = (mark.sequence % 2) * SLOT_BYTES as u64;
         self.file.write_all_at(&encode(&mark), slot)?;
         self.last = mark;
-        let now = Instant::now();
-        if now.duration_since(*self.dirty_since.get_or_insert(now)) >= SYNC_EVERY {
-            self.sync()?;
+        self.dirty_since.get_or_insert_with(Instant::now);
+        self.sync_if_old()
+    }
+
+    /// Makes the last written mark durable when it has waited long enough.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub(crate) fn sync_if_old(&mut self) -> io::Result<()> {
+        match self.dirty_since {
+            Some(since) if since.elapsed() >= SYNC_EVERY => self.sync(),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Makes the last written mark durable, if it is not.

@@ -106,9 +106,12 @@ impl Wal {
             }
             opened => opened,
         };
-        let storage = storage.map_err(|source| OpenError::Storage {
-            path: path.clone(),
-            source,
+        let storage = storage.map_err(|source| {
+            poison_if_unsynced(&files, &source);
+            OpenError::Storage {
+                path: path.clone(),
+                source,
+            }
         })?;
         Self::open_storage(Arc::new(storage), options, Some((files, lock)))
     }
@@ -135,9 +138,14 @@ impl Wal {
             path: path.clone(),
             source,
         };
-        let engine = |source| OpenError::Storage {
-            path: path.clone(),
-            source,
+        let engine = |source| {
+            if let Some((files, _)) = &files {
+                poison_if_unsynced(files, &source);
+            }
+            OpenError::Storage {
+                path: path.clone(),
+                source,
+            }
         };
         let mark_path = files.as_ref().map(|(files, _)| files.beside(".mark"));
         let seen = match mark_path
@@ -168,6 +176,21 @@ impl Wal {
             files.load_ballast(options.config.ballast_bytes);
         }
         start(storage, options, Opened { found, files, mark }).map_err(io)
+    }
+}
+
+/// A sync that fails at open is as final as any other: the system reports it once, and from then on the page cache claims
+/// what the disk may not hold. What the next open finds there must not pass for durable.
+fn poison_if_unsynced(files: &Files, error: &StorageError) {
+    use std::io::ErrorKind::{AlreadyExists, NotFound, PermissionDenied, WouldBlock};
+
+    if let StorageError::Io(error) = error
+        && !matches!(
+            error.kind(),
+            AlreadyExists | NotFound | PermissionDenied | WouldBlock
+        )
+    {
+        files.poison();
     }
 }
 

@@ -53,6 +53,14 @@ pub enum Damage {
         /// Why.
         error: FrameError,
     },
+    /// A group is there, but a newer version wrote it, or its bytes say so.
+    #[error("the group at offset {first} cannot be read: {error}")]
+    UnknownGroup {
+        /// Its first offset.
+        first: Offset,
+        /// Why.
+        error: FrameError,
+    },
     /// There are records, but no header.
     #[error("the log's header is missing")]
     NoHeader,
@@ -147,7 +155,9 @@ fn read_meta(storage: &dyn Storage) -> Result<Meta, StorageError> {
             Key::Checkpoint => meta.checkpoint = Some(frame::decode_checkpoint(value)),
             Key::Seal(lane, number) => meta.seals.push((lane, number, value.to_vec())),
             Key::Part(..) => meta.has_groups = true,
-            Key::Opened | Key::Unknown => meta.unknown = true,
+            // Read below.
+            Key::Opened => return false,
+            Key::Unknown => meta.unknown = true,
         }
         !meta.has_groups
     })?;
@@ -206,6 +216,9 @@ fn start(meta: Meta, seen: Seen, dedup_ids_max: usize) -> Result<Option<Found>, 
             _ => Ok(None),
         };
     };
+    if meta.unknown {
+        return Err(Damage::UnknownKey);
+    }
     let header = header.map_err(|error| Damage::Unreadable {
         what: "header",
         error,
@@ -282,10 +295,13 @@ impl Walk {
         }
         match self.learn(&mut group) {
             Ok(()) => Ok(()),
-            Err(FrameError::Format(format)) => Err(Damage::Unreadable {
-                what: "group",
-                error: FrameError::Format(format),
-            }),
+            // Not torn, whatever follows: its parts are whole in a way that only their writer knows.
+            Err(error @ (FrameError::Format(_) | FrameError::Codec(_))) => {
+                Err(Damage::UnknownGroup {
+                    first: group.first,
+                    error,
+                })
+            }
             Err(_not_whole) => {
                 self.pending = Some(group);
                 Ok(())

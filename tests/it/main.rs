@@ -9,15 +9,13 @@ mod support;
 mod descriptor;
 mod doors;
 // The stages, each against its neighbours.
+mod wal;
 mod publisher;
 mod store;
+mod loader;
 // The oracle itself, before anything relies on it.
 mod oracle;
 // Both doors to the warehouse, with the real binary.
 mod e2e;
 // Every script of `grpcurl-examples/`.
 mod grpcurl;
-//! Everything that runs in the test process.
-#![cfg(test)]
-
-mod loader;
