@@ -99,7 +99,7 @@ impl Server {
             };
             let mark = self.ingress.open_connection();
             let connection = connections.clone().serve(stream, peer);
-            drop(self.tasks.spawn(
+            drop(self.tasks.spawn_isolated(
                 "connection",
                 open.track_future(async move {
                     connection.await;

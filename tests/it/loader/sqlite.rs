@@ -133,9 +133,14 @@ async fn every_column_arrives_under_its_name() {
     ];
     assert_eq!(files, expected);
     let objects: String = reader
-        .query_row("SELECT objects FROM _loaded_manifests", [], |row| row.get(0))
+        .query_row("SELECT objects FROM _loaded_manifests", [], |row| {
+            row.get(0)
+        })
         .unwrap();
-    assert_eq!(serde_json::from_str::<Vec<String>>(&objects).unwrap(), names);
+    assert_eq!(
+        serde_json::from_str::<Vec<String>>(&objects).unwrap(),
+        names
+    );
 }
 
 #[tokio::test]
@@ -144,14 +149,25 @@ async fn a_users_last_events_and_the_other_common_questions_use_an_index() {
     world.prepared().await;
     let reader = world.reader();
     for (index, question) in [
-        ("events_by_user", "user_id = 'u' ORDER BY received_at DESC LIMIT 10"),
-        ("events_by_anonymous", "anonymous_id = 'a' ORDER BY received_at DESC LIMIT 10"),
-        ("events_by_stream", "stream = 's' ORDER BY received_at DESC LIMIT 10"),
+        (
+            "events_by_user",
+            "user_id = 'u' ORDER BY received_at DESC LIMIT 10",
+        ),
+        (
+            "events_by_anonymous",
+            "anonymous_id = 'a' ORDER BY received_at DESC LIMIT 10",
+        ),
+        (
+            "events_by_stream",
+            "stream = 's' ORDER BY received_at DESC LIMIT 10",
+        ),
         ("events_by_offset", "log_id = 'l' AND offset = 1"),
         ("events_key", "source = 'web' AND message_id = 'm'"),
     ] {
         let mut plan = reader
-            .prepare(&format!("EXPLAIN QUERY PLAN SELECT * FROM events WHERE {question}"))
+            .prepare(&format!(
+                "EXPLAIN QUERY PLAN SELECT * FROM events WHERE {question}"
+            ))
             .unwrap();
         let steps: Vec<String> = plan
             .query_map([], |row| row.get(3))
@@ -169,7 +185,9 @@ async fn a_reader_in_a_transaction_blocks_nobody_and_is_not_blocked() {
     let objects = MemoryObjects::default();
     let mut warehouse = world.prepared().await;
     let reader = world.reader();
-    reader.execute_batch("BEGIN; SELECT count(*) FROM events").unwrap();
+    reader
+        .execute_batch("BEGIN; SELECT count(*) FROM events")
+        .unwrap();
     let count = |reader: &Connection| -> i64 {
         reader
             .query_row("SELECT count(*) FROM events", [], |row| row.get(0))
@@ -259,7 +277,8 @@ async fn what_is_no_warehouse_of_ours_is_refused_and_left_as_it_is() {
     check(
         &|path| {
             let newer = Connection::open(path).unwrap();
-            let sql = "PRAGMA application_id = 0x65766b74; PRAGMA user_version = 2; CREATE TABLE t (id)";
+            let sql =
+                "PRAGMA application_id = 0x65766b74; PRAGMA user_version = 2; CREATE TABLE t (id)";
             newer.execute_batch(sql).unwrap();
         },
         &|failed| matches!(failed, WarehouseError::Newer { version: 2, .. }),
