@@ -366,6 +366,39 @@ async fn a_log_that_is_closed_is_draining() {
 }
 
 #[tokio::test]
+async fn a_log_that_fails_acknowledges_nothing() {
+    let storage = eventkit::wal::storage::memory::MemoryStorage::default();
+    let (wal, _) = eventkit::wal::testing::open(&storage, 16).unwrap();
+    let gateway = gateway_over(wal, config()).await;
+    assert_eq!(gateway.post("/collect", "", "{}").await.status(), 202);
+    storage.fail_after(0);
+    // The first meets the failure, the second a log that is known to have failed.
+    for _ in 0..2 {
+        let answer = gateway.post("/collect", "", "{}").await;
+        assert_eq!(answer.error(), (503, "log_failed".into()));
+    }
+    let metrics = gateway.metrics.render();
+    assert!(metrics.contains("eventkit_ingress_events_accepted_total 1"));
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_before_its_end_stores_nothing() {
+    let gateway = gateway().await;
+    let mut stream = TcpStream::connect(gateway.http).await.unwrap();
+    let head = "POST /collect HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    drop(stream);
+    assert_eq!(
+        gateway
+            .post("/collect/after", "", r#"{"messageId":"a"}"#)
+            .await
+            .status(),
+        202
+    );
+    assert_eq!(gateway.stored(), [("a".into(), "after".into())]);
+}
+
+#[tokio::test]
 async fn browsers_may_post_from_anywhere() {
     let gateway = gateway().await;
     let preflight = gateway
