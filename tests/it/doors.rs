@@ -18,8 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 mod connections;
 mod grpc;
+mod gzip;
 mod http;
 mod logs;
+mod services;
 
 /// A gateway's doors on ports of their own.
 struct Gateway {
