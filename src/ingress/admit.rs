@@ -68,7 +68,7 @@ pub fn json<'a>(item: Item<'a>, limits: &Limits) -> Result<Admitted<'a>, Refused
         code: error.code(),
         reason: format!("{error}; do not retry").into(),
     })?;
-    // A type that cannot be an id is no reason to refuse: the worker says what is wrong with it.
+    // An id of the wrong type is no reason to refuse: the worker says what is wrong with it.
     let id = |field: Option<&'a RawValue>| match field.map(id_text) {
         Some(Id::Text(text)) if !text.is_empty() => Some(text),
         Some(Id::Text(_) | Id::Absent | Id::Invalid) | None => None,

@@ -18,7 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 mod connections;
 mod grpc;
+mod gzip;
 mod http;
+mod logs;
+mod services;
 
 /// A gateway's doors on ports of their own.
 struct Gateway {
@@ -57,12 +60,16 @@ async fn gateway() -> Gateway {
 }
 
 async fn gateway_with(config: IngressConfig) -> Gateway {
+    gateway_over(memory_wal(16), config).await
+}
+
+async fn gateway_over(wal: Wal, config: IngressConfig) -> Gateway {
     let bind = || TcpListener::bind(("127.0.0.1", 0));
     let (public, grpc_only) = (bind().await.unwrap(), bind().await.unwrap());
     let gateway = Gateway {
         http: public.local_addr().unwrap(),
         grpc: grpc_only.local_addr().unwrap(),
-        wal: memory_wal(16),
+        wal,
         health: Health::default(),
         metrics: Metrics::new(),
         tasks: Tasks::default(),

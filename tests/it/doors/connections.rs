@@ -94,6 +94,32 @@ fn get(addr: SocketAddr, path: &str) -> ::http::Request<Full<Bytes>> {
 }
 
 #[tokio::test]
+async fn a_grpc_body_that_stalls_ends_with_a_status() {
+    let gateway = gateway_with(IngressConfig {
+        body_timeout: Duration::from_millis(200),
+        ..config()
+    })
+    .await;
+    let stream = TcpStream::connect(gateway.grpc).await.unwrap();
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
+        .await
+        .unwrap();
+    drop(gateway.tasks.spawn("client", connection));
+    let stalled = futures::stream::pending::<Result<http_body::Frame<Bytes>, std::io::Error>>();
+    let path = "/eventkit.v1.IngestService/Collect";
+    let request = ::http::Request::post(format!("http://{}{path}", gateway.grpc))
+        .header("content-type", "application/grpc")
+        .body(http_body_util::StreamBody::new(stalled))
+        .unwrap();
+    let response = within(sender.send_request(request)).await.unwrap();
+    let status = tonic::Status::from_header_map(response.headers()).unwrap();
+    assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
+    let details = tonic_types::StatusExt::get_error_details(&status);
+    assert_eq!(details.error_info().unwrap().reason, "REQUEST_TIMEOUT");
+}
+
+#[tokio::test]
 async fn http2_posts_are_answered_early_and_completely() {
     let gateway = gateway().await;
     let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new())

@@ -6,33 +6,6 @@ use tokio::net::TcpStream;
 
 use super::*;
 
-/// `{"messageId":"zip"}`, gzipped.
-const GZIPPED: &[u8] = &[
-    0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3,
-    // One stored block: its length, its complement, the bytes.
-    1, 19, 0, 0xec, 0xff, b'{', b'"', b'm', b'e', b's', b's', b'a', b'g', b'e', b'I', b'd', b'"',
-    b':', b'"', b'z', b'i', b'p', b'"', b'}',
-];
-
-/// CRC-32 (IEEE) and length, as gzip ends.
-fn gzip_trailer(data: &[u8]) -> [u8; 8] {
-    let mut crc = u32::MAX;
-    for &byte in data {
-        crc ^= u32::from(byte);
-        for _ in 0..8 {
-            crc = (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
-        }
-    }
-    let length = u32::try_from(data.len()).unwrap();
-    let [a, b, c, d] = (!crc).to_le_bytes();
-    let [e, f, g, h] = length.to_le_bytes();
-    [a, b, c, d, e, f, g, h]
-}
-
-fn gzipped() -> Vec<u8> {
-    [GZIPPED, &gzip_trailer(br#"{"messageId":"zip"}"#)].concat()
-}
-
 #[tokio::test]
 async fn one_event_is_accepted_under_its_stream() {
     let gateway = gateway().await;
@@ -257,46 +230,6 @@ async fn health_checks_nothing_and_ready_names_what_is_not() {
 }
 
 #[tokio::test]
-async fn gzipped_bodies_are_read_and_limited_after_decompression() {
-    let gateway = gateway().await;
-    let gzip = "Content-Encoding: GZip\r\n";
-    let answer = gateway.post("/collect", gzip, gzipped()).await;
-    assert_eq!(answer.status(), 202, "{answer:?}");
-    assert_eq!(gateway.stored(), [("zip".into(), "default".into())]);
-
-    let whole = gzipped();
-    let answer = gateway
-        .post("/collect", gzip, &whole[..whole.len() - 12])
-        .await;
-    assert_eq!(answer.error(), (400, "invalid_encoding".into()));
-
-    let bomb = gzip_bomb();
-    assert!(bomb.len() < 10_000);
-    let answer = gateway.post("/collect", gzip, bomb).await;
-    assert_eq!(answer.error(), (413, "body_too_large".into()));
-}
-
-/// A megabyte of zeros: one literal, then matches of 258 bytes at distance 1, in fixed Huffman codes.
-fn gzip_bomb() -> Vec<u8> {
-    let (mut bits, mut out) = (Vec::new(), GZIPPED[..10].to_vec());
-    bits.extend([1, 1, 0]);
-    // The literal 0 is 00110000, length 258 is 11000101, distance 1 is 00000; the end is 0000000.
-    bits.extend([0, 0, 1, 1, 0, 0, 0, 0]);
-    for _ in 0..4_000 {
-        bits.extend([1, 1, 0, 0, 0, 1, 0, 1]);
-        bits.extend([0; 5]);
-    }
-    bits.extend([0; 7]);
-    out.extend(bits.chunks(8).map(|byte| {
-        byte.iter()
-            .enumerate()
-            .fold(0u8, |sum, (place, bit)| sum | (bit << place))
-    }));
-    out.extend(gzip_trailer(&vec![0; 1 + 4_000 * 258]));
-    out
-}
-
-#[tokio::test]
 async fn a_chunked_body_is_limited_by_count() {
     let gateway = gateway().await;
     let chunk = format!("4000\r\n{}\r\n", "x".repeat(0x4000));
@@ -363,6 +296,39 @@ async fn a_log_that_is_closed_is_draining() {
     let answer = gateway.post("/collect", "", "{}").await;
     assert_eq!(answer.error(), (503, "draining".into()));
     assert!(answer.header("retry-after").is_some());
+}
+
+#[tokio::test]
+async fn a_log_that_fails_acknowledges_nothing() {
+    let storage = eventkit::wal::storage::memory::MemoryStorage::default();
+    let (wal, _) = eventkit::wal::testing::open(&storage, 16).unwrap();
+    let gateway = gateway_over(wal, config()).await;
+    assert_eq!(gateway.post("/collect", "", "{}").await.status(), 202);
+    storage.fail_after(0);
+    // The first meets the failure, the second a log that is known to have failed.
+    for _ in 0..2 {
+        let answer = gateway.post("/collect", "", "{}").await;
+        assert_eq!(answer.error(), (503, "log_failed".into()));
+    }
+    let metrics = gateway.metrics.render();
+    assert!(metrics.contains("eventkit_ingress_events_accepted_total 1"));
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_before_its_end_stores_nothing() {
+    let gateway = gateway().await;
+    let mut stream = TcpStream::connect(gateway.http).await.unwrap();
+    let head = "POST /collect HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    drop(stream);
+    assert_eq!(
+        gateway
+            .post("/collect/after", "", r#"{"messageId":"a"}"#)
+            .await
+            .status(),
+        202
+    );
+    assert_eq!(gateway.stored(), [("a".into(), "after".into())]);
 }
 
 #[tokio::test]
