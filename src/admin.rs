@@ -28,38 +28,36 @@ const DUMP_RECORDS_DEFAULT: usize = 100;
 /// How long requests may go on once the port is to close: a full read of the log is not worth waiting for.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-#[derive(Debug, Clone)]
-struct Admin {
-    metrics: Metrics,
-    wal: Wal,
-    health: Health,
+/// Everything that the admin port answers.
+pub fn router(metrics: Metrics, wal: Wal, health: Health) -> Router {
+    closed(state_of_things(metrics, health).merge(questions(wal)))
 }
 
-/// Everything that the admin port answers.
-#[must_use]
-pub fn router(metrics: Metrics, wal: Wal, health: Health) -> Router {
+fn state_of_things(metrics: Metrics, health: Health) -> Router {
     Router::new()
-        .route("/metrics", get(render_metrics))
+        .route("/metrics", get(render_metrics).with_state(metrics))
         .route("/health", get(|| async { Json(json!({ "status": "ok" })) }))
-        .route("/ready", get(ready))
+        .route("/ready", get(ready).with_state(health))
+}
+
+fn questions(wal: Wal) -> Router {
+    Router::new()
         .route("/admin/wal/stat", get(stat))
         .route("/admin/wal/verify", get(verify))
         .route("/admin/wal/dump", get(dump))
+        .with_state(wal)
+}
+
+/// What is not there says so in JSON, too.
+fn closed(router: Router) -> Router {
+    router
         .fallback(|uri: Uri| async move {
-            failure(
-                Code::NotFound,
-                StatusCode::NOT_FOUND,
-                &format!("no {}", uri.path()),
-            )
+            let text = format!("there is no {} on the admin port", uri.path());
+            failure(Code::NotFound, StatusCode::NOT_FOUND, &text)
         })
         .method_not_allowed_fallback(|| async {
             let code = Code::MethodNotAllowed;
             failure(code, StatusCode::METHOD_NOT_ALLOWED, code.text())
-        })
-        .with_state(Admin {
-            metrics,
-            wal,
-            health,
         })
 }
 
@@ -88,13 +86,13 @@ pub async fn serve(
     }
 }
 
-async fn render_metrics(State(admin): State<Admin>) -> Response {
+async fn render_metrics(State(metrics): State<Metrics>) -> Response {
     let format = "text/plain; version=0.0.4; charset=utf-8";
-    ([(header::CONTENT_TYPE, format)], admin.metrics.render()).into_response()
+    ([(header::CONTENT_TYPE, format)], metrics.render()).into_response()
 }
 
-async fn ready(State(admin): State<Admin>) -> Response {
-    let readiness = admin.health.readiness();
+async fn ready(State(health): State<Health>) -> Response {
+    let readiness = health.readiness();
     let (status, word) = if readiness.is_ready() {
         (StatusCode::OK, "ready")
     } else {
@@ -108,21 +106,21 @@ async fn ready(State(admin): State<Admin>) -> Response {
     (status, Json(body)).into_response()
 }
 
-async fn stat(State(admin): State<Admin>) -> Response {
-    inspect(admin.wal, |log| log.stat()).await
+async fn stat(State(wal): State<Wal>) -> Response {
+    inspect(wal, |log| log.stat()).await
 }
 
-async fn verify(State(admin): State<Admin>) -> Response {
-    inspect(admin.wal, |log| log.verify()).await
+async fn verify(State(wal): State<Wal>) -> Response {
+    inspect(wal, |log| log.verify()).await
 }
 
-async fn dump(State(admin): State<Admin>, RawQuery(query): RawQuery) -> Response {
+async fn dump(State(wal): State<Wal>, RawQuery(query): RawQuery) -> Response {
     match DumpQuery::parse(query.as_deref().unwrap_or_default()) {
         Ok(DumpQuery {
             from,
             limit,
             payload,
-        }) => inspect(admin.wal, move |log| log.dump(from, limit, payload)).await,
+        }) => inspect(wal, move |log| log.dump(from, limit, payload)).await,
         Err(text) => failure(Code::MalformedRequest, StatusCode::BAD_REQUEST, &text),
     }
 }
@@ -197,7 +195,89 @@ fn failure(code: Code, status: StatusCode, text: &str) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
+    use http_body_util::BodyExt as _;
+    use serde_json::Value;
+    use tower::ServiceExt as _;
+
     use super::*;
+
+    async fn ask(method: &str, path: &str, health: &Health) -> (StatusCode, String, String) {
+        let metrics = Metrics::new();
+        metrics.wal_commits.add(3, &[]);
+        let request = axum::http::Request::builder()
+            .method(method)
+            .uri(path)
+            .body(Body::empty())
+            .unwrap();
+        let router = closed(state_of_things(metrics, health.clone()));
+        let response = router.oneshot(request).await.unwrap();
+        let status = response.status();
+        let format = response.headers()[header::CONTENT_TYPE]
+            .to_str()
+            .unwrap()
+            .to_owned();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, format, String::from_utf8(body.into()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn metrics_are_in_the_format_of_prometheus() {
+        let (status, format, body) = ask("GET", "/metrics", &Health::default()).await;
+        assert_eq!(status, StatusCode::OK);
+        assert_eq!(format, "text/plain; version=0.0.4; charset=utf-8");
+        assert!(
+            body.lines()
+                .any(|line| line == "eventkit_wal_commits_total 3"),
+            "{body}"
+        );
+    }
+
+    #[tokio::test]
+    async fn readiness_names_what_is_not_well() {
+        let health = Health::default();
+        health.degraded("store", Some("unavailable".into()));
+        let (status, _, body) = ask("GET", "/ready", &health).await;
+        let body: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!((status, &body["status"]), (StatusCode::OK, &json!("ready")));
+        assert_eq!(body["degraded"]["store"], "unavailable");
+
+        health.not_ready("log", Some("full".into()));
+        let (status, _, body) = ask("GET", "/ready", &health).await;
+        let body: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(body["not_ready"]["log"], "full");
+        let (status, ..) = ask("GET", "/health", &health).await;
+        assert_eq!(status, StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_there_says_so_in_json() {
+        for (method, path, expect, code) in [
+            ("GET", "/nothing", 404, "not_found"),
+            ("POST", "/metrics", 405, "method_not_allowed"),
+        ] {
+            let (status, format, body) = ask(method, path, &Health::default()).await;
+            let body: Value = serde_json::from_str(&body).unwrap();
+            assert_eq!(
+                (status.as_u16(), format.as_str()),
+                (expect, "application/json")
+            );
+            assert_eq!(
+                (&body["success"], &body["code"]),
+                (&json!(false), &json!(code))
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn the_port_closes_when_told() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let shutdown = CancellationToken::new();
+        shutdown.cancel();
+        let router = closed(state_of_things(Metrics::new(), Health::default()));
+        serve(listener, router, shutdown).await.unwrap();
+    }
 
     #[test]
     fn a_dump_asks_for_what_its_parameters_say() {

@@ -193,13 +193,9 @@ pub fn config_problems(error: &anyhow::Error) -> Option<&Problems> {
     })
 }
 
-/// Whether the error is that nobody reads the output any more.
-#[must_use]
-pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
-        .any(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+/// Whoever reads the output has seen enough, as `head` does: that is no failure.
+fn reader_gone(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::BrokenPipe
 }
 
 #[cfg(test)]

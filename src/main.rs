@@ -49,13 +49,9 @@ fn start(inputs: &Inputs, colour: bool) -> anyhow::Result<ExitCode> {
 
 /// Says what went wrong; the exit code says whose fault it was.
 fn explain(error: &anyhow::Error) -> ExitCode {
-    let (text, code) = if let Some(problems) = cli::config_problems(error) {
-        (format!("eventkit: {problems}"), cli::EXIT_USAGE)
-    } else if cli::is_broken_pipe(error) {
-        // Whoever reads the output has seen enough, as `head` does.
-        return ExitCode::SUCCESS;
-    } else {
-        (format!("failed to {error:#}"), cli::EXIT_FAILED)
+    let (text, code) = match cli::config_problems(error) {
+        Some(problems) => (format!("eventkit: {problems}"), cli::EXIT_USAGE),
+        None => (format!("failed to {error:#}"), cli::EXIT_FAILED),
     };
     // There is nobody left to tell if this fails.
     writeln!(io::stderr(), "{text}").unwrap_or_default();

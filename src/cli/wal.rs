@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::value::RawValue;
 
-use super::{EXIT_FAILED, EXIT_OK, WalArgs, WalCommand, inputs};
+use super::{EXIT_FAILED, EXIT_OK, WalArgs, WalCommand, inputs, reader_gone};
 use crate::config::{self, Environment, Profile};
 use crate::event::Offset;
 use crate::wal::inspect::{InspectError, Inspector};
@@ -49,7 +49,7 @@ pub enum WalError {
         what: String,
     },
     /// The copy could not be made or read.
-    #[error(transparent)]
+    #[error("look into the log")]
     Inspect(#[from] InspectError),
     /// An answer is not what this program understands: another version gave it.
     #[error("read the answer")]
@@ -112,6 +112,17 @@ impl Source {
 ///
 /// [`WalError`].
 pub fn run(
+    command: WalCommand,
+    environment: &Environment,
+    out: &mut dyn Write,
+) -> Result<u8, WalError> {
+    match answer(command, environment, out) {
+        Err(WalError::Output(error)) if reader_gone(&error) => Ok(EXIT_OK),
+        answered => answered,
+    }
+}
+
+fn answer(
     command: WalCommand,
     environment: &Environment,
     out: &mut dyn Write,
