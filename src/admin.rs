@@ -3,6 +3,7 @@
 
 use std::future::IntoFuture as _;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{RawQuery, State};
@@ -13,6 +14,7 @@ use axum::{Json, Router};
 use serde::Serialize;
 use serde_json::json;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::event::Offset;
@@ -22,8 +24,10 @@ use crate::telemetry::Metrics;
 use crate::wal::Wal;
 use crate::wal::inspect::{InspectError, Inspector};
 
-/// The most records of one `/admin/wal/dump`; ask again with a higher `from` for more.
-const DUMP_RECORDS_MAX: usize = 10_000;
+/// The most records of one `/admin/wal/dump`, without and with payloads: an answer is built in memory. Ask again with a
+/// higher `from` for more.
+const DUMP_RECORDS_MAX: usize = 1_000;
+const DUMP_PAYLOADS_MAX: usize = 100;
 const DUMP_RECORDS_DEFAULT: usize = 100;
 /// How long requests may go on once the port is to close: a full read of the log is not worth waiting for.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -40,12 +44,22 @@ fn state_of_things(metrics: Metrics, health: Health) -> Router {
         .route("/ready", get(ready).with_state(health))
 }
 
+/// The live log, which answers one question at a time: each may read all of it.
+#[derive(Debug, Clone)]
+struct Log {
+    wal: Wal,
+    turn: Arc<Semaphore>,
+}
+
 fn questions(wal: Wal) -> Router {
     Router::new()
         .route("/admin/wal/stat", get(stat))
         .route("/admin/wal/verify", get(verify))
         .route("/admin/wal/dump", get(dump))
-        .with_state(wal)
+        .with_state(Log {
+            wal,
+            turn: Arc::new(Semaphore::new(1)),
+        })
 }
 
 /// What is not there says so in JSON, too.
@@ -106,21 +120,21 @@ async fn ready(State(health): State<Health>) -> Response {
     (status, Json(body)).into_response()
 }
 
-async fn stat(State(wal): State<Wal>) -> Response {
-    inspect(wal, |log| log.stat()).await
+async fn stat(State(log): State<Log>) -> Response {
+    inspect(log, |log| log.stat()).await
 }
 
-async fn verify(State(wal): State<Wal>) -> Response {
-    inspect(wal, |log| log.verify()).await
+async fn verify(State(log): State<Log>) -> Response {
+    inspect(log, |log| log.verify()).await
 }
 
-async fn dump(State(wal): State<Wal>, RawQuery(query): RawQuery) -> Response {
+async fn dump(State(log): State<Log>, RawQuery(query): RawQuery) -> Response {
     match DumpQuery::parse(query.as_deref().unwrap_or_default()) {
         Ok(DumpQuery {
             from,
             limit,
             payload,
-        }) => inspect(wal, move |log| log.dump(from, limit, payload)).await,
+        }) => inspect(log, move |log| log.dump(from, limit, payload)).await,
         Err(text) => failure(Code::MalformedRequest, StatusCode::BAD_REQUEST, &text),
     }
 }
@@ -147,23 +161,37 @@ impl DumpQuery {
                 "payload" => value.parse().map(|shown| parsed.payload = shown).is_ok(),
                 _ => return Err("the parameters are from, limit and payload".into()),
             };
-            if !known || parsed.limit > DUMP_RECORDS_MAX {
-                return Err(format!(
-                    "from is an offset, limit at most {DUMP_RECORDS_MAX}, payload true or false"
-                ));
+            if !known {
+                return Err("from is an offset, limit a number, payload true or false".into());
             }
+        }
+        let most = if parsed.payload {
+            DUMP_PAYLOADS_MAX
+        } else {
+            DUMP_RECORDS_MAX
+        };
+        if parsed.limit > most {
+            return Err(format!(
+                "with this payload parameter limit is at most {most}"
+            ));
         }
         Ok(parsed)
     }
 }
 
 /// Reading the log blocks: it is done beside the runtime.
-async fn inspect<T, F>(wal: Wal, question: F) -> Response
+async fn inspect<T, F>(log: Log, question: F) -> Response
 where
     T: Serialize + Send + 'static,
     F: FnOnce(&Inspector) -> Result<T, InspectError> + Send + 'static,
 {
-    let answer = tokio::task::spawn_blocking(move || question(&Inspector::live(&wal))).await;
+    let turn = log.turn.acquire_owned().await;
+    let answer = tokio::task::spawn_blocking(move || {
+        // Held here: the reading goes on even if the one who asked has gone.
+        let _turn = turn;
+        question(&Inspector::live(&log.wal))
+    })
+    .await;
     match answer {
         Ok(Ok(answer)) => Json(answer).into_response(),
         Ok(Err(error)) => {
@@ -283,8 +311,10 @@ mod tests {
     fn a_dump_asks_for_what_its_parameters_say() {
         for (query, expect) in [
             ("", Some((0, 100, false))),
-            ("from=5&limit=10000&payload=true", Some((5, 10_000, true))),
-            ("limit=10001", None),
+            ("from=5&limit=1000", Some((5, 1_000, false))),
+            ("limit=100&payload=true&from=7", Some((7, 100, true))),
+            ("limit=1001", None),
+            ("limit=101&payload=true", None),
             ("from=-1", None),
             ("payload=maybe", None),
             ("form=5", None),

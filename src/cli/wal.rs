@@ -18,8 +18,9 @@ mod show;
 
 pub use live::{LockFile, lock_path};
 
-/// Records that are asked for at a time.
+/// Records that are asked for at a time; with what the clients sent, an answer is a hundred times as large.
 const PAGE: u64 = 1000;
+const PAGE_WITH_PAYLOAD: u64 = 100;
 
 /// Why the log could not be shown.
 #[derive(Debug, thiserror::Error)]
@@ -189,9 +190,10 @@ fn dump(
     if !json {
         show::dump_heading(payload, out)?;
     }
+    let page = if payload { PAGE_WITH_PAYLOAD } else { PAGE };
     let mut left = limit;
     while left > 0 {
-        let asked = left.min(PAGE);
+        let asked = left.min(page);
         let answer = source.dump(from, asked, payload)?;
         let lines: Vec<&RawValue> = serde_json::from_str(&answer)?;
         for line in &lines {

@@ -37,8 +37,8 @@ fn lines(form: Form, level: LogLevel, write: impl FnOnce()) -> Vec<String> {
     let clock = Arc::new(ManualClock::new(1_700_000_000_123_456));
     let lines = Lines::new(form, capture.clone(), clock);
     tracing::subscriber::with_default(subscriber(level, lines), write);
-    let written = capture.0.lock().unwrap().clone();
-    written
+    let mut written = capture.0.lock().unwrap();
+    std::mem::take(&mut *written)
 }
 
 #[test]
