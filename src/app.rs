@@ -1,17 +1,425 @@
-//! The only place that names concrete back ends: configuration → parts → run until shutdown.
+//! From configuration to a running program: the only place that names concrete back ends.
+//!
+//! Parts are built in the reverse order of an event's path, so that each finds its next one ready; they are stopped in the
+//! order of the path. Stopping is never needed for correctness: it shortens the replay after the next start.
 
+use std::future::Future;
+use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin;
+use crate::backoff::Backoff;
+use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
-use crate::lifecycle::Stop;
+use crate::ingress::Ingress;
+use crate::ingress::server::{self, Door, Server};
+use crate::lifecycle::{Health, Stop, Tasks};
+use crate::loader::sqlite::SqliteWarehouse;
+use crate::loader::{self, Loader};
+use crate::publisher::{PublishError, Publisher};
+use crate::queue::{InProcessConsumer, Producer, in_process};
+use crate::store::local::LocalObjects;
+use crate::store::object_store::ObjectEventStore;
+use crate::store::retry::Retrying;
+use crate::telemetry::Metrics;
+use crate::wal::{LogState, Options, Unsettled, Wal};
+use crate::worker::{Stores, Worker};
 
-/// Runs until it is asked to stop.
+/// How often a stop says what it waits for.
+const PENDING_EVERY: Duration = Duration::from_secs(5);
+
+/// What the last phases of a stop may take when those before have used the budget up.
+const LETTING_GO: Duration = Duration::from_secs(2);
+
+/// A part that runs in the background: `None` when it panicked.
+type Running<T> = JoinHandle<Option<T>>;
+
+/// What all parts share.
+#[derive(Debug, Clone)]
+struct Shared {
+    clock: Arc<dyn Clock>,
+    metrics: Metrics,
+    health: Health,
+    tasks: Tasks,
+    /// Ends writes that are being retried: what was not stored stays in the log.
+    give_up: CancellationToken,
+}
+
+/// Builds everything, runs until told to stop or until a part fails, and stops in order.
 ///
 /// # Errors
 ///
-/// Whatever keeps it from running.
+/// A part that cannot be built; nothing was acknowledged then.
 pub async fn run(config: Config, stop: Stop) -> anyhow::Result<ExitCode> {
-    drop(config);
-    stop.requested().await;
-    Ok(ExitCode::SUCCESS)
+    let shared = Shared {
+        clock: Arc::new(SystemClock),
+        metrics: Metrics::new(),
+        health: Health::default(),
+        tasks: Tasks::default(),
+        give_up: CancellationToken::new(),
+    };
+    let (wal, unsettled) = open_log(&config, &shared).await?;
+    observe(&wal, &shared);
+    let pipeline = Pipeline::start(&config, &shared, &wal, unsettled)?;
+    let doors = Doors::open(&config, &shared, &wal).await?;
+    let mut pipeline = pipeline;
+    let reason = tokio::select! {
+        // Cancel safe: the token stays cancelled.
+        () = stop.requested() => Reason::Asked,
+        // Cancel safe: the state is looked at again.
+        () = log_failed(&wal) => Reason::Failed("log"),
+        // Cancel safe: the name stays.
+        task = shared.tasks.died() => Reason::Failed(task),
+        // Cancel safe: the handle is not polled again after it has ended.
+        ended = &mut pipeline.publisher => {
+            if let Ok(Some(Err(error))) = ended {
+                tracing::error!(error = &error as &dyn std::error::Error, "publisher_failed");
+            }
+            Reason::Failed("publisher")
+        }
+    };
+    match reason {
+        Reason::Asked => {
+            tracing::info!("shutdown_started");
+            drain(&config, &shared, wal, pipeline, doors).await;
+            tracing::info!("shutdown_completed");
+            Ok(ExitCode::SUCCESS)
+        }
+        // Nothing may be acknowledged any more, and a restart repairs what can be repaired: no drain.
+        Reason::Failed(part) => {
+            shared.health.not_ready(part, Some("failed".into()));
+            tracing::error!(part, "shutdown_after_failure");
+            // Only the answers: whoever waits hears that his events were not stored instead of nothing.
+            doors.drain.cancel();
+            let deadline = Instant::now() + LETTING_GO;
+            phase("doors", deadline, futures::future::join_all(doors.servers)).await;
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+enum Reason {
+    Asked,
+    Failed(&'static str),
+}
+
+async fn open_log(config: &Config, shared: &Shared) -> anyhow::Result<(Wal, Unsettled)> {
+    let options = Options {
+        config: config.wal.clone(),
+        clock: Arc::clone(&shared.clock),
+        metrics: shared.metrics.clone(),
+    };
+    let opened = tokio::task::spawn_blocking(move || Wal::open(options)).await;
+    let (wal, unsettled) = opened
+        .context("run the opening of the log")?
+        .context("open the log")?;
+    tracing::info!(
+        log_id = %wal.log_id(),
+        lanes = wal.lanes(),
+        unsettled = *wal.durable().borrow() - unsettled.checkpoint.offset,
+        "log_opened"
+    );
+    let (health, mut state) = (shared.health.clone(), wal.state());
+    shared.tasks.spawn("log health", async move {
+        loop {
+            let reason = match *state.borrow_and_update() {
+                LogState::Open => None,
+                LogState::Full => Some("full"),
+                LogState::Failed => Some("failed"),
+                LogState::Closed => Some("closed"),
+            };
+            health.not_ready("log", reason.map(Into::into));
+            if state.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok((wal, unsettled))
+}
+
+async fn log_failed(wal: &Wal) {
+    let mut state = wal.state();
+    if state
+        .wait_for(|state| *state == LogState::Failed)
+        .await
+        .is_err()
+    {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Gauges of what the log holds; the stages count the rest themselves.
+fn observe(wal: &Wal, shared: &Shared) {
+    #[expect(clippy::cast_precision_loss, reason = "gauges are floating point")]
+    fn gauge(value: u64) -> f64 {
+        value as f64
+    }
+    fn age(clock: &dyn Clock, since: Option<i64>) -> f64 {
+        let micros = since.map_or(0, |since| clock.now().saturating_sub(since));
+        Duration::from_micros(u64::try_from(micros).unwrap_or(0)).as_secs_f64()
+    }
+    type Read = fn(&Wal, &dyn Clock) -> f64;
+    let gauges: [(&str, &str, Read); 6] = [
+        ("eventkit_wal_bytes", "Bytes of stored records", |wal, _| {
+            gauge(wal.stored_bytes())
+        }),
+        (
+            "eventkit_wal_bytes_limit",
+            "Stored bytes at which work is shed",
+            |wal, _| gauge(wal.limit_bytes()),
+        ),
+        (
+            "eventkit_queue_depth",
+            "Events in the log that are not settled",
+            |wal, _| gauge(wal.durable().borrow().saturating_sub(wal.settled())),
+        ),
+        (
+            "eventkit_wal_oldest_unsettled_seconds",
+            "Age of the oldest unsettled event",
+            |wal, clock| age(clock, wal.received_at(wal.settled())),
+        ),
+        (
+            "eventkit_dedup_window_seconds",
+            "How far back repeats are recognised",
+            |wal, clock| age(clock, wal.dedup_since()),
+        ),
+        (
+            "eventkit_wal_usable",
+            "1 when the log takes appends",
+            |wal, _| gauge(u64::from(wal.admit().is_ok())),
+        ),
+    ];
+    for (name, description, read) in gauges {
+        let (wal, clock) = (wal.clone(), Arc::clone(&shared.clock));
+        shared
+            .metrics
+            .observe(name, description, vec![], move || read(&wal, &*clock));
+    }
+}
+
+/// Behind the log: publisher → queue → workers → store → loader.
+struct Pipeline {
+    publisher: Running<Result<(), PublishError>>,
+    workers: Vec<Running<()>>,
+    loader: Option<Running<Loader>>,
+    stop_publisher: CancellationToken,
+    stop_loader: CancellationToken,
+}
+
+impl Pipeline {
+    fn start(
+        config: &Config,
+        shared: &Shared,
+        wal: &Wal,
+        unsettled: Unsettled,
+    ) -> anyhow::Result<Self> {
+        let objects = LocalObjects::open(&config.store.dir).context("open the event store")?;
+        let inbox = objects.inbox_changed();
+        let objects = Arc::new(objects);
+        let stop_loader = CancellationToken::new();
+        let loader = config.loader.enabled.then(|| {
+            start_loader(
+                config,
+                shared,
+                Arc::clone(&objects),
+                inbox,
+                stop_loader.clone(),
+            )
+        });
+
+        let store = Arc::new(Retrying::new(
+            ObjectEventStore::new(objects),
+            Backoff::default(),
+            shared.health.clone(),
+            shared.metrics.clone(),
+            shared.give_up.clone(),
+        ));
+        let stores = Stores::both(store);
+        let (producer, consumers) =
+            in_process(config.workers, Backoff::default(), shared.metrics.clone());
+        let node: Arc<str> = config.node.as_str().into();
+        let workers = consumers.into_iter().map(|consumer: InProcessConsumer| {
+            let (stores, node) = (stores.clone(), Arc::clone(&node));
+            let worker = Worker::new(Box::new(consumer), stores, node, shared.metrics.clone());
+            shared.tasks.spawn("worker", worker.run())
+        });
+        let workers = workers.collect();
+
+        let stop_publisher = CancellationToken::new();
+        let producer: Arc<dyn Producer> = Arc::new(producer);
+        let publisher = Publisher::new(
+            wal.clone(),
+            unsettled,
+            producer,
+            &config.publisher,
+            shared.metrics.clone(),
+        );
+        let publisher = shared
+            .tasks
+            .spawn("publisher", publisher.run(stop_publisher.clone()));
+        Ok(Self {
+            publisher,
+            workers,
+            loader,
+            stop_publisher,
+            stop_loader,
+        })
+    }
+}
+
+fn start_loader(
+    config: &Config,
+    shared: &Shared,
+    objects: Arc<LocalObjects>,
+    inbox: Arc<Notify>,
+    stop: CancellationToken,
+) -> Running<Loader> {
+    let warehouse =
+        SqliteWarehouse::new(config.loader.sqlite_path.clone(), Arc::clone(&shared.clock));
+    let context = loader::Context {
+        clock: Arc::clone(&shared.clock),
+        metrics: shared.metrics.clone(),
+        health: shared.health.clone(),
+    };
+    let loader = Loader::new(
+        objects,
+        Box::new(warehouse),
+        context,
+        config.loader.interval,
+    );
+    shared.tasks.spawn("loader", loader.run(inbox, stop))
+}
+
+/// In front of the log: the public port, the gRPC port, the admin port.
+struct Doors {
+    servers: Vec<Running<()>>,
+    admin: Running<std::io::Result<()>>,
+    drain: CancellationToken,
+    stop_admin: CancellationToken,
+}
+
+impl Doors {
+    async fn open(config: &Config, shared: &Shared, wal: &Wal) -> anyhow::Result<Self> {
+        let http = bind("HTTP", config.ingress.http_addr).await?;
+        let grpc = bind("gRPC", config.ingress.grpc_addr).await?;
+        let admin = bind("admin", config.admin.addr).await?;
+        let admin_addr = admin.local_addr()?;
+        wal.announce(admin_addr)
+            .context("announce the log's owner")?;
+        tracing::info!(
+            http = %http.local_addr()?,
+            grpc = %grpc.local_addr()?,
+            admin = %admin_addr,
+            data_dir = %config.data_dir.display(),
+            version = env!("CARGO_PKG_VERSION"),
+            "listening"
+        );
+        let ingress = Ingress::new(
+            wal.clone(),
+            Arc::clone(&shared.clock),
+            shared.metrics.clone(),
+            config.ingress.clone(),
+            shared.health.clone(),
+        );
+        let drain = CancellationToken::new();
+        let stop = server::Stop {
+            drain: drain.clone(),
+            grace: config.drain_timeout,
+        };
+        let server = Server::new(ingress, shared.tasks.clone(), stop);
+        let servers = [(http, Door::Public), (grpc, Door::GrpcOnly)].map(|(listener, door)| {
+            let server = server.clone();
+            shared
+                .tasks
+                .spawn("server", async move { server.serve(listener, door).await })
+        });
+        let stop_admin = CancellationToken::new();
+        let router = admin::router(shared.metrics.clone(), wal.clone(), shared.health.clone());
+        let admin = shared
+            .tasks
+            .spawn("admin", admin::serve(admin, router, stop_admin.clone()));
+        Ok(Self {
+            servers: servers.into(),
+            admin,
+            drain,
+            stop_admin,
+        })
+    }
+}
+
+async fn bind(door: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(addr)
+        .await
+        .with_context(|| format!("bind the {door} port at {addr}"))
+}
+
+/// Stops every part in the order of the path, all of them within one budget.
+async fn drain(config: &Config, shared: &Shared, wal: Wal, pipeline: Pipeline, doors: Doors) {
+    let deadline = Instant::now() + config.drain_timeout;
+    shared.health.not_ready("shutdown", Some("draining".into()));
+    doors.drain.cancel();
+    phase("doors", deadline, futures::future::join_all(doors.servers)).await;
+    pipeline.stop_publisher.cancel();
+    let aborts = pipeline.publisher.abort_handle();
+    if !phase("publisher", deadline, pipeline.publisher).await {
+        // Its end of the queue goes with it, so that the workers come to an end too.
+        aborts.abort();
+    }
+    shared.give_up.cancel();
+    // What follows only lets go; it gets a moment of its own even if the budget is spent.
+    let deadline = deadline.max(Instant::now() + LETTING_GO);
+    phase(
+        "workers",
+        deadline,
+        futures::future::join_all(pipeline.workers),
+    )
+    .await;
+    pipeline.stop_loader.cancel();
+    if let Some(loader) = pipeline.loader {
+        phase("loader", deadline, empty_inbox(loader)).await;
+    }
+    phase("log", deadline, wal.close()).await;
+    doors.stop_admin.cancel();
+    phase("admin", deadline, doors.admin).await;
+    shared.metrics.shutdown();
+}
+
+/// What the workers stored last becomes rows before the program ends, if that goes quickly; else after the next start.
+async fn empty_inbox(loader: Running<Loader>) {
+    if let Ok(Some(mut loader)) = loader.await
+        && let Err(error) = loader.drain().await
+    {
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "inbox_not_emptied"
+        );
+    }
+}
+
+/// Waits for a part, saying so every few seconds; `false` when the budget ran out first.
+async fn phase(part: &'static str, deadline: Instant, ends: impl Future) -> bool {
+    tokio::pin!(ends);
+    let mut pending = tokio::time::interval_at(Instant::now() + PENDING_EVERY, PENDING_EVERY);
+    loop {
+        tokio::select! {
+            // Cancel safe: pinned outside.
+            _ended = &mut ends => return true,
+            // Cancel safe: an interval.
+            _tick = pending.tick() => tracing::info!(pending = part, "shutdown_pending"),
+            // Cancel safe: a fixed moment.
+            () = tokio::time::sleep_until(deadline) => {
+                tracing::warn!(pending = part, "shutdown_budget_spent");
+                return false;
+            }
+        }
+    }
 }

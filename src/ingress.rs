@@ -1,1 +1,404 @@
-//! Placeholder.
+//! The doors: bytes come in, by HTTP or gRPC, and every event gets exactly one outcome.
+//!
+//! ```text
+//!   http ──▶ decode::scan ──┐
+//!                           ├─▶ submit: admit ─▶ lane ─▶ one append ─▶ commit ─▶ one outcome per event
+//!   grpc ──▶ slices ────────┘
+//! ```
+//!
+//! What this stage promises:
+//!
+//! 1. One path behind all doors: [`Ingress::submit`]. A door only turns its protocol into a [`Submission`] and the
+//!    outcomes into its answer.
+//! 2. Every event of a request has exactly one [`Outcome`], in the order of the request; a bad one never rejects those
+//!    beside it.
+//! 3. [`Outcome::Accepted`] and [`Outcome::Duplicate`] are said only after the log's commit. What is refused as a whole
+//!    ([`RequestError`]) before the append was not stored.
+//! 4. A deadline counts up to the append. After it the answer waits for the commit, however late. A client that goes away
+//!    undoes nothing.
+//! 5. Work that the log cannot take is shed before its body is read ([`Ingress::gate`]).
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use opentelemetry::KeyValue;
+use tokio::sync::Semaphore;
+
+use crate::clock::Clock;
+use crate::config::IngressConfig;
+use crate::event::{DEFAULT_SOURCE, Event, EventKey, Lane, Micros};
+use crate::lifecycle::Health;
+use crate::sequencer;
+use crate::status::Code;
+use crate::telemetry::Metrics;
+use crate::wal::{Append, AppendError, CommitError, Wal};
+
+pub mod admit;
+pub mod decode;
+pub mod grpc;
+pub mod http;
+pub mod outcome;
+pub mod server;
+pub mod shed;
+
+mod accept;
+mod answer;
+mod body;
+mod cors;
+mod deadline;
+mod grpc_layer;
+mod request_id;
+mod route;
+mod rpc_status;
+
+pub use deadline::Deadline;
+pub use outcome::{Counts, Outcome, RequestError};
+pub use server::{Door, Server, Stop};
+
+use admit::{Admitted, Limits};
+use decode::scan::Item;
+use shed::Budget;
+
+/// Bytes of a record that are not its payload, about: to size the buffer of an append once.
+const RECORD_OVERHEAD: usize = 96;
+
+/// Which protocol an event came by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// JSON over HTTP.
+    Http,
+    /// gRPC or gRPC-web.
+    Grpc,
+}
+
+/// One event of a request, not judged yet.
+#[derive(Debug, Clone, Copy)]
+pub enum Input<'a> {
+    /// An item of a JSON body.
+    Json(Item<'a>),
+    /// An encoded `eventkit.v1.Event`.
+    Event(&'a Bytes),
+}
+
+impl Input<'_> {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Json(item) => item.bytes.len(),
+            Self::Event(bytes) => bytes.len(),
+        }
+    }
+}
+
+/// One request's events, and what is known about all of them.
+#[derive(Debug)]
+pub struct Submission<'a> {
+    /// How they came.
+    pub protocol: Protocol,
+    /// Identifies the request in the logs.
+    pub request_id: &'a str,
+    /// Where the events are stored; judged by the door ([`admit::is_stream_name`]).
+    pub stream: &'a str,
+    /// When the client says it sent the request.
+    pub sent_at: Option<Micros>,
+    /// Until when the events may be appended.
+    pub deadline: Option<&'a Deadline>,
+    /// The events.
+    pub inputs: Vec<Input<'a>>,
+}
+
+/// The one path behind all doors. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Ingress(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    wal: Wal,
+    clock: Arc<dyn Clock>,
+    metrics: Metrics,
+    config: IngressConfig,
+    health: Health,
+    limits: Limits,
+    in_flight: Budget,
+    connections: Arc<Semaphore>,
+    /// Held by every open connection: counts them.
+    open: Arc<()>,
+}
+
+impl Ingress {
+    /// The path to this log, within these limits.
+    #[must_use]
+    pub fn new(
+        wal: Wal,
+        clock: Arc<dyn Clock>,
+        metrics: Metrics,
+        config: IngressConfig,
+        health: Health,
+    ) -> Self {
+        let in_flight = Budget::new(config.in_flight_bytes_max);
+        let connections = Arc::new(Semaphore::new(config.connections_max));
+        let open = Arc::new(());
+        let (bytes, opened) = (in_flight.clone(), Arc::downgrade(&open));
+        metrics.observe(
+            "eventkit_ingress_in_flight_bytes",
+            "Bytes of request bodies under way",
+            vec![],
+            move || gauge(bytes.used()),
+        );
+        metrics.observe(
+            "eventkit_ingress_connections",
+            "Open connections",
+            vec![],
+            // One reference is the gateway's own.
+            move || gauge(opened.strong_count().saturating_sub(1)),
+        );
+        Self(Arc::new(Inner {
+            limits: Limits {
+                event_bytes_max: config.event_bytes_max,
+                depth_max: config.depth_max,
+                keys_max: config.keys_max,
+            },
+            wal,
+            clock,
+            metrics,
+            config,
+            health,
+            in_flight,
+            connections,
+            open,
+        }))
+    }
+
+    /// The limits.
+    #[must_use]
+    pub fn config(&self) -> &IngressConfig {
+        &self.0.config
+    }
+
+    pub(crate) fn health(&self) -> &Health {
+        &self.0.health
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    pub(crate) fn now(&self) -> Micros {
+        self.0.clock.now()
+    }
+
+    /// A mark of one open connection.
+    pub(crate) fn open_connection(&self) -> Arc<()> {
+        Arc::clone(&self.0.open)
+    }
+
+    /// The places for connections. A listener that waits for one holds a place already.
+    pub(crate) fn connections(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.0.connections)
+    }
+
+    /// Asked before a request's body is read: takes its announced bytes from the budget of what is under way.
+    ///
+    /// # Errors
+    ///
+    /// The log takes nothing now, or too much is under way; counted as shed.
+    pub fn gate(&self, announced_bytes: usize) -> Result<shed::Held, RequestError> {
+        let refusal = match self.0.wal.admit() {
+            Err(error) => append_code(error),
+            Ok(()) => match self.0.in_flight.take(announced_bytes) {
+                Some(held) => return Ok(held),
+                None => Code::Overloaded,
+            },
+        };
+        self.shed(refusal);
+        Err(refusal.into())
+    }
+
+    /// Counts a request that is turned away for our own want of capacity.
+    pub(crate) fn shed(&self, code: Code) {
+        self.metrics()
+            .requests_shed
+            .add(1, &[KeyValue::new("code", code.as_str())]);
+    }
+
+    /// Stores a request's events and says what became of each, in order.
+    ///
+    /// Cancel safe in the sense of the promises: dropped before the append nothing is stored, dropped after it the append
+    /// stands.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError`]: the request as a whole. Unless its code says that the outcome is unknown, nothing was stored.
+    pub async fn submit<'a>(
+        &self,
+        submission: Submission<'a>,
+    ) -> Result<Vec<Outcome<'a>>, RequestError> {
+        self.metrics().events_received.add(
+            submission.inputs.len() as u64,
+            protocol_label(submission.protocol),
+        );
+        let (count, max) = (submission.inputs.len(), self.config().batch_events_max);
+        if count > max {
+            return Err(RequestError::too_many_events(max));
+        }
+        let deadline = submission.deadline;
+        let (mut outcomes, append) = self.prepare(submission);
+        if !append.is_empty() {
+            if deadline.is_some_and(|deadline| !deadline.begin_append()) {
+                return Err(Code::DeadlineExceeded.into());
+            }
+            let commit = self.0.wal.append(append).map_err(|error| {
+                let code = append_code(error);
+                self.shed(code);
+                code
+            })?;
+            let committed = commit.await.map_err(commit_code)?;
+            outcome::mark_duplicates(&mut outcomes, &committed.duplicates);
+        }
+        self.count(&outcomes);
+        Ok(outcomes)
+    }
+
+    /// Judges every event and encodes those that are taken into one append. Their outcomes say "accepted" already, and are
+    /// not shown to anyone before the commit.
+    fn prepare<'a>(&self, submission: Submission<'a>) -> (Vec<Outcome<'a>>, Append) {
+        let received_at = self.now();
+        let bytes: usize = submission.inputs.iter().map(Input::bytes).sum();
+        let count = submission.inputs.len();
+        let mut append = Append::with_capacity(count, bytes + count * RECORD_OVERHEAD);
+        let mut outcomes = Vec::with_capacity(count);
+        let debug = tracing::enabled!(tracing::Level::DEBUG);
+        for input in &submission.inputs {
+            let judged = match input {
+                Input::Json(item) => admit::json(*item, &self.0.limits),
+                Input::Event(bytes) => admit::event(bytes, &self.0.limits),
+            };
+            let admitted = match judged {
+                Ok(admitted) => admitted,
+                Err(refused) => {
+                    outcomes.push(Outcome::Rejected {
+                        message_id: refused.message_id,
+                        code: refused.code,
+                        reason: refused.reason,
+                    });
+                    continue;
+                }
+            };
+            let kind = admitted.kind;
+            let (outcome, lane) = self.push(admitted, &submission, received_at, &mut append);
+            outcomes.push(outcome);
+            if debug {
+                trace_event(&submission, kind, lane);
+            }
+        }
+        (outcomes, append)
+    }
+
+    /// Gives an event its id and lane and adds it to the append.
+    fn push<'a>(
+        &self,
+        admitted: Admitted<'a>,
+        submission: &Submission<'a>,
+        received_at: Micros,
+        append: &mut Append,
+    ) -> (Outcome<'a>, Lane) {
+        let assigned = admitted.message_id.is_none();
+        let message_id = admitted
+            .message_id
+            .unwrap_or_else(|| Cow::Owned(request_id::uuid_v7(received_at)));
+        let routing_key = sequencer::routing_key(
+            admitted.user_id.as_deref(),
+            admitted.anonymous_id.as_deref(),
+            &message_id,
+        );
+        let lane = sequencer::lane(routing_key, self.0.wal.lanes());
+        let fingerprint = self.0.wal.fingerprint(EventKey {
+            source: DEFAULT_SOURCE,
+            message_id: &message_id,
+        });
+        append.push(
+            &Event {
+                format: admitted.format,
+                payload: admitted.payload,
+                source: DEFAULT_SOURCE,
+                message_id: &message_id,
+                message_id_assigned: assigned,
+                stream: submission.stream,
+                kind: None,
+                lane,
+                received_at,
+                sent_at: submission.sent_at,
+                trace: None,
+                batch_context: &[],
+                batch_integrations: &[],
+            },
+            fingerprint,
+        );
+        let outcome = Outcome::Accepted {
+            message_id,
+            assigned,
+        };
+        (outcome, lane)
+    }
+
+    fn count(&self, outcomes: &[Outcome<'_>]) {
+        let counts = Counts::of(outcomes);
+        let metrics = self.metrics();
+        if counts.accepted > 0 {
+            metrics.events_accepted.add(u64::from(counts.accepted), &[]);
+        }
+        if counts.duplicate > 0 {
+            metrics
+                .events_duplicate
+                .add(u64::from(counts.duplicate), &[]);
+        }
+        if counts.rejected > 0 {
+            for (code, rejected) in outcome::rejected_by_code(outcomes) {
+                let label = [KeyValue::new("code", code.as_str())];
+                metrics.events_rejected.add(rejected, &label);
+            }
+        }
+    }
+}
+
+/// The lines of one event, only when someone reads them. They carry no value that a client made up.
+fn trace_event(submission: &Submission<'_>, kind: &'static str, lane: Lane) {
+    let (request_id, stream) = (submission.request_id, submission.stream);
+    tracing::debug!(event_type = kind, request_id, stream, "event_received");
+    tracing::debug!(event_type = kind, request_id, stream, "event_adapted");
+    tracing::debug!(partition = lane.0, request_id, stream, "event_sequenced");
+}
+
+fn protocol_label(protocol: Protocol) -> &'static [KeyValue] {
+    static HTTP: std::sync::LazyLock<[KeyValue; 1]> =
+        std::sync::LazyLock::new(|| [KeyValue::new("protocol", "http")]);
+    static GRPC: std::sync::LazyLock<[KeyValue; 1]> =
+        std::sync::LazyLock::new(|| [KeyValue::new("protocol", "grpc")]);
+    match protocol {
+        Protocol::Http => &*HTTP,
+        Protocol::Grpc => &*GRPC,
+    }
+}
+
+fn append_code(error: AppendError) -> Code {
+    match error {
+        AppendError::Full => Code::LogFull,
+        AppendError::Overloaded => Code::Overloaded,
+        AppendError::Closed => Code::Draining,
+        AppendError::Failed => Code::LogFailed,
+    }
+}
+
+fn commit_code(error: CommitError) -> Code {
+    match error {
+        CommitError::Failed => Code::LogFailed,
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a gauge of a limit in use, far below 2^53"
+)]
+fn gauge(value: usize) -> f64 {
+    value as f64
+}

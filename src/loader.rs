@@ -1,1 +1,390 @@
-//! Placeholder.
+//! The loader: objects become rows of the warehouse, each event once.
+//!
+//! ```text
+//!  inbox/ ─▶ manifest N ─▶ load (staging) ─▶ merge ─▶ record ─▶ markers removed
+//!            create if absent                         └─ from here on N and its objects are done
+//! ```
+//!
+//! What the loader promises:
+//!
+//! 1. It finds objects by their markers in `inbox/` alone: a late object of an old day is found like any other.
+//! 2. A marker is removed only once the warehouse's own record of its object is durable, or a copy of the marker is in
+//!    `quarantine/`. Nothing is ever lost silently.
+//! 3. Manifests are numbered from the last recorded one on and are created if absent. Who loses the race starts over. Open
+//!    manifests are completed first, the lowest first, by whoever comes: manifest N+1 is merged only after N is done.
+//! 4. Every step may be repeated by anyone, also at the same time; so a crash between any two steps, or an answer that was
+//!    lost, costs time and nothing else.
+//! 5. An object that cannot be loaded is isolated by parting its manifest until it is alone. Only that one is quarantined:
+//!    the object stays where it is, its marker moves.
+//! 6. Bounded: a manifest holds at most [`Limits`]; objects are read one at a time.
+//!
+//! Two loaders never share an object in two manifests: one takes a number above the last recorded one, then lists; the
+//! number is free only if nothing was recorded meanwhile, and what is recorded is left out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use opentelemetry::KeyValue;
+use tokio::sync::Notify;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff::Backoff;
+use crate::clock::Clock;
+use crate::lifecycle::Health;
+use crate::store::{Objects, WriteError};
+use crate::telemetry::Metrics;
+
+pub mod fake;
+mod inbox;
+mod iso;
+pub mod manifest;
+mod open;
+pub mod sqlite;
+pub mod warehouse;
+
+pub use inbox::Limits;
+pub use manifest::{Manifest, ManifestObject};
+pub use sqlite::SqliteWarehouse;
+pub use warehouse::{LoadError, MergeError, Merged, Outcome, Staged, Warehouse, WarehouseError};
+
+/// The component's name in [`Health`].
+const COMPONENT: &str = "warehouse";
+
+/// How long after a wake the loader waits for more markers.
+const DEBOUNCE: Duration = Duration::from_millis(100);
+
+/// The newest recorded manifests whose files are kept.
+const MANIFESTS_KEPT: u64 = 100;
+
+/// Why a round ended early. Every round may be repeated.
+#[derive(Debug, thiserror::Error)]
+pub enum RoundError {
+    /// The store is out, or refuses.
+    #[error("store failed")]
+    Store(#[from] WriteError),
+    /// The warehouse is out.
+    #[error(transparent)]
+    Warehouse(#[from] WarehouseError),
+    /// The load failed.
+    #[error("load of manifest {number} failed")]
+    Load {
+        /// The manifest.
+        number: u64,
+        /// Why.
+        #[source]
+        source: LoadError,
+    },
+    /// The merge failed.
+    #[error("merge of manifest {number} failed")]
+    Merge {
+        /// The manifest.
+        number: u64,
+        /// Why.
+        #[source]
+        source: MergeError,
+    },
+    /// A later version of this program began a manifest; it must complete it.
+    #[error("manifest {number} cannot be completed by this version")]
+    Newer {
+        /// The manifest.
+        number: u64,
+        /// Why.
+        #[source]
+        source: manifest::ParseError,
+    },
+    /// Markers lie in the inbox that this version cannot judge or may not read; all others are loaded.
+    #[error("{count} markers stay in the inbox; {name}: {reason}")]
+    Blocked {
+        /// How many.
+        count: usize,
+        /// One of them.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// There is no number left for a manifest.
+    #[error("manifest numbers are used up")]
+    Numbers,
+}
+
+/// What a round did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Round {
+    /// A manifest was completed, or given up for others; there may be more to do.
+    Worked,
+    /// The inbox is empty.
+    Idle,
+    /// A stop was asked for between two steps.
+    Stopped,
+}
+
+/// What a load led to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loaded {
+    /// The rows are staged: merge them.
+    Staged(Staged),
+    /// The manifest is recorded without a merge: its objects are in later ones, or its one object is in quarantine.
+    GivenUp,
+}
+
+/// What a loader needs of the rest of the program.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// Tells when a manifest was made.
+    pub clock: Arc<dyn Clock>,
+    /// Where it counts.
+    pub metrics: Metrics,
+    /// Where an outage shows.
+    pub health: Health,
+}
+
+/// Brings what lies in the inbox into the warehouse.
+#[derive(Debug)]
+pub struct Loader {
+    objects: Arc<dyn Objects>,
+    warehouse: Box<dyn Warehouse>,
+    context: Context,
+    /// The longest time between two looks at the inbox.
+    interval: Duration,
+    limits: Limits,
+    backoff: Backoff,
+    is_prepared: bool,
+}
+
+impl Loader {
+    /// A loader between a store and a warehouse, which looks at the inbox at least once an interval.
+    #[must_use]
+    pub fn new(
+        objects: Arc<dyn Objects>,
+        warehouse: Box<dyn Warehouse>,
+        context: Context,
+        interval: Duration,
+    ) -> Self {
+        Self {
+            objects,
+            warehouse,
+            context,
+            interval,
+            limits: Limits::default(),
+            backoff: Backoff::default(),
+            is_prepared: false,
+        }
+    }
+
+    /// The same with other limits.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// The same with other waits after failures.
+    #[must_use]
+    pub fn with_backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
+    /// Works until asked to stop: whenever woken (a little later, so that markers gather), and at least once an interval.
+    /// A stop lets the current step finish and starts nothing new. Hands itself back, for a last [`Loader::drain`].
+    pub async fn run(mut self, wake: Arc<Notify>, shutdown: CancellationToken) -> Self {
+        let mut failures = 0_u32;
+        while !shutdown.is_cancelled() {
+            match self.drain_until(&shutdown).await {
+                Ok(()) => {
+                    failures = 0;
+                    self.context.health.degraded(COMPONENT, None);
+                    tokio::select! {
+                        () = shutdown.cancelled() => break,
+                        () = sleep(self.interval) => continue,
+                        () = wake.notified() => {}
+                    }
+                    tokio::select! {
+                        () = shutdown.cancelled() => break,
+                        () = sleep(DEBOUNCE) => {}
+                    }
+                }
+                Err(error) => {
+                    failures = failures.saturating_add(1);
+                    let wait = self.failed(&error, failures);
+                    tokio::select! {
+                        () = shutdown.cancelled() => break,
+                        () = sleep(wait) => {}
+                    }
+                }
+            }
+        }
+        self
+    }
+
+    /// Rounds until the inbox is empty.
+    ///
+    /// # Errors
+    ///
+    /// The first [`RoundError`]; nothing is lost, and the next call goes on where this one ended.
+    pub async fn drain(&mut self) -> Result<(), RoundError> {
+        self.drain_until(&CancellationToken::new()).await
+    }
+
+    async fn drain_until(&mut self, stop: &CancellationToken) -> Result<(), RoundError> {
+        while self.round(stop).await? == Round::Worked {}
+        Ok(())
+    }
+
+    /// Takes one manifest from wherever it stands to its end. Between two steps it heeds the stop.
+    ///
+    /// # Errors
+    ///
+    /// [`RoundError`]; the next round goes on where this one ended.
+    pub async fn round(&mut self, stop: &CancellationToken) -> Result<Round, RoundError> {
+        if stop.is_cancelled() {
+            return Ok(Round::Stopped);
+        }
+        self.prepare().await?;
+        let Some(manifest) = self.next().await? else {
+            return Ok(Round::Idle);
+        };
+        if stop.is_cancelled() {
+            return Ok(Round::Stopped);
+        }
+        if self.load(&manifest).await? == Loaded::GivenUp {
+            return Ok(Round::Worked);
+        }
+        if stop.is_cancelled() {
+            return Ok(Round::Stopped);
+        }
+        let merged = self.merge(&manifest).await?;
+        // The record and the removal only shorten what the next start repeats, so a stop need not come between.
+        self.record(&manifest, merged).await?;
+        self.remove_markers(&manifest).await?;
+        Ok(Round::Worked)
+    }
+
+    /// Step 0, once: the warehouse has its tables, and the files of old manifests are gone.
+    ///
+    /// # Errors
+    ///
+    /// [`RoundError`].
+    pub async fn prepare(&mut self) -> Result<(), RoundError> {
+        if !self.is_prepared {
+            self.warehouse.prepare().await?;
+            self.clean_up().await?;
+            self.is_prepared = true;
+        }
+        Ok(())
+    }
+
+    /// Step 2: the manifest's objects become staged rows. One that cannot be loaded as it stands is given up here.
+    ///
+    /// # Errors
+    ///
+    /// [`RoundError`].
+    pub async fn load(&mut self, manifest: &Manifest) -> Result<Loaded, RoundError> {
+        let loaded = self.warehouse.load(manifest, &*self.objects).await;
+        let failed = |source| RoundError::Load {
+            number: manifest.number,
+            source,
+        };
+        match loaded {
+            Ok(staged) => Ok(Loaded::Staged(staged)),
+            Err(LoadError::Object { object, reason }) => {
+                match manifest.parts(object.as_deref()) {
+                    Some(parts) => self.supersede(manifest, parts, reason).await?,
+                    None => self.quarantine(manifest, reason).await?,
+                }
+                Ok(Loaded::GivenUp)
+            }
+            Err(LoadError::Attempt { reason }) => {
+                // Reported as a failure, so that the next attempt is waited for.
+                self.supersede(manifest, [manifest.objects.clone()], reason.clone())
+                    .await?;
+                Err(failed(LoadError::Attempt { reason }))
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// Step 3: staged rows become rows of the tables.
+    ///
+    /// # Errors
+    ///
+    /// [`RoundError`].
+    pub async fn merge(&mut self, manifest: &Manifest) -> Result<Merged, RoundError> {
+        let number = manifest.number;
+        self.warehouse
+            .merge(manifest)
+            .await
+            .map_err(|source| RoundError::Merge { number, source })
+    }
+
+    /// Step 4: the manifest and its objects are done.
+    ///
+    /// # Errors
+    ///
+    /// [`RoundError`].
+    pub async fn record(&mut self, manifest: &Manifest, merged: Merged) -> Result<(), RoundError> {
+        self.warehouse
+            .record(manifest, &Outcome::Loaded(merged))
+            .await?;
+        let metrics = &self.context.metrics;
+        metrics.loader_manifests_recorded.add(1, &[]);
+        for (table, inserted, duplicate) in [
+            ("events", merged.events_inserted, merged.events_duplicate),
+            ("errors", merged.errors_inserted, merged.errors_duplicate),
+        ] {
+            let labels = [KeyValue::new("table", table)];
+            metrics.loader_rows_merged.add(inserted, &labels);
+            metrics.loader_rows_duplicate.add(duplicate, &labels);
+        }
+        tracing::info!(
+            manifest.number = manifest.number,
+            manifest.objects = manifest.objects.len(),
+            events.inserted = merged.events_inserted,
+            events.duplicate = merged.events_duplicate,
+            errors.inserted = merged.errors_inserted,
+            errors.duplicate = merged.errors_duplicate,
+            errors.superseded = merged
+                .errors_superseded
+                .saturating_add(merged.errors_removed),
+            "manifest_recorded"
+        );
+        Ok(())
+    }
+
+    /// Step 5: the markers of a recorded manifest go, and with them the file of the manifest that is now too old to keep.
+    ///
+    /// # Errors
+    ///
+    /// [`RoundError`].
+    pub async fn remove_markers(&mut self, manifest: &Manifest) -> Result<(), RoundError> {
+        let markers = manifest.objects.iter().map(|o| o.marker.as_str());
+        inbox::remove(&*self.objects, markers).await?;
+        if let Some(old) = manifest.number.checked_sub(MANIFESTS_KEPT) {
+            self.objects.delete(&Manifest::name(old)).await?;
+        }
+        Ok(())
+    }
+
+    /// Says what failed, once; answers how long to wait.
+    fn failed(&self, error: &RoundError, failures: u32) -> Duration {
+        let wait = self.backoff.wait(failures);
+        self.context.metrics.loader_failures.add(1, &[]);
+        let error = chain(error);
+        tracing::warn!(%error, failures, wait = ?wait, "loader_round_failed");
+        self.context.health.degraded(COMPONENT, Some(error));
+        wait
+    }
+}
+
+/// An error and all its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

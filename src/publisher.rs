@@ -1,1 +1,406 @@
-//! Placeholder.
+//! The publisher: follows the log's durable tail, seals batches per lane, hands them on, moves the checkpoint.
+//!
+//! What it promises:
+//!
+//! 1. Every record of the log becomes part of exactly one batch of its lane, and batches of a lane are sent in order, one
+//!    unsettled at a time.
+//! 2. A batch's seal is durable before the batch is handed on; after a crash the same batch with the same identity is
+//!    sent again.
+//! 3. The checkpoint passes a record only after its batch was settled.
+//! 4. Memory is bounded however large the backlog: one reader feeds all lanes, each lane holds one batch under way and one
+//!    open one, each of at most its equal share of the budget. A full lane makes the reader wait; a lane that is stalled
+//!    while others could go on falls behind: it keeps a cursor and nothing else, and rescans when it is free again.
+//!
+//! Architecture invariant: it does not know which queue it sends to.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use opentelemetry::KeyValue;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::PublisherConfig;
+use crate::event::{Day, Lane, Offset};
+use crate::queue::{Batch, Producer, SendError};
+use crate::telemetry::Metrics;
+use crate::wal::{Checkpoint, Group, LaneCheckpoint, ReadError, Seal, Unsettled, Wal, record};
+
+mod lane;
+
+use lane::{LaneState, Offered, Rules};
+
+/// How much of the log is read at a time, in bytes of records.
+const READ_BYTES: usize = 1 << 20;
+/// A lane whose batch is under way for longer is stalled, if others could go on.
+const STALL: Duration = Duration::from_secs(5);
+
+/// Why the publisher ended although it was not told to.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The log cannot be read back.
+    #[error("read the log")]
+    Read(#[from] ReadError),
+    /// What the log holds between a seal's offsets is not what was sealed.
+    #[error("batch {number} of lane {lane} is not what was sealed")]
+    SealMismatch {
+        /// The lane.
+        lane: Lane,
+        /// The batch's number.
+        number: u64,
+    },
+    /// The log failed or was closed.
+    #[error("the log takes no seals any more")]
+    LogClosed,
+    /// The queue's other end is gone.
+    #[error("the queue is closed")]
+    QueueClosed,
+    /// The runtime refused to run a read.
+    #[error("a read of the log did not run")]
+    Runtime,
+}
+
+/// A batch on its way: resolves when its next owner holds it.
+type Sending = BoxFuture<'static, Result<Lane, PublishError>>;
+
+/// See the module's page.
+#[derive(Debug)]
+pub struct Publisher {
+    wal: Wal,
+    producer: Arc<dyn Producer>,
+    rules: Rules,
+    metrics: Metrics,
+    lanes: Vec<LaneState>,
+    /// Everything below was offered to its lane.
+    scanned: Offset,
+    /// Records that were read and not yet offered.
+    read: VecDeque<(Offset, Bytes)>,
+    sending: FuturesUnordered<Sending>,
+    checkpoint: Checkpoint,
+}
+
+impl Publisher {
+    /// A publisher that goes on where the log's seals and checkpoint say.
+    #[must_use]
+    pub fn new(
+        wal: Wal,
+        unsettled: Unsettled,
+        producer: Arc<dyn Producer>,
+        config: &PublisherConfig,
+        metrics: Metrics,
+    ) -> Self {
+        let Unsettled { checkpoint, seals } = unsettled;
+        let count = usize::from(wal.lanes()).max(checkpoint.lanes.len());
+        let log_id = wal.log_id();
+        let lanes = (0..u16::try_from(count).unwrap_or(u16::MAX)).map(|lane| {
+            let settled = checkpoint.lanes.get(usize::from(lane)).copied();
+            let resumed = seals
+                .iter()
+                .filter(|seal| seal.batch.lane.0 == lane)
+                .copied()
+                .collect();
+            LaneState::new(Lane(lane), log_id, settled.unwrap_or_default(), resumed)
+        });
+        // Each lane may hold two batches: its share of the budget is the same whatever the others do.
+        let share = config.budget_bytes / (2 * count.max(1));
+        Self {
+            lanes: lanes.collect(),
+            rules: Rules {
+                events: config.batch_events.unwrap_or(usize::MAX).max(1),
+                bytes: config.batch_bytes.min(share).max(1),
+                age: config.flush_interval,
+            },
+            wal,
+            producer,
+            metrics,
+            scanned: checkpoint.offset,
+            read: VecDeque::new(),
+            sending: FuturesUnordered::new(),
+            checkpoint,
+        }
+    }
+
+    /// Publishes until told to stop; then seals what is there, waits until everything is settled, and returns. Dropping the
+    /// future at any point loses nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError`]; what was not settled stays in the log.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), PublishError> {
+        let mut durable = self.wal.durable();
+        loop {
+            let tail = *durable.borrow_and_update();
+            let draining = stop.is_cancelled();
+            self.catch_up().await?;
+            self.offer(tail).await?;
+            for lane in 0..self.lanes.len() {
+                self.start_sending(lane, draining);
+            }
+            if draining && self.is_settled(tail) {
+                return self.move_checkpoint().await;
+            }
+            let waiting = self.scanned >= tail;
+            let deadline = self
+                .lanes
+                .iter()
+                .filter_map(|lane| lane.deadline(&self.rules))
+                .min();
+            tokio::select! {
+                // Cancel safe: the futures stay in the set.
+                Some(sent) = self.sending.next() => self.settle(sent?).await?,
+                // Cancel safe: the value is looked at again above.
+                changed = durable.changed(), if waiting => {
+                    changed.map_err(|_gone| PublishError::LogClosed)?;
+                }
+                // Cancel safe: a deadline that is cut short is computed again.
+                () = sleep_until(deadline) => {}
+                // Cancel safe: the token stays cancelled.
+                () = stop.cancelled(), if !draining => {}
+                // Cancel safe. Only a stalled lane can be what the reader waits for now.
+                () = tokio::time::sleep(STALL), if !waiting => {}
+            }
+        }
+    }
+
+    /// Offers records up to the durable tail, as far as lanes take them.
+    async fn offer(&mut self, tail: Offset) -> Result<(), PublishError> {
+        loop {
+            if self.read.is_empty() {
+                if self.scanned >= tail {
+                    return Ok(());
+                }
+                let groups = read(self.wal.clone(), self.scanned).await?;
+                let from = self.scanned;
+                self.read
+                    .extend(records(groups).filter(|(offset, _)| *offset >= from));
+            }
+            let now = Instant::now();
+            while let Some((offset, bytes)) = self.read.front().cloned() {
+                let (lane, day) = self.place(&bytes);
+                let rules = self.rules;
+                let Some(state) = self.lanes.get_mut(lane) else {
+                    break;
+                };
+                if state.offer((offset, day), &bytes, &rules, now) == Offered::Full
+                    && !self.start_sending(lane, false)
+                {
+                    if !self.is_stalled(lane, now) {
+                        return Ok(());
+                    }
+                    tracing::warn!(lane, "lane_fell_behind");
+                    if let Some(state) = self.lanes.get_mut(lane) {
+                        state.behind = Some(offset);
+                    }
+                } else if self
+                    .lanes
+                    .get(lane)
+                    .is_some_and(|state| state.holds(offset))
+                {
+                    self.scanned = offset + 1;
+                    self.read.pop_front();
+                }
+            }
+        }
+    }
+
+    /// Lanes that fell behind and are free again fetch what they left, up to the reader's position.
+    async fn catch_up(&mut self) -> Result<(), PublishError> {
+        for lane in 0..self.lanes.len() {
+            let cursor = |lanes: &[LaneState]| {
+                lanes
+                    .get(lane)
+                    .filter(|state| !state.is_busy())
+                    .and_then(|state| state.behind)
+            };
+            let mut full = false;
+            while let (false, Some(from)) = (full, cursor(&self.lanes)) {
+                let groups = if from < self.scanned {
+                    read(self.wal.clone(), from).await?
+                } else {
+                    Vec::new()
+                };
+                let (scanned, rules, now) = (self.scanned, self.rules, Instant::now());
+                let mut reached = from;
+                for (offset, bytes) in records(groups) {
+                    if offset < from || offset >= scanned {
+                        continue;
+                    }
+                    let (at, day) = self.place(&bytes);
+                    let Some(state) = self.lanes.get_mut(lane) else {
+                        break;
+                    };
+                    if at == lane && !state.catch_up((offset, day), &bytes, &rules, now) {
+                        full = true;
+                        break;
+                    }
+                    reached = offset + 1;
+                }
+                if let Some(state) = self.lanes.get_mut(lane) {
+                    state.behind = (reached < scanned).then_some(reached);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the lane's next batch under way, if there is one to be put and the lane is free.
+    fn start_sending(&mut self, lane: usize, drain: bool) -> bool {
+        let now = Instant::now();
+        let Some(state) = self.lanes.get_mut(lane) else {
+            return false;
+        };
+        let (seal, batch) = if let Some(seal) = state.resume(now) {
+            (seal, None)
+        } else if let Some(reason) = state.ripe(&self.rules, now, drain)
+            && let Some((seal, batch)) = state.seal(now)
+        {
+            let reason = [KeyValue::new("reason", reason.as_str())];
+            self.metrics.publisher_batches_sealed.add(1, &reason);
+            (seal, Some(batch))
+        } else {
+            return false;
+        };
+        let (wal, producer) = (self.wal.clone(), Arc::clone(&self.producer));
+        self.sending
+            .push(Box::pin(send(wal, producer, seal, batch)));
+        true
+    }
+
+    /// A batch belongs to its next owner.
+    async fn settle(&mut self, lane: Lane) -> Result<(), PublishError> {
+        let now = Instant::now();
+        if let Some(state) = self.lanes.get_mut(usize::from(lane.0)) {
+            let took = state.busy_for(now).unwrap_or_default();
+            if let Some(seal) = state.settle() {
+                self.metrics.publisher_batches_settled.add(1, &[]);
+                tracing::info!(
+                    partition = lane.0,
+                    event_count = seal.count,
+                    duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+                    "flush_completed"
+                );
+            }
+        }
+        self.move_checkpoint().await
+    }
+
+    /// Records how far everything is settled, if that has changed.
+    async fn move_checkpoint(&mut self) -> Result<(), PublishError> {
+        let lanes: Vec<LaneCheckpoint> = self
+            .lanes
+            .iter()
+            .map(|lane| lane.checkpoint(self.scanned))
+            .collect();
+        let offset = lanes
+            .iter()
+            .map(|lane| lane.settled_below)
+            .min()
+            .unwrap_or(0);
+        let checkpoint = Checkpoint { offset, lanes };
+        if checkpoint == self.checkpoint {
+            return Ok(());
+        }
+        self.checkpoint = checkpoint.clone();
+        if self.wal.checkpoint(checkpoint).await {
+            Ok(())
+        } else {
+            Err(PublishError::LogClosed)
+        }
+    }
+
+    /// Whether the lane keeps the reader waiting while another could go on.
+    fn is_stalled(&self, lane: usize, now: Instant) -> bool {
+        let busy = self.lanes.get(lane).and_then(|state| state.busy_for(now));
+        busy.is_some_and(|busy| busy >= STALL) && self.lanes.iter().any(LaneState::is_idle)
+    }
+
+    fn is_settled(&self, tail: Offset) -> bool {
+        self.scanned >= tail && self.sending.is_empty() && self.lanes.iter().all(LaneState::is_idle)
+    }
+
+    /// The lane and the day of a record.
+    fn place(&self, bytes: &[u8]) -> (usize, Day) {
+        let (lane, received_at) = record::place(bytes);
+        (lane_index(lane, self.lanes.len()), Day::of(received_at))
+    }
+}
+
+/// A record that names no lane of this log cannot be read; lane 0 carries it to a worker, who reports it.
+fn lane_index(lane: Lane, lanes: usize) -> usize {
+    let lane = usize::from(lane.0);
+    if lane < lanes { lane } else { 0 }
+}
+
+/// Records the seal of a new batch, or fetches the events of one that was sealed before; then hands it on.
+async fn send(
+    wal: Wal,
+    producer: Arc<dyn Producer>,
+    seal: Seal,
+    batch: Option<Batch>,
+) -> Result<Lane, PublishError> {
+    let batch = match batch {
+        Some(batch) if wal.seal(vec![seal]).await => batch,
+        Some(_) => return Err(PublishError::LogClosed),
+        None => load(wal, seal).await?,
+    };
+    producer
+        .send(Arc::new(batch))
+        .await
+        .map_err(|SendError::Closed| PublishError::QueueClosed)?;
+    Ok(seal.batch.lane)
+}
+
+/// Fetches the events between a seal's offsets from the log.
+async fn load(wal: Wal, seal: Seal) -> Result<Batch, PublishError> {
+    let (id, lanes) = (seal.batch, usize::from(wal.lanes()));
+    let mut found = Vec::new();
+    let mut from = id.first;
+    while from <= id.last {
+        let groups = read(wal.clone(), from).await?;
+        let Some(end) = groups
+            .last()
+            .map(|group| group.first + group.records.len() as u64)
+        else {
+            break;
+        };
+        found.extend(records(groups).filter(|(offset, bytes)| {
+            (from..=id.last).contains(offset)
+                && lane_index(record::place(bytes).0, lanes) == usize::from(id.lane.0)
+        }));
+        from = end;
+    }
+    if found.len() as u64 != u64::from(seal.count) || lane::input_hash(&found) != id.input_hash {
+        return Err(PublishError::SealMismatch {
+            lane: id.lane,
+            number: id.number,
+        });
+    }
+    Ok(Batch {
+        id,
+        day: seal.day,
+        records: found,
+    })
+}
+
+async fn read(wal: Wal, from: Offset) -> Result<Vec<Group>, PublishError> {
+    let read = tokio::task::spawn_blocking(move || wal.read(from, READ_BYTES)).await;
+    Ok(read.map_err(|_ended| PublishError::Runtime)??)
+}
+
+fn records(groups: Vec<Group>) -> impl Iterator<Item = (Offset, Bytes)> {
+    groups
+        .into_iter()
+        .flat_map(|group| (group.first..).zip(group.records))
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

@@ -22,7 +22,7 @@ use crate::event::{BatchId, Day, Offset};
 
 pub mod in_process;
 
-pub use in_process::in_process;
+pub use in_process::{InProcessConsumer, in_process};
 
 /// A sealed batch: a lane's events between two offsets, with an identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +64,7 @@ pub trait Producer: std::fmt::Debug + Send + Sync + 'static {
 
 /// A worker's end.
 #[async_trait]
-pub trait Consumer: std::fmt::Debug + Send + 'static {
+pub trait Consumer: std::fmt::Debug + Send + Sync + 'static {
     /// The next delivery, or `None` when the queue is closed. Cancel safe: a delivery is never lost in between.
     async fn receive(&mut self) -> Option<Delivery>;
 }

@@ -34,7 +34,16 @@ mod tests {
     use super::*;
 
     /// Published test vectors: (routing key, lane of 16, lane of 7). A change here breaks every user's order.
-    const VECTORS: &[(&str, u16, u16)] = &[];
+    const VECTORS: &[(&str, u16, u16)] = &[
+        ("", 2, 4),
+        ("a", 15, 1),
+        ("user-1", 9, 3),
+        ("00000000-0000-7000-8000-000000000000", 8, 1),
+        ("Zoë", 14, 1),
+        ("用户-42", 9, 2),
+        ("user@example.com", 4, 3),
+        ("0", 5, 3),
+    ];
 
     #[test]
     fn published_vectors_hold() {

@@ -9,14 +9,24 @@
 //! 4. An error says whether the store is out (retried for ever) or refuses (`disposition`); a store that answers per row
 //!    names the rows it refused instead of failing the batch.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 use crate::event::{BatchId, Day};
 
-pub mod objects;
 pub mod row;
+pub mod parquet;
+pub mod objects;
+pub mod object_store;
+pub mod local;
+pub mod retry;
+pub mod fake;
 
+pub use local::LocalObjects;
+pub use object_store::ObjectEventStore;
 pub use objects::{Marker, Objects, Table};
+pub use retry::Retrying;
 pub use row::{ErrorRow, Row};
 
 /// What a write did.
@@ -87,7 +97,7 @@ pub trait EventStore: std::fmt::Debug + Send + Sync + 'static {
         &self,
         batch: &BatchId,
         day: Day,
-        rows: &[Row],
+        rows: Arc<[Row]>,
     ) -> Result<Written, WriteError>;
 }
 
@@ -103,6 +113,6 @@ pub trait ErrorStore: std::fmt::Debug + Send + Sync + 'static {
         &self,
         batch: &BatchId,
         day: Day,
-        rows: &[ErrorRow],
+        rows: Arc<[ErrorRow]>,
     ) -> Result<Written, WriteError>;
 }

@@ -1,1 +1,329 @@
-//! Placeholder.
+//! From sealed batches to durable rows.
+//!
+//! ```text
+//!  receive ─▶ judge each event: adapt ─▶ validate ─┬─ rows ──────▶ event store ─┬─ all durable ─▶ ack
+//!                                                  └─ error rows ▶ error store ─┘
+//! ```
+//!
+//! What a worker promises:
+//!
+//! 1. Every event of a batch becomes exactly one row or one error row, and the batch is acknowledged only when all of
+//!    them are durable with their store.
+//! 2. *Poison is per event*: an event that cannot be read, breaks a rule, makes the judge panic or is refused by the store
+//!    becomes an error row with stage, code, reason and its original bytes; its neighbours are none the wiser.
+//! 3. *An outage is per store*: the stores that a worker is given retry for ever (`store::retry`). They give up only when the
+//!    program ends, and then the batch goes back to its queue.
+//! 4. A batch may come again, wholly or partly written: names are written once, so the repeat changes nothing.
+//!
+//! Architecture invariant: judging is pure. What an event becomes depends on its record, its place and this program's
+//! version, never on the clock, the store or its neighbours.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use opentelemetry::KeyValue;
+use tokio::time::Instant;
+
+use crate::event::BatchId;
+use crate::queue::{Batch, Consumer, Delivery};
+use crate::status::Code;
+use crate::store::{ErrorRow, ErrorStore, EventStore, Row, WriteError, Written};
+use crate::telemetry::Metrics;
+
+pub mod adapt;
+pub mod judge;
+pub mod validate;
+
+pub use judge::{Judge, Place, judge};
+
+/// Where an event failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// Its payload or a part of it could not be read.
+    Adapt,
+    /// It breaks a rule of its type.
+    Validate,
+    /// The store refused its row.
+    Store,
+}
+
+impl Stage {
+    /// The word in the error row.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Adapt => "adapt",
+            Self::Validate => "validate",
+            Self::Store => "store",
+        }
+    }
+}
+
+/// Why an event becomes an error row.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{code} in {}: {reason}", stage.as_str())]
+pub struct Rejected {
+    /// Where it failed.
+    pub stage: Stage,
+    /// Why, as one word of the closed list.
+    pub code: Code,
+    /// The same for people; never holds values of the event.
+    pub reason: String,
+}
+
+/// The two ends of a batch. They retry on their own; an error of theirs means that the program ends.
+#[derive(Debug, Clone)]
+pub struct Stores {
+    /// Takes the rows.
+    pub events: Arc<dyn EventStore>,
+    /// Takes the error rows.
+    pub errors: Arc<dyn ErrorStore>,
+}
+
+impl Stores {
+    /// One store for both ends.
+    #[must_use]
+    pub fn both<S: EventStore + ErrorStore>(store: Arc<S>) -> Self {
+        Self {
+            events: Arc::<S>::clone(&store),
+            errors: store,
+        }
+    }
+}
+
+/// Takes batches from a queue, one at a time, until the queue is closed.
+#[derive(Debug)]
+pub struct Worker {
+    consumer: Box<dyn Consumer>,
+    stores: Stores,
+    /// The label of this process in rows.
+    node: Arc<str>,
+    metrics: Metrics,
+    judge: Judge,
+}
+
+/// A batch's events, judged.
+#[derive(Debug, Default)]
+struct Judged {
+    rows: Vec<Row>,
+    /// For each row its place in the batch: the store names refused rows by their place among the rows.
+    places: Vec<usize>,
+    errors: Vec<ErrorRow>,
+}
+
+impl Worker {
+    /// A worker that writes what `consumer` delivers to `stores`, under the label `node`.
+    #[must_use]
+    pub fn new(
+        consumer: Box<dyn Consumer>,
+        stores: Stores,
+        node: Arc<str>,
+        metrics: Metrics,
+    ) -> Self {
+        Self {
+            consumer,
+            stores,
+            node,
+            metrics,
+            judge,
+        }
+    }
+
+    /// Judges by another function: for tests of what a fault in the judge does.
+    #[must_use]
+    pub fn with_judge(mut self, judge: Judge) -> Self {
+        self.judge = judge;
+        self
+    }
+
+    /// Works until the queue is closed.
+    pub async fn run(mut self) {
+        while let Some(delivery) = self.consumer.receive().await {
+            self.process(delivery).await;
+        }
+    }
+
+    /// Settles one delivery: acknowledged when all of it is durable, else given back.
+    async fn process(&self, delivery: Delivery) {
+        let batch = Arc::clone(&delivery.batch);
+        match self.store(&batch).await {
+            Ok(()) => delivery.ack(),
+            Err(error) => {
+                tracing::info!(
+                    lane = %batch.id.lane,
+                    batch_number = batch.id.number,
+                    event_count = batch.records.len(),
+                    %error,
+                    "batch_given_back"
+                );
+                delivery.nack();
+            }
+        }
+    }
+
+    async fn store(&self, batch: &Arc<Batch>) -> Result<(), WriteError> {
+        let Judged {
+            rows,
+            places,
+            mut errors,
+        } = self.judge_all(batch).await?;
+        tracing::debug!(
+            lane = %batch.id.lane,
+            batch_number = batch.id.number,
+            event_count = rows.len(),
+            rejected_count = errors.len(),
+            "event_validated"
+        );
+        let mut stored = rows.len() as u64;
+        if !rows.is_empty() {
+            let began = Instant::now();
+            let rows: Arc<[Row]> = rows.into();
+            let written = self
+                .stores
+                .events
+                .write_events(&batch.id, batch.day, Arc::clone(&rows))
+                .await?;
+            log_write("events", (&batch.id, rows.len()), began, &written);
+            let refused = refused_rows(batch, &places, written.refused, &self.node);
+            stored = stored.saturating_sub(refused.len() as u64);
+            errors.extend(refused);
+        }
+        let codes = self.store_errors(batch, errors).await?;
+        self.count(&batch.id, stored, &codes);
+        Ok(())
+    }
+
+    /// Writes the error rows; how many there are of each code.
+    async fn store_errors(
+        &self,
+        batch: &Batch,
+        mut errors: Vec<ErrorRow>,
+    ) -> Result<BTreeMap<String, u64>, WriteError> {
+        let mut codes = BTreeMap::new();
+        if errors.is_empty() {
+            return Ok(codes);
+        }
+        errors.sort_by_key(|row| row.offset);
+        for row in &errors {
+            *codes.entry(row.code.to_string()).or_default() += 1;
+        }
+        let began = Instant::now();
+        let count = errors.len();
+        let written = self
+            .stores
+            .errors
+            .write_errors(&batch.id, batch.day, errors.into())
+            .await?;
+        log_write("errors", (&batch.id, count), began, &written);
+        if !written.refused.is_empty() {
+            // There is no further place for them: the batch stays with its queue rather than lose an event.
+            tracing::error!(
+                lane = %batch.id.lane,
+                batch_number = batch.id.number,
+                refused_count = written.refused.len(),
+                "error_rows_refused"
+            );
+            return Err(WriteError::Denied {
+                reason: "the error store refused error rows".to_owned(),
+                source: None,
+            });
+        }
+        Ok(codes)
+    }
+
+    /// Judges the batch where it may take its time.
+    async fn judge_all(&self, batch: &Arc<Batch>) -> Result<Judged, WriteError> {
+        let (batch, node, judge) = (Arc::clone(batch), Arc::clone(&self.node), self.judge);
+        tokio::task::spawn_blocking(move || judge_batch(&batch, &node, judge))
+            .await
+            .map_err(|ended| WriteError::Unavailable {
+                reason: "judging the batch ended early".to_owned(),
+                source: Some(Box::new(ended)),
+            })
+    }
+
+    fn count(&self, batch: &BatchId, stored: u64, codes: &BTreeMap<String, u64>) {
+        self.metrics.worker_events_stored.add(stored, &[]);
+        for (code, count) in codes {
+            let labels = [KeyValue::new("code", code.clone())];
+            self.metrics
+                .worker_events_dead_lettered
+                .add(*count, &labels);
+        }
+        if !codes.is_empty() {
+            let codes: Vec<String> = codes
+                .iter()
+                .map(|(code, n)| format!("{code}={n}"))
+                .collect();
+            tracing::warn!(
+                lane = %batch.lane,
+                batch_number = batch.number,
+                codes = codes.join(" "),
+                "event_dead_lettered"
+            );
+        }
+    }
+}
+
+fn judge_batch(batch: &Batch, node: &str, judge: Judge) -> Judged {
+    let mut judged = Judged::default();
+    for (at, (offset, record)) in batch.records.iter().enumerate() {
+        match judge::judge_isolated(judge, record, &place(batch, *offset, node)) {
+            Ok(row) => {
+                judged.rows.push(row);
+                judged.places.push(at);
+            }
+            Err(row) => judged.errors.push(*row),
+        }
+    }
+    judged
+}
+
+/// The error rows for what the store refused, each once.
+fn refused_rows(
+    batch: &Batch,
+    places: &[usize],
+    refused: Vec<(usize, String)>,
+    node: &str,
+) -> Vec<ErrorRow> {
+    let refused: BTreeMap<usize, String> = refused.into_iter().collect();
+    refused
+        .into_iter()
+        .filter_map(|(row, reason)| {
+            let (offset, record) = batch.records.get(*places.get(row)?)?;
+            Some(*judge::refused(
+                record,
+                &place(batch, *offset, node),
+                reason,
+            ))
+        })
+        .collect()
+}
+
+fn place<'a>(batch: &Batch, offset: u64, node: &'a str) -> Place<'a> {
+    Place {
+        log_id: batch.id.log_id,
+        lane: batch.id.lane,
+        offset,
+        day: batch.day,
+        node,
+    }
+}
+
+fn log_write(kind: &'static str, batch: (&BatchId, usize), began: Instant, written: &Written) {
+    let (id, event_count) = batch;
+    tracing::info!(
+        kind,
+        lane = %id.lane,
+        batch_number = id.number,
+        event_count,
+        duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        object = %written.object,
+        created = written.created,
+        bytes = written.bytes,
+        "store_write"
+    );
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,14 +1,13 @@
 //! One wide row: the same columns in Parquet, SQLite and every other warehouse.
 
+use std::borrow::Cow;
+
 use crate::event::{Lane, LogId, Micros, Offset};
 
 /// An event as analysts see it. Times are UTC in microseconds; the five JSON columns hold text, byte for byte as the
 /// client wrote it (a protobuf `Struct` becomes canonical JSON).
 #[derive(Debug, Clone, PartialEq)]
-#[expect(
-    missing_docs,
-    reason = "the columns are described in docs and in `COLUMNS`"
-)]
+#[expect(missing_docs, reason = "the names are the columns of `store::parquet`")]
 pub struct Row {
     pub message_id: String,
     pub source: String,
@@ -39,11 +38,11 @@ pub struct Row {
 }
 
 /// An accepted event that could not become a [`Row`]. Its key is (log id, offset, hash of the original bytes).
+///
+/// The three words are borrowed where they are written and owned where they are read: a file of a newer version may hold
+/// a word that this one does not know.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(
-    missing_docs,
-    reason = "the columns are described in docs and in `ERROR_COLUMNS`"
-)]
+#[expect(missing_docs, reason = "the names are the columns of `store::parquet`")]
 pub struct ErrorRow {
     pub log_id: LogId,
     pub offset: Offset,
@@ -52,11 +51,11 @@ pub struct ErrorRow {
     /// The bytes of the event as the client sent them.
     pub original: Vec<u8>,
     /// `json` or `event` (an encoded `eventkit.v1.Event`) or `record` (a log record that could not be read).
-    pub original_format: &'static str,
+    pub original_format: Cow<'static, str>,
     /// Where it failed: `adapt`, `validate` or `store`.
-    pub stage: &'static str,
+    pub stage: Cow<'static, str>,
     /// One word of the closed list of codes.
-    pub code: &'static str,
+    pub code: Cow<'static, str>,
     /// The same for people; never holds values of the event.
     pub reason: String,
     pub source: String,

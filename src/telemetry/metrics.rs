@@ -61,6 +61,8 @@ pub struct Metrics {
     pub loader_rows_merged: Counter<u64>,
     /// Rows that the merge left out because their key was there. Label `table`.
     pub loader_rows_duplicate: Counter<u64>,
+    /// Markers moved to `quarantine/`: they, or their objects, could not be read.
+    pub loader_markers_quarantined: Counter<u64>,
     /// Loader rounds that failed and were tried again.
     pub loader_failures: Counter<u64>,
 }
@@ -165,6 +167,10 @@ impl Metrics {
             loader_rows_duplicate: counter(
                 "eventkit_loader_rows_duplicate",
                 "Rows whose key was loaded before",
+            ),
+            loader_markers_quarantined: counter(
+                "eventkit_loader_markers_quarantined",
+                "Markers that lead to nothing loadable",
             ),
             loader_failures: counter("eventkit_loader_failures", "Loader rounds that failed"),
             registry,

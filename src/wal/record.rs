@@ -153,6 +153,27 @@ pub fn decode(record: &[u8]) -> Result<Event<'_>, RecordError> {
     Ok(event)
 }
 
+/// Lane and time of receipt of a record, without reading the rest; lane 0 and 1970 where the bytes are not a record, so that
+/// a worker gets to see and report them.
+#[must_use]
+pub fn place(record: &[u8]) -> (Lane, crate::event::Micros) {
+    fn fields(mut rest: &[u8]) -> Option<(Lane, crate::event::Micros)> {
+        let mut lane = Lane(0);
+        loop {
+            match decode_key(&mut rest).ok()? {
+                (6, WireType::Varint) => lane = Lane(u16::try_from(number(&mut rest).ok()?).ok()?),
+                (7, WireType::SixtyFourBit) => return Some((lane, signed(&mut rest).ok()?)),
+                (_, WireType::LengthDelimited) => drop(slice(&mut rest).ok()?),
+                (tag, wire) => {
+                    let context = prost::encoding::DecodeContext::default();
+                    skip_field(wire, tag, &mut rest, context).ok()?;
+                }
+            }
+        }
+    }
+    fields(record).unwrap_or((Lane(0), 0))
+}
+
 fn number(rest: &mut &[u8]) -> Result<u64, RecordError> {
     decode_varint(rest).map_err(|_malformed| RecordError::Malformed("varint"))
 }
@@ -241,6 +262,8 @@ mod tests {
         assert_eq!(record.batch_context.as_ref(), b"{}");
         assert_eq!(record.batch_integrations.as_ref(), b"{\"All\":true}");
         assert_eq!(decode(&record.encode_to_vec()), Ok(event()));
+        assert_eq!(place(&bytes), (Lane(11), 1_700_000_000_000_000));
+        assert_eq!(place(b"not a record"), (Lane(0), 0));
     }
 
     #[test]

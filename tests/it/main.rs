@@ -1,8 +1,25 @@
-//! Everything that runs in the test process.
+//! Everything that runs against real sockets, stores and the real binary, without kills.
+#![cfg(test)]
 
-#[cfg(test)]
-mod cli;
-#[cfg(test)]
+#[expect(dead_code, reason = "shared with the crash test, which uses the rest")]
+#[path = "../support/support.rs"]
+mod support;
+
+// What clients rely on.
+mod descriptor;
+mod doors;
+// The stages, each against its neighbours.
+mod wal;
+mod publisher;
+mod store;
+mod loader;
+// The oracle itself, before anything relies on it.
+mod oracle;
+// Both doors to the warehouse, with the real binary.
+mod e2e;
+// Every script of `grpcurl-examples/`.
+mod grpcurl;
+// How it is started, what it says, and the tools.
 mod config;
-#[cfg(test)]
+mod cli;
 mod logs;

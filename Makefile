@@ -1,0 +1,48 @@
+# What people and CI run. `make` alone lists the targets; `make test` is the whole proof and needs nothing but Rust.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Test tools that the set-up installs for this checkout alone.
+export PATH := $(CURDIR)/.tools/bin:$(PATH)
+
+.PHONY: help run setup test test-unit fmt fmt-check lint it crash grpcurl deny clean-data
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+run: ## build and start everything embedded: log, queue, Parquet store, SQLite warehouse
+	cargo run --locked --release -- dev
+
+setup: ## install the test tools that are missing (grpcurl, sqlite3, strace)
+	@scripts/setup
+
+test: ## everything: format, lints, unit, conformance, model, end to end, grpcurl, crash
+	@scripts/test
+
+test-unit: ## the quick loop: unit tests alone
+	cargo test --locked --lib
+
+fmt: ## format the code
+	cargo fmt
+
+fmt-check: ## fail when something is not formatted
+	cargo fmt --check
+
+lint: ## clippy on every target, warnings denied
+	cargo clippy --locked --all-targets -- -D warnings
+
+it: ## what runs against real sockets, stores and the real binary, without kills
+	cargo test --locked --test it
+
+crash: ## kill -9 in a loop; EVENTKIT_CRASH_KILLS=200 EVENTKIT_CRASH_SEED=7 make crash
+	cargo test --locked --test crash
+
+grpcurl: setup ## the scripts of grpcurl-examples/ against a live server
+	cargo test --locked --test it grpcurl::
+
+deny: ## licences and advisories of the dependencies (needs cargo-deny)
+	cargo deny check
+
+clean-data: ## forget what `make run` stored
+	rm -rf eventkit-data

@@ -1,0 +1,234 @@
+//! Connections: one accept loop for every protocol, and the time that each connection is given.
+//!
+//! hyper's own header timeout closes half a header, a dripped header and an idle HTTP/1.1 connection (so between two
+//! requests of one HTTP/1.1 connection the shorter of header and idle timeout counts). It does not close a connection
+//! that says nothing, or half a preface, or an idle HTTP/2 connection: these are timed here.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tonic::transport::server::TcpConnectInfo;
+
+use super::body::WireBody;
+use super::route::Front;
+use super::server::{Door, Stop};
+use crate::config::IngressConfig;
+use crate::lifecycle::Tasks;
+
+/// How often an HTTP/2 peer is asked whether it is still there, and how long it may take to say so.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(60);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How much a client may send ahead, per HTTP/2 stream and connection: 1 MiB carries 40 MB/s over 20 ms.
+const WINDOW_BYTES: u32 = 1024 * 1024;
+/// The most bytes of one request's headers.
+const HEADER_BYTES_MAX: u32 = 16 * 1024;
+/// How long a closing connection may take to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// What every connection of a listener shares. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Connections {
+    pub(crate) front: Front,
+    pub(crate) door: Door,
+    pub(crate) builder: Builder<TokioExecutor>,
+    pub(crate) tasks: Tasks,
+    pub(crate) stop: Stop,
+    pub(crate) header_timeout: Duration,
+    pub(crate) idle_timeout: Duration,
+}
+
+/// The protocol settings of every connection.
+pub(crate) fn builder(config: &IngressConfig) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(config.header_timeout);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(config.concurrent_streams_max)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .max_header_list_size(HEADER_BYTES_MAX)
+        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
+    builder
+}
+
+impl Connections {
+    /// One connection from its first byte to its end.
+    pub(crate) async fn serve(self, stream: TcpStream, peer: SocketAddr) {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "nodelay_refused");
+        }
+        let local = stream.local_addr().ok();
+        let activity = Arc::new(Activity::new());
+        let service = {
+            let (this, activity) = (self.clone(), Arc::clone(&activity));
+            hyper::service::service_fn(move |request: Request<Incoming>| {
+                let guard = InFlight::begin(&activity);
+                let this = this.clone();
+                async move {
+                    let mut request = WireBody::wrap(request, &this.tasks);
+                    request.extensions_mut().insert(ConnectInfo(peer));
+                    request.extensions_mut().insert(TcpConnectInfo {
+                        local_addr: local,
+                        remote_addr: Some(peer),
+                    });
+                    let response = this.front.handle(this.door, request).await;
+                    Ok::<_, Infallible>(guarded(response, guard))
+                }
+            })
+        };
+        let connection = self.builder.serve_connection(TokioIo::new(stream), service);
+        tokio::pin!(connection);
+        let mut closing: Option<Instant> = None;
+        loop {
+            let wake = closing.unwrap_or_else(|| self.closes_at(&activity));
+            // Every arm is cancel safe: the connection is pinned outside, the rest is only waited for.
+            tokio::select! {
+                biased;
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "connection_failed");
+                    }
+                    return;
+                }
+                () = self.stop.drain.cancelled(), if closing.is_none() => {
+                    connection.as_mut().graceful_shutdown();
+                    closing = Some(Instant::now() + self.stop.grace);
+                }
+                () = tokio::time::sleep_until(wake) => {
+                    let due = closing.is_some() || self.closes_at(&activity) <= Instant::now();
+                    if due && (closing.is_some() || !activity.has_begun()) {
+                        return;
+                    }
+                    if due {
+                        connection.as_mut().graceful_shutdown();
+                        closing = Some(Instant::now() + GOODBYE);
+                    }
+                }
+            }
+        }
+    }
+
+    /// When the connection has been without a request for too long, as things stand.
+    fn closes_at(&self, activity: &Activity) -> Instant {
+        match activity.state() {
+            State::Fresh => activity.opened + self.header_timeout,
+            State::Busy(_) => Instant::now() + self.idle_timeout,
+            State::Idle(since) => since + self.idle_timeout,
+        }
+    }
+}
+
+/// What a connection is doing.
+#[derive(Debug, Clone, Copy)]
+enum State {
+    /// It has not asked for anything.
+    Fresh,
+    /// So many requests are under way.
+    Busy(usize),
+    /// Nothing has been under way since then.
+    Idle(Instant),
+}
+
+#[derive(Debug)]
+struct Activity {
+    opened: Instant,
+    state: Mutex<State>,
+}
+
+impl Activity {
+    fn new() -> Self {
+        Self {
+            opened: Instant::now(),
+            state: Mutex::new(State::Fresh),
+        }
+    }
+
+    fn state(&self) -> State {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_begun(&self) -> bool {
+        !matches!(self.state(), State::Fresh)
+    }
+}
+
+/// One request under way, until the last byte of its answer is handed over.
+#[derive(Debug)]
+struct InFlight(Arc<Activity>);
+
+impl InFlight {
+    fn begin(activity: &Arc<Activity>) -> Self {
+        let mut state = activity
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *state = match *state {
+            State::Busy(requests) => State::Busy(requests + 1),
+            State::Fresh | State::Idle(_) => State::Busy(1),
+        };
+        drop(state);
+        Self(Arc::clone(activity))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        *state = match *state {
+            State::Busy(requests) if requests > 1 => State::Busy(requests - 1),
+            State::Fresh | State::Busy(_) | State::Idle(_) => State::Idle(Instant::now()),
+        };
+    }
+}
+
+fn guarded(response: Response<Body>, guard: InFlight) -> Response<GuardedBody> {
+    response.map(|inner| GuardedBody {
+        inner,
+        _guard: guard,
+    })
+}
+
+/// A response body that keeps its request under way.
+struct GuardedBody {
+    inner: Body,
+    _guard: InFlight,
+}
+
+impl HttpBody for GuardedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.inner).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

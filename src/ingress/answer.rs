@@ -1,0 +1,269 @@
+//! JSON answers, written straight from the outcomes.
+
+use axum::body::Body;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+use serde::ser::{Serialize, SerializeSeq as _, Serializer};
+
+use super::outcome::{self, Counts, Outcome, RequestError};
+use crate::lifecycle::health::Readiness;
+
+/// The header that names a request.
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// `202` with one result per event; an error with the same list when there were events and none was accepted.
+pub(crate) fn outcomes(outcomes: &[Outcome<'_>], request_id: &str) -> Response<Body> {
+    let counts = Counts::of(outcomes);
+    let results = Results(outcomes);
+    let none_accepted = counts.accepted == 0 && counts.duplicate == 0;
+    match outcome::code_of_all_rejected(outcomes).filter(|_| none_accepted) {
+        None => {
+            let body = Accepted {
+                status: "accepted",
+                accepted: counts.accepted,
+                duplicate: counts.duplicate,
+                rejected: counts.rejected,
+                results,
+                request_id,
+            };
+            json(StatusCode::ACCEPTED, &body, request_id)
+        }
+        Some(code) => {
+            let text = match outcomes {
+                [Outcome::Rejected { reason, .. }] => reason.as_ref(),
+                _ => "no event was accepted: see results; do not retry",
+            };
+            let body = Failure {
+                success: false,
+                code: code.as_str(),
+                message: text,
+                error: text,
+                request_id,
+                counts: Some(CountFields {
+                    accepted: counts.accepted,
+                    duplicate: counts.duplicate,
+                    rejected: counts.rejected,
+                    results,
+                }),
+            };
+            json(status(code.http()), &body, request_id)
+        }
+    }
+}
+
+/// A request that failed as a whole.
+pub(crate) fn error(error: &RequestError, request_id: &str) -> Response<Body> {
+    let body = Failure {
+        success: false,
+        code: error.code.as_str(),
+        message: &error.text,
+        error: &error.text,
+        request_id,
+        counts: None,
+    };
+    let mut response = json(status(error.code.http()), &body, request_id);
+    if let Some(wait) = error.retry_after() {
+        let seconds = HeaderValue::from(wait.as_secs().max(1));
+        response.headers_mut().insert(RETRY_AFTER, seconds);
+    }
+    response
+}
+
+/// How things stand: 200 when ready, else 503 naming what is not.
+pub(crate) fn readiness(readiness: &Readiness, request_id: &str) -> Response<Body> {
+    #[derive(serde::Serialize)]
+    struct Body<'a> {
+        status: &'static str,
+        #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+        not_ready: &'a std::collections::BTreeMap<&'static str, String>,
+        #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+        degraded: &'a std::collections::BTreeMap<&'static str, String>,
+    }
+    let (code, word) = if readiness.is_ready() {
+        (StatusCode::OK, "ready")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not_ready")
+    };
+    let body = Body {
+        status: word,
+        not_ready: &readiness.not_ready,
+        degraded: &readiness.degraded,
+    };
+    json(code, &body, request_id)
+}
+
+/// `{"status":"ok"}`.
+pub(crate) fn ok(request_id: &str) -> Response<Body> {
+    raw(
+        StatusCode::OK,
+        br#"{"status":"ok"}"#.as_slice().into(),
+        request_id,
+    )
+}
+
+fn json(status: StatusCode, body: &impl Serialize, request_id: &str) -> Response<Body> {
+    let bytes = serde_json::to_vec(body).expect("plain structs of strings and numbers are JSON");
+    raw(status, bytes.into(), request_id)
+}
+
+fn raw(status: StatusCode, body: Body, request_id: &str) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Ok(id) = HeaderValue::from_str(request_id) {
+        headers.insert(X_REQUEST_ID, id);
+    }
+    response
+}
+
+fn status(http: u16) -> StatusCode {
+    StatusCode::from_u16(http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+#[derive(serde::Serialize)]
+struct Accepted<'a> {
+    status: &'static str,
+    accepted: u32,
+    duplicate: u32,
+    rejected: u32,
+    results: Results<'a>,
+    request_id: &'a str,
+}
+
+#[derive(serde::Serialize)]
+struct Failure<'a> {
+    success: bool,
+    code: &'static str,
+    message: &'a str,
+    error: &'a str,
+    request_id: &'a str,
+    #[serde(flatten)]
+    counts: Option<CountFields<'a>>,
+}
+
+#[derive(serde::Serialize)]
+struct CountFields<'a> {
+    accepted: u32,
+    duplicate: u32,
+    rejected: u32,
+    results: Results<'a>,
+}
+
+/// The outcomes as a list of objects, without a list of objects in between.
+struct Results<'a>(&'a [Outcome<'a>]);
+
+impl Serialize for Results<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(serde::Serialize)]
+        struct Line<'a> {
+            index: usize,
+            status: &'static str,
+            message_id: Option<&'a str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            code: Option<&'static str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            reason: Option<&'a str>,
+        }
+        let mut list = serializer.serialize_seq(Some(self.0.len()))?;
+        for (index, outcome) in self.0.iter().enumerate() {
+            let (status, code, reason) = match outcome {
+                Outcome::Accepted { .. } => ("accepted", None, None),
+                Outcome::Duplicate { .. } => ("duplicate", None, None),
+                Outcome::Rejected { code, reason, .. } => {
+                    ("rejected", Some(code.as_str()), Some(reason.as_ref()))
+                }
+            };
+            list.serialize_element(&Line {
+                index,
+                status,
+                message_id: outcome.message_id(),
+                code,
+                reason,
+            })?;
+        }
+        list.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+    use crate::status::Code;
+
+    async fn check(response: Response<Body>, status: u16, expected: &str) {
+        assert_eq!(response.status().as_u16(), status);
+        assert_eq!(response.headers()["x-request-id"], "r");
+        assert_eq!(response.headers()["content-type"], "application/json");
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(String::from_utf8_lossy(&body), expected);
+    }
+
+    fn rejected(code: Code) -> Outcome<'static> {
+        Outcome::Rejected {
+            message_id: None,
+            code,
+            reason: "why \"so\"".into(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_mixed_batch_is_accepted_with_one_result_per_event() {
+        let list = [
+            Outcome::Accepted {
+                message_id: "a\n".into(),
+                assigned: false,
+            },
+            Outcome::Duplicate {
+                message_id: "b".into(),
+            },
+            rejected(Code::TooDeep),
+        ];
+        let expected = concat!(
+            r#"{"status":"accepted","accepted":1,"duplicate":1,"rejected":1,"results":["#,
+            r#"{"index":0,"status":"accepted","message_id":"a\n"},"#,
+            r#"{"index":1,"status":"duplicate","message_id":"b"},"#,
+            r#"{"index":2,"status":"rejected","message_id":null,"code":"too_deep","reason":"why \"so\""}"#,
+            r#"],"request_id":"r"}"#,
+        );
+        check(outcomes(&list, "r"), 202, expected).await;
+    }
+
+    #[tokio::test]
+    async fn nothing_sent_is_accepted() {
+        let expected = r#"{"status":"accepted","accepted":0,"duplicate":0,"rejected":0,"results":[],"request_id":"r"}"#;
+        check(outcomes(&[], "r"), 202, expected).await;
+    }
+
+    #[tokio::test]
+    async fn nothing_accepted_is_an_error_with_the_same_list() {
+        let expected = concat!(
+            r#"{"success":false,"code":"event_too_large","message":"why \"so\"","error":"why \"so\"","request_id":"r","#,
+            r#""accepted":0,"duplicate":0,"rejected":1,"results":["#,
+            r#"{"index":0,"status":"rejected","message_id":null,"code":"event_too_large","reason":"why \"so\""}]}"#,
+        );
+        check(
+            outcomes(&[rejected(Code::EventTooLarge)], "r"),
+            413,
+            expected,
+        )
+        .await;
+        let mixed = [rejected(Code::EventTooLarge), rejected(Code::TooDeep)];
+        assert_eq!(outcomes(&mixed, "r").status(), 400);
+    }
+
+    #[tokio::test]
+    async fn what_passes_says_when_to_come_again() {
+        let response = error(&Code::Overloaded.into(), "r");
+        assert_eq!(response.headers()["retry-after"], "1");
+        let text = Code::Overloaded.text();
+        let expected = format!(
+            r#"{{"success":false,"code":"overloaded","message":"{text}","error":"{text}","request_id":"r"}}"#
+        );
+        check(response, 503, &expected).await;
+        let never = error(&Code::MalformedRequest.into(), "r");
+        assert!(!never.headers().contains_key("retry-after"));
+    }
+}

@@ -1,0 +1,280 @@
+//! Request bodies: read within limits, drained when nobody wants them.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use http::Request;
+use http::header::{CONTENT_ENCODING, EXPECT};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use tower::ServiceExt as _;
+use tower_http::decompression::RequestDecompression;
+
+use super::outcome::RequestError;
+use super::shed::Held;
+use crate::lifecycle::Tasks;
+use crate::status::Code;
+
+/// How much of an unwanted body is read and thrown away, and for how long.
+const DRAIN_BYTES_MAX: usize = 256 * 1024;
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// A body off the wire. Dropped before its end, a bounded rest of it is still read in the background: a client that is
+/// in the middle of sending when an early answer comes would otherwise see a reset instead of the answer.
+#[derive(Debug)]
+pub(crate) struct WireBody {
+    inner: Option<Incoming>,
+    tasks: Tasks,
+    /// The client waits for a word before it sends anything.
+    awaits_continue: bool,
+}
+
+impl WireBody {
+    /// Puts a wire body in the place of a request's own.
+    pub(crate) fn wrap(request: Request<Incoming>, tasks: &Tasks) -> Request<Body> {
+        let awaits_continue = request.headers().contains_key(EXPECT);
+        request.map(|inner| {
+            if inner.is_end_stream() {
+                return Body::empty();
+            }
+            Body::new(Self {
+                inner: Some(inner),
+                tasks: tasks.clone(),
+                awaits_continue,
+            })
+        })
+    }
+}
+
+impl HttpBody for WireBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        self.awaits_continue = false;
+        let Some(inner) = &mut self.inner else {
+            return Poll::Ready(None);
+        };
+        let frame = std::task::ready!(Pin::new(inner).poll_frame(cx));
+        if !matches!(frame, Some(Ok(_))) {
+            self.inner = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
+    }
+}
+
+impl Drop for WireBody {
+    fn drop(&mut self) {
+        let unread = self.inner.take().filter(|inner| !inner.is_end_stream());
+        if let Some(inner) = unread
+            && !self.awaits_continue
+            && tokio::runtime::Handle::try_current().is_ok()
+        {
+            drop(self.tasks.spawn("body drain", drain(inner)));
+        }
+    }
+}
+
+async fn drain(mut body: Incoming) {
+    let discard = async {
+        let mut left = DRAIN_BYTES_MAX;
+        while let Some(Ok(frame)) = body.frame().await {
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            match left.checked_sub(bytes) {
+                Some(rest) => left = rest,
+                None => return,
+            }
+        }
+    };
+    // Whether it came to its end or to the limit is all the same: nobody wants it.
+    drop(tokio::time::timeout(DRAIN_TIME_MAX, discard).await);
+}
+
+/// What a body may be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BodyLimits {
+    /// The most bytes, after decompression.
+    pub(crate) bytes_max: usize,
+    /// The longest pause.
+    pub(crate) pause_max: Duration,
+}
+
+/// Whether a request's body is gzipped.
+///
+/// # Errors
+///
+/// Any other content encoding, several at once included.
+pub(crate) fn is_gzip(headers: &http::HeaderMap) -> Result<bool, RequestError> {
+    let mut values = headers.get_all(CONTENT_ENCODING).iter();
+    match (
+        values.next().map(http::HeaderValue::as_bytes),
+        values.next(),
+    ) {
+        (None, _) => Ok(false),
+        (Some(name), None) => match name.trim_ascii().to_ascii_lowercase().as_slice() {
+            b"" | b"identity" => Ok(false),
+            b"gzip" => Ok(true),
+            _ => Err(Code::UnsupportedEncoding.into()),
+        },
+        (Some(_), Some(_)) => Err(Code::UnsupportedEncoding.into()),
+    }
+}
+
+/// The whole body of a request, decompressed if it is gzipped.
+///
+/// # Errors
+///
+/// [`RequestError`]: too large, too slow, not what its encoding says, ended early, or more than the gateway holds at once.
+pub(crate) async fn read(
+    request: Request<Body>,
+    gzip: bool,
+    held: &Held,
+    limits: BodyLimits,
+) -> Result<Bytes, RequestError> {
+    let mut body = if gzip {
+        gunzip(request).await
+    } else {
+        request.into_body()
+    };
+    let mut first: Option<Bytes> = None;
+    let mut whole: Option<BytesMut> = None;
+    let mut length = 0usize;
+    while let Some(frame) = tokio::time::timeout(limits.pause_max, body.frame())
+        .await
+        .map_err(|_elapsed| Code::RequestTimeout)?
+    {
+        let broken = |_error| match gzip {
+            true => RequestError::from(Code::InvalidEncoding),
+            false => RequestError::new(Code::MalformedRequest, "the body ended early"),
+        };
+        let Ok(data) = frame.map_err(broken)?.into_data() else {
+            continue;
+        };
+        length = length.saturating_add(data.len());
+        if length > limits.bytes_max {
+            return Err(RequestError::body_too_large(limits.bytes_max));
+        }
+        if !held.grow_to(length) {
+            return Err(Code::Overloaded.into());
+        }
+        // One frame is the usual case and is not copied.
+        match (&mut whole, first.take()) {
+            (Some(whole), _) => whole.extend_from_slice(&data),
+            (None, None) => first = Some(data),
+            (None, Some(start)) => {
+                let mut joined = BytesMut::with_capacity((start.len() + data.len()) * 2);
+                joined.extend_from_slice(&start);
+                joined.extend_from_slice(&data);
+                whole = Some(joined);
+            }
+        }
+    }
+    Ok(whole.map(BytesMut::freeze).or(first).unwrap_or_default())
+}
+
+/// The decompressed body. The layer hands it on as a request's; here it comes back as a response's.
+async fn gunzip(mut request: Request<Body>) -> Body {
+    let gzip = http::HeaderValue::from_static("gzip");
+    request.headers_mut().insert(CONTENT_ENCODING, gzip);
+    let echo = tower::service_fn(|request: Request<_>| {
+        std::future::ready(Ok::<_, std::convert::Infallible>(http::Response::new(
+            Body::new(request.into_body()),
+        )))
+    });
+    match RequestDecompression::new(echo).oneshot(request).await {
+        Ok(response) => Body::new(response.into_body()),
+        Err(never) => match never {},
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::shed::Budget;
+    use super::*;
+
+    fn chunks(parts: &'static [&'static str]) -> Request<Body> {
+        let parts = parts
+            .iter()
+            .map(|part| Ok::<_, std::io::Error>(Bytes::from_static(part.as_bytes())));
+        Request::new(Body::from_stream(futures::stream::iter(parts)))
+    }
+
+    const LIMITS: BodyLimits = BodyLimits {
+        bytes_max: 8,
+        pause_max: Duration::from_secs(5),
+    };
+
+    #[tokio::test]
+    async fn bodies_are_joined_and_counted() {
+        let cases: &[(&'static [&'static str], Result<&str, Code>)] = &[
+            (&[], Ok("")),
+            (&["abc"], Ok("abc")),
+            (&["ab", "c", "", "de"], Ok("abcde")),
+            (&["1234", "5678"], Ok("12345678")),
+            (&["1234", "56789"], Err(Code::BodyTooLarge)),
+        ];
+        for (parts, expected) in cases {
+            let budget = Budget::new(100);
+            let held = budget.take(0).unwrap();
+            let read = read(chunks(parts), false, &held, LIMITS).await;
+            let found = read.as_deref().map_err(|error| error.code);
+            assert_eq!(found, expected.map(str::as_bytes), "{parts:?}");
+            assert!(expected.is_err() || budget.used() == expected.unwrap().len());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_beyond_the_budget_is_shed_on_the_way() {
+        let budget = Budget::new(5);
+        let held = budget.take(0).unwrap();
+        let read = read(chunks(&["1234", "56"]), false, &held, LIMITS).await;
+        assert_eq!(read.unwrap_err().code, Code::Overloaded);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_pauses_too_long_is_a_timeout() {
+        let held = Budget::new(5).take(0).unwrap();
+        let endless = futures::stream::pending::<Result<Bytes, std::io::Error>>();
+        let request = Request::new(Body::from_stream(endless));
+        let read = read(request, false, &held, LIMITS).await;
+        assert_eq!(read.unwrap_err().code, Code::RequestTimeout);
+    }
+
+    #[test]
+    fn encodings_are_known_or_refused() {
+        let cases: &[(&[&str], Option<bool>)] = &[
+            (&[], Some(false)),
+            (&[""], Some(false)),
+            (&["identity"], Some(false)),
+            (&["gzip"], Some(true)),
+            (&[" GZIP "], Some(true)),
+            (&["br"], None),
+            (&["gzip, gzip"], None),
+            (&["gzip", "gzip"], None),
+        ];
+        for (values, expected) in cases {
+            let mut headers = http::HeaderMap::new();
+            for value in *values {
+                headers.append(CONTENT_ENCODING, value.parse().unwrap());
+            }
+            assert_eq!(is_gzip(&headers).ok(), *expected, "{values:?}");
+        }
+    }
+}

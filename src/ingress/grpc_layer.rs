@@ -1,0 +1,357 @@
+//! What stands before and behind every gRPC call: shedding before the body is read, a body that is counted and may not
+//! pause for ever, the client's deadline, and statuses in our own words.
+//!
+//! tonic honours `grpc-timeout` only in its own server, and only until the response's headers; so the deadline is kept
+//! here. It ends with the append (see [`Deadline`]).
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderValue, Request, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use opentelemetry::KeyValue;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::Status;
+use tonic::body::Body;
+use tower::ServiceExt as _;
+use tower_service::Service;
+
+use super::answer::X_REQUEST_ID;
+use super::grpc::{COLLECT_PATH, SERVICE_PATH};
+use super::outcome::RequestError;
+use super::request_id::{self, RequestId};
+use super::rpc_status::{status, translate};
+use super::shed::Held;
+use super::{Deadline, Ingress};
+use crate::status::Code;
+
+/// The services behind the layer.
+#[derive(Debug, Clone)]
+pub(crate) struct GrpcLayer {
+    pub(crate) routes: axum::Router,
+    pub(crate) ingress: Ingress,
+    pub(crate) drain: CancellationToken,
+}
+
+impl Service<Request<Body>> for GrpcLayer {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let layer = self.clone();
+        Box::pin(async move { Ok(layer.handle(request).await) })
+    }
+}
+
+impl GrpcLayer {
+    async fn handle(self, mut request: Request<Body>) -> Response<Body> {
+        let started = Instant::now();
+        let is_ours = request.uri().path().starts_with(SERVICE_PATH);
+        let id: Arc<str> = request_id::of(request.headers(), self.ingress.now()).into();
+        request.extensions_mut().insert(RequestId(Arc::clone(&id)));
+        let deadline = Deadline::of(request.headers());
+        if let Some(deadline) = &deadline {
+            request.extensions_mut().insert(deadline.clone());
+        }
+        let max = self.ingress.config().body_bytes_max;
+        let mut response = match self.admit(request, is_ours) {
+            Ok(request) => {
+                let call = self.routes.clone().oneshot(request);
+                let mut response = in_time(call, deadline.as_ref()).await;
+                if is_ours || response.headers().contains_key("grpc-status") {
+                    translate(&mut response, max);
+                }
+                response
+            }
+            Err(error) => status(&error).into_http(),
+        };
+        if let Ok(id) = HeaderValue::from_str(&id) {
+            response.headers_mut().insert(X_REQUEST_ID, id);
+        }
+        if is_ours {
+            self.record(&response, started.elapsed());
+        }
+        let drain = self.drain;
+        response.map(|inner| Body::new(EndingBody::new(inner, deadline, drain)))
+    }
+
+    /// Everything that can be known to fail is asked before the body is read.
+    fn admit(&self, request: Request<Body>, is_ours: bool) -> Result<Request<Body>, RequestError> {
+        if !is_protobuf(request.headers().get(CONTENT_TYPE)) {
+            let text = "send protobuf: content-type application/grpc or application/grpc+proto";
+            return Err(RequestError::new(Code::UnsupportedEncoding, text));
+        }
+        if !is_ours {
+            return Ok(request);
+        }
+        let announced = request
+            .headers()
+            .get(CONTENT_LENGTH)
+            .and_then(|length| length.to_str().ok())
+            .and_then(|length| length.parse().ok())
+            .unwrap_or(0);
+        let held = Arc::new(self.ingress.gate(announced)?);
+        // A quiet stream is legitimate; a quiet unary request is not.
+        let pause_max =
+            (request.uri().path() == COLLECT_PATH).then_some(self.ingress.config().body_timeout);
+        let mut request = request.map(|inner| {
+            Body::new(MeteredBody {
+                inner,
+                ingress: self.ingress.clone(),
+                held: Arc::clone(&held),
+                bytes: 0,
+                pause: pause_max.map(|max| (max, Box::pin(tokio::time::sleep(max)))),
+            })
+        });
+        // Held until the handler is done with the message.
+        request.extensions_mut().insert(held);
+        Ok(request)
+    }
+
+    fn record<B>(&self, response: &Response<B>, took: Duration) {
+        // Without a status among the headers it comes in the trailers of a body that is there already: OK.
+        let code =
+            Status::from_header_map(response.headers()).map_or(0, |status| status.code() as i64);
+        self.ingress.metrics().request_seconds.record(
+            took.as_secs_f64(),
+            &[
+                KeyValue::new("protocol", "grpc"),
+                KeyValue::new("status", code),
+            ],
+        );
+    }
+}
+
+/// Whether the content type is gRPC's with protobuf in it.
+fn is_protobuf(content_type: Option<&HeaderValue>) -> bool {
+    let value = content_type.map_or(&b""[..], HeaderValue::as_bytes);
+    let end = value.iter().position(|byte| matches!(byte, b';' | b' '));
+    let essence = value.get(..end.unwrap_or(value.len())).unwrap_or_default();
+    essence.eq_ignore_ascii_case(b"application/grpc")
+        || essence.eq_ignore_ascii_case(b"application/grpc+proto")
+}
+
+/// The call's response, unless its deadline passes before the append.
+async fn in_time<F, B>(call: F, deadline: Option<&Deadline>) -> Response<Body>
+where
+    F: Future<Output = Result<Response<B>, Infallible>>,
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let too_late = async {
+        match deadline {
+            None => std::future::pending().await,
+            Some(deadline) => {
+                tokio::time::sleep_until(deadline.at()).await;
+                if deadline.is_past_append() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        }
+    };
+    // Dropping the call is what a deadline is for: nothing was appended.
+    tokio::select! {
+        biased;
+        response = call => match response {
+            Ok(response) => response.map(Body::new),
+            Err(never) => match never {},
+        },
+        () = too_late => status(&Code::DeadlineExceeded.into()).into_http(),
+    }
+}
+
+/// A request body that counts its bytes against the budget and, where it must not pause, fails with a status when it does.
+struct MeteredBody {
+    inner: Body,
+    ingress: Ingress,
+    held: Arc<Held>,
+    bytes: usize,
+    pause: Option<(Duration, Pin<Box<Sleep>>)>,
+}
+
+impl HttpBody for MeteredBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) else {
+            if let Some((_, sleep)) = &mut this.pause {
+                std::task::ready!(sleep.as_mut().poll(cx));
+                let error = Code::RequestTimeout.into();
+                return Poll::Ready(Some(Err(status(&error))));
+            }
+            return Poll::Pending;
+        };
+        if let Some((max, sleep)) = &mut this.pause {
+            sleep.as_mut().reset(Instant::now() + *max);
+        }
+        if let Some(Ok(frame)) = &frame {
+            this.bytes += frame.data_ref().map_or(0, Bytes::len);
+            if !this.held.grow_to(this.bytes) {
+                this.ingress.shed(Code::Overloaded);
+                return Poll::Ready(Some(Err(status(&Code::Overloaded.into()))));
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// A response body that ends with a status when the client's deadline passes or the server drains while it waits for more.
+/// What is ready goes out first, so that a unary answer is never touched.
+struct EndingBody {
+    inner: Option<Body>,
+    deadline: Option<Instant>,
+    drain: CancellationToken,
+    waiting: Option<Waiting>,
+}
+
+struct Waiting {
+    deadline: Option<Pin<Box<Sleep>>>,
+    drain: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl EndingBody {
+    fn new(inner: Body, deadline: Option<Deadline>, drain: CancellationToken) -> Self {
+        Self {
+            inner: Some(inner),
+            deadline: deadline.map(|deadline| deadline.at()),
+            drain,
+            waiting: None,
+        }
+    }
+}
+
+impl HttpBody for EndingBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        let Some(inner) = &mut this.inner else {
+            return Poll::Ready(None);
+        };
+        if let Poll::Ready(frame) = Pin::new(inner).poll_frame(cx) {
+            return Poll::Ready(frame);
+        }
+        let waiting = this.waiting.get_or_insert_with(|| Waiting {
+            deadline: this
+                .deadline
+                .map(|at| Box::pin(tokio::time::sleep_until(at))),
+            drain: Box::pin(this.drain.clone().cancelled_owned()),
+        });
+        let late = waiting
+            .deadline
+            .as_mut()
+            .is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready());
+        let code = if late {
+            Code::DeadlineExceeded
+        } else {
+            std::task::ready!(waiting.drain.as_mut().poll(cx));
+            Code::Draining
+        };
+        this.inner = None;
+        let mut trailers = http::HeaderMap::new();
+        status(&code.into()).add_header(&mut trailers)?;
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner
+            .as_ref()
+            .map_or_else(SizeHint::default, HttpBody::size_hint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    #[test]
+    fn only_protobuf_is_read() {
+        let cases = [
+            ("application/grpc", true),
+            ("Application/GRPC+proto", true),
+            ("application/grpc;charset=utf-8", true),
+            ("application/grpc+json", false),
+            ("application/grpc+thrift", false),
+            ("application/grpcx", false),
+        ];
+        for (value, expected) in cases {
+            let header = HeaderValue::from_static(value);
+            assert_eq!(is_protobuf(Some(&header)), expected, "{value}");
+        }
+    }
+
+    fn endless() -> Body {
+        let frames = futures::stream::pending::<Result<Frame<Bytes>, Status>>();
+        Body::new(http_body_util::StreamBody::new(frames))
+    }
+
+    async fn ends_with(body: EndingBody) -> tonic::Code {
+        let trailers = Body::new(body).collect().await.unwrap().trailers().cloned();
+        Status::from_header_map(&trailers.unwrap()).unwrap().code()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_ends_with_a_status_at_its_deadline_and_at_the_drain() {
+        let drain = CancellationToken::new();
+        let deadline = Deadline::new(Instant::now() + Duration::from_secs(1));
+        let body = EndingBody::new(endless(), Some(deadline), drain.clone());
+        assert_eq!(ends_with(body).await, tonic::Code::DeadlineExceeded);
+
+        let body = EndingBody::new(endless(), None, drain.clone());
+        let cancel = async { drain.cancel() };
+        let (code, ()) = tokio::join!(ends_with(body), cancel);
+        assert_eq!(code, tonic::Code::Unavailable);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_drops_the_call_before_the_append_and_never_after_it() {
+        let slow = |deadline: Deadline, append: bool| async move {
+            assert!(!append || deadline.begin_append());
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            Ok::<_, Infallible>(Response::new(Body::empty()))
+        };
+        for (append, expected) in [(false, Some(tonic::Code::DeadlineExceeded)), (true, None)] {
+            let deadline = Deadline::new(Instant::now() + Duration::from_secs(1));
+            let call = slow(deadline.clone(), append);
+            let response = in_time(call, Some(&deadline)).await;
+            let code = Status::from_header_map(response.headers()).map(|status| status.code());
+            assert_eq!(code, expected);
+        }
+    }
+}

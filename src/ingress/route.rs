@@ -1,0 +1,133 @@
+//! One request to its door: gRPC by its content type, everything else to HTTP; CORS around both.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use http::header::{CONTENT_TYPE, ORIGIN};
+use http::{HeaderMap, Method, Request, Response, Version};
+use tonic_web::{GrpcWebLayer, GrpcWebService};
+use tower::ServiceExt as _;
+use tower_layer::Layer as _;
+
+use super::grpc_layer::GrpcLayer;
+use super::outcome::RequestError;
+use super::server::Door;
+use super::{Ingress, answer, cors, request_id};
+use crate::status::Code;
+
+/// Both doors, behind one front. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Front(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    http: Router,
+    grpc: GrpcWebService<GrpcLayer>,
+    ingress: Ingress,
+}
+
+/// What a request's content type asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Http,
+    Grpc,
+    GrpcWeb,
+}
+
+impl Front {
+    pub(crate) fn new(http: Router, grpc: GrpcLayer) -> Self {
+        Self(Arc::new(Inner {
+            http,
+            ingress: grpc.ingress.clone(),
+            grpc: GrpcWebLayer::new().layer(grpc),
+        }))
+    }
+
+    /// Answers one request.
+    pub(crate) async fn handle(&self, door: Door, request: Request<Body>) -> Response<Body> {
+        if request.method() == Method::OPTIONS && door == Door::Public {
+            return cors::preflight(request.headers());
+        }
+        let origin = request.headers().get(ORIGIN).cloned();
+        let mut response = self.dispatch(door, request).await;
+        if door == Door::Public {
+            cors::allow(origin.as_ref(), response.headers_mut());
+        }
+        response
+    }
+
+    async fn dispatch(&self, door: Door, request: Request<Body>) -> Response<Body> {
+        let http2 = request.version() == Version::HTTP_2;
+        let answered = match (kind(request.headers()), door) {
+            (Kind::Grpc, _) if http2 => Ok(self.0.grpc.clone().oneshot(request).await),
+            (Kind::Grpc, _) => {
+                return self.refuse(&request, "gRPC needs HTTP/2; over HTTP/1.1 use gRPC-web");
+            }
+            (_, Door::GrpcOnly) => {
+                return self.refuse(
+                    &request,
+                    "this port speaks gRPC alone; HTTP and gRPC-web are on the public port",
+                );
+            }
+            (Kind::GrpcWeb, Door::Public) => Ok(self.0.grpc.clone().oneshot(request).await),
+            (Kind::Http, Door::Public) => Err(self.0.http.clone().oneshot(request).await),
+        };
+        match answered {
+            Ok(Ok(response)) => response.map(Body::new),
+            Err(Ok(response)) => response,
+            Ok(Err(never)) | Err(Err(never)) => match never {},
+        }
+    }
+
+    /// The wrong protocol gets an answer that people can read.
+    fn refuse(&self, request: &Request<Body>, text: &'static str) -> Response<Body> {
+        let request_id = request_id::of(request.headers(), self.0.ingress.now());
+        answer::error(&RequestError::new(Code::NotFound, text), &request_id)
+    }
+}
+
+fn kind(headers: &HeaderMap) -> Kind {
+    const GRPC: &[u8] = b"application/grpc";
+    let value = headers
+        .get(CONTENT_TYPE)
+        .map_or(&b""[..], http::HeaderValue::as_bytes);
+    let Some((name, rest)) = value.split_at_checked(GRPC.len()) else {
+        return Kind::Http;
+    };
+    if !name.eq_ignore_ascii_case(GRPC) {
+        return Kind::Http;
+    }
+    match rest.first() {
+        None | Some(b'+' | b';' | b' ') => Kind::Grpc,
+        Some(b'-') => Kind::GrpcWeb,
+        Some(_) => Kind::Http,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_content_type_decides() {
+        let cases = [
+            ("application/grpc", Kind::Grpc),
+            ("Application/gRPC+proto", Kind::Grpc),
+            ("application/grpc;x=y", Kind::Grpc),
+            ("application/grpc ", Kind::Grpc),
+            ("application/grpc+json", Kind::Grpc),
+            ("application/grpc-web+proto", Kind::GrpcWeb),
+            ("application/grpc-web-text", Kind::GrpcWeb),
+            ("application/grpcx", Kind::Http),
+            ("application/json", Kind::Http),
+            ("", Kind::Http),
+        ];
+        for (value, expected) in cases {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, value.parse().unwrap());
+            assert_eq!(kind(&headers), expected, "{value}");
+        }
+        assert_eq!(kind(&HeaderMap::new()), Kind::Http);
+    }
+}

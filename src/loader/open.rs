@@ -1,0 +1,262 @@
+//! Open manifests: found, made, parted, given up.
+
+use bytes::Bytes;
+
+use super::inbox::{self, Found, Gathered};
+use super::iso::iso;
+use super::manifest::{self, Manifest, ManifestObject, ParseError};
+use super::warehouse::Outcome;
+use super::{Loader, MANIFESTS_KEPT, RoundError};
+
+/// Names that are listed at a time.
+const PAGE: usize = 1_000;
+
+impl Loader {
+    /// Step 1: the lowest open manifest, or a new one over what lies in the inbox; `None` when there is nothing to do.
+    ///
+    /// # Errors
+    ///
+    /// [`RoundError`].
+    pub async fn next(&mut self) -> Result<Option<Manifest>, RoundError> {
+        loop {
+            // The order matters: first the last recorded number, then the open manifests, then the inbox. Whatever is
+            // recorded or begun after the first look makes the number that is taken here a used one.
+            let last = self.warehouse.last_recorded().await?.unwrap_or(0);
+            if let Some(manifest) = self.open_after(last).await? {
+                return Ok(Some(manifest));
+            }
+            let objects = self.gather().await?;
+            if objects.is_empty() {
+                return Ok(None);
+            }
+            let number = last.checked_add(1).ok_or(RoundError::Numbers)?;
+            let manifest = self.manifest(number, 1, objects);
+            if self.create(&manifest).await? {
+                return Ok(Some(manifest));
+            }
+            tracing::debug!(manifest.number = number, "manifest_race_lost");
+        }
+    }
+
+    /// The lowest manifest above the last recorded one.
+    async fn open_after(&mut self, last: u64) -> Result<Option<Manifest>, RoundError> {
+        let mut after = Manifest::name(last);
+        loop {
+            let names = self
+                .objects
+                .list(manifest::FOLDER, Some(&after), PAGE)
+                .await?;
+            let Some(end) = names.last() else {
+                return Ok(None);
+            };
+            after.clone_from(end);
+            for (number, name) in names
+                .iter()
+                .filter_map(|name| Some((Manifest::number_of(name)?, name)))
+            {
+                let Some(file) = self.objects.get(name).await? else {
+                    // Discarded by whoever made it too late.
+                    continue;
+                };
+                match Manifest::parse(number, &file) {
+                    Ok(manifest) => return Ok(Some(manifest)),
+                    Err(source @ ParseError::Newer(_)) => {
+                        return Err(RoundError::Newer { number, source });
+                    }
+                    Err(error) => self.discard(number, &error).await?,
+                }
+            }
+        }
+    }
+
+    /// Closes a manifest that cannot be read. Its objects still have their markers.
+    async fn discard(&mut self, number: u64, error: &ParseError) -> Result<(), RoundError> {
+        let unread = self.manifest(number, 1, Vec::new());
+        let reason = super::chain(error);
+        tracing::error!(manifest.number = number, error = %reason, "manifest_discarded");
+        let outcome = Outcome::Discarded { reason };
+        self.warehouse.record(&unread, &outcome).await?;
+        Ok(())
+    }
+
+    fn manifest(&self, number: u64, attempt: u32, objects: Vec<ManifestObject>) -> Manifest {
+        Manifest {
+            version: manifest::VERSION,
+            number,
+            attempt,
+            created_at: iso(self.context.clock.now()),
+            objects,
+        }
+    }
+
+    /// Creates the manifest's file; `false` when the number is taken or came too late.
+    async fn create(&mut self, manifest: &Manifest) -> Result<bool, RoundError> {
+        let name = Manifest::name(manifest.number);
+        if !self.objects.put_if_absent(&name, manifest.encode()).await? {
+            return Ok(false);
+        }
+        // The number was free, but perhaps only because it is so old that its file was removed.
+        let last = self.warehouse.last_recorded().await?;
+        if last.is_some_and(|last| manifest.number <= last) {
+            self.objects.delete(&name).await?;
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// What lies in the inbox and is not recorded, up to the limits. Sees to all markers on its way that lead nowhere.
+    async fn gather(&mut self) -> Result<Vec<ManifestObject>, RoundError> {
+        let mut gathered = Gathered::new(self.limits);
+        let mut blocked: Option<(usize, String, String)> = None;
+        let mut after: Option<String> = None;
+        'pages: loop {
+            let names = self
+                .objects
+                .list(inbox::FOLDER, after.as_deref(), PAGE)
+                .await?;
+            if names.is_empty() {
+                break;
+            }
+            after = names.last().cloned();
+            let mut waiting = Vec::new();
+            for (name, found) in inbox::read(&*self.objects, &names).await? {
+                match found {
+                    Found::Object(object) => waiting.push(object),
+                    Found::Malformed(bytes, reason) => {
+                        self.quarantine_marker(&name, bytes, &reason).await?;
+                    }
+                    Found::Blocked(reason) => {
+                        let count = blocked.as_ref().map_or(0, |(count, ..)| *count);
+                        blocked = Some((count + 1, name, reason));
+                    }
+                    Found::Gone => {}
+                }
+            }
+            for object in self.leave_out_recorded(waiting).await? {
+                if !gathered.push(object) {
+                    break 'pages;
+                }
+            }
+        }
+        match blocked {
+            // Only when nothing else is left to do: the others must not wait for a person.
+            Some((count, name, reason)) if gathered.objects.is_empty() => {
+                Err(RoundError::Blocked {
+                    count,
+                    name,
+                    reason,
+                })
+            }
+            _ => Ok(gathered.objects),
+        }
+    }
+
+    /// Removes the markers of objects that are recorded as loaded: left by a crash, or put again by a repeated write.
+    async fn leave_out_recorded(
+        &mut self,
+        waiting: Vec<ManifestObject>,
+    ) -> Result<Vec<ManifestObject>, RoundError> {
+        let names: Vec<String> = waiting.iter().map(|o| o.object.clone()).collect();
+        let recorded = self.warehouse.recorded(&names).await?;
+        let (done, waiting): (Vec<_>, Vec<_>) = waiting
+            .into_iter()
+            .partition(|object| recorded.contains(&object.object));
+        inbox::remove(&*self.objects, done.iter().map(|o| o.marker.as_str())).await?;
+        Ok(waiting)
+    }
+
+    /// Moves a marker that is none out of the way.
+    async fn quarantine_marker(
+        &mut self,
+        name: &str,
+        bytes: Bytes,
+        reason: &str,
+    ) -> Result<(), RoundError> {
+        inbox::quarantine(&*self.objects, name, bytes).await?;
+        self.context.metrics.loader_markers_quarantined.add(1, &[]);
+        tracing::error!(marker = name, reason, "marker_quarantined");
+        Ok(())
+    }
+
+    /// Gives a manifest up whose one object can never be loaded.
+    pub(super) async fn quarantine(
+        &mut self,
+        manifest: &Manifest,
+        reason: String,
+    ) -> Result<(), RoundError> {
+        for object in &manifest.objects {
+            inbox::quarantine_object(&*self.objects, object).await?;
+            self.context.metrics.loader_markers_quarantined.add(1, &[]);
+            tracing::error!(
+                marker = %object.marker,
+                object = %object.object,
+                reason,
+                "marker_quarantined"
+            );
+        }
+        let outcome = Outcome::Quarantined { reason };
+        self.warehouse.record(manifest, &outcome).await?;
+        Ok(())
+    }
+
+    /// Gives a manifest up for later ones that hold its objects. They are created first: an object is always in an open
+    /// manifest or has its marker, and after a crash in between the same parts are found.
+    pub(super) async fn supersede(
+        &mut self,
+        manifest: &Manifest,
+        parts: impl IntoIterator<Item = Vec<ManifestObject>, IntoIter: Send> + Send,
+        reason: String,
+    ) -> Result<(), RoundError> {
+        let mut number = manifest.number;
+        for objects in parts {
+            loop {
+                number = number.checked_add(1).ok_or(RoundError::Numbers)?;
+                let part =
+                    self.manifest(number, manifest.attempt.saturating_add(1), objects.clone());
+                if self.create(&part).await? || self.holds(number, &objects).await? {
+                    break;
+                }
+            }
+        }
+        tracing::warn!(
+            manifest.number = manifest.number,
+            reason,
+            "manifest_superseded"
+        );
+        let outcome = Outcome::Superseded { reason };
+        self.warehouse.record(manifest, &outcome).await?;
+        Ok(())
+    }
+
+    /// Whether a manifest holds exactly these objects.
+    async fn holds(&mut self, number: u64, objects: &[ManifestObject]) -> Result<bool, RoundError> {
+        let file = self.objects.get(&Manifest::name(number)).await?;
+        let held = file.and_then(|file| Manifest::parse(number, &file).ok());
+        Ok(held.is_some_and(|held| held.objects == objects))
+    }
+
+    /// Removes the files of manifests that were recorded long ago.
+    pub(super) async fn clean_up(&mut self) -> Result<(), RoundError> {
+        let last = self.warehouse.last_recorded().await?.unwrap_or(0);
+        let mut after: Option<String> = None;
+        loop {
+            let names = self
+                .objects
+                .list(manifest::FOLDER, after.as_deref(), PAGE)
+                .await?;
+            let Some(end) = names.last() else {
+                return Ok(());
+            };
+            after = Some(end.clone());
+            for (number, name) in names
+                .iter()
+                .filter_map(|name| Some((Manifest::number_of(name)?, name)))
+            {
+                if number.saturating_add(MANIFESTS_KEPT) > last {
+                    return Ok(());
+                }
+                self.objects.delete(name).await?;
+            }
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! Retries around a store: an outage is of the store, never of a batch, and is waited out for ever.
+//!
+//! While a write fails the component `store` is degraded; it is well again when no write is failing any more. Two
+//! cases call for a person and are logged as errors, once per outage: a store that refuses us, and a lane that keeps
+//! failing while others succeed.
+//!
+//! Only the end of the program stops the retries: when the token fires, the last error is returned and the batch goes
+//! back to its queue.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use opentelemetry::KeyValue;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{Disposition, ErrorRow, ErrorStore, EventStore, Row, WriteError, Written};
+use crate::backoff::Backoff;
+use crate::event::{BatchId, Day, Lane};
+use crate::lifecycle::Health;
+use crate::telemetry::Metrics;
+
+/// The component's name in readiness.
+const COMPONENT: &str = "store";
+
+/// After so many failures in a row a lane counts as stuck, if others got through meanwhile.
+const STUCK_AFTER: u32 = 5;
+
+/// A store whose writes are repeated until they succeed. One value is shared by all workers, so that it sees which of them fail.
+#[derive(Debug)]
+pub struct Retrying<S> {
+    inner: S,
+    backoff: Backoff,
+    health: Health,
+    metrics: Metrics,
+    stop: CancellationToken,
+    outage: Mutex<Outage>,
+}
+
+/// What is failing now, over all lanes.
+#[derive(Debug, Default)]
+struct Outage {
+    failing: BTreeMap<(&'static str, Lane), Failing>,
+    /// Writes that succeeded since the program began.
+    successes: u64,
+    refusal_told: bool,
+}
+
+#[derive(Debug)]
+struct Failing {
+    failures: u32,
+    /// [`Outage::successes`] when this write failed first.
+    successes_then: u64,
+    stuck_told: bool,
+}
+
+/// What to tell a person about a failure.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Alarms {
+    refusal: bool,
+    stuck: bool,
+}
+
+impl<S> Retrying<S> {
+    /// Wraps a store. When `stop` fires, a failed write is not tried again.
+    #[must_use]
+    pub fn new(
+        inner: S,
+        backoff: Backoff,
+        health: Health,
+        metrics: Metrics,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            inner,
+            backoff,
+            health,
+            metrics,
+            stop,
+            outage: Mutex::default(),
+        }
+    }
+
+    async fn run<F>(
+        &self,
+        kind: &'static str,
+        lane: Lane,
+        mut write: impl FnMut() -> F + Send,
+    ) -> Result<Written, WriteError>
+    where
+        F: Future<Output = Result<Written, WriteError>> + Send,
+    {
+        let labels = [KeyValue::new("kind", kind)];
+        let mut failures = 0_u32;
+        loop {
+            let began = Instant::now();
+            let outcome = write().await;
+            self.metrics
+                .store_write_seconds
+                .record(began.elapsed().as_secs_f64(), &labels);
+            let error = match outcome {
+                Ok(written) => {
+                    self.succeeded(kind, lane);
+                    return Ok(written);
+                }
+                Err(error) => error,
+            };
+            failures = failures.saturating_add(1);
+            self.tell(kind, lane, failures, &error);
+            let wait = tokio::time::sleep(self.backoff.wait(failures));
+            // Both arms are cancel safe: nothing is lost by dropping a timer or a wait for the token.
+            tokio::select! {
+                () = self.stop.cancelled() => return Err(error),
+                () = wait => self.metrics.store_write_retries.add(1, &labels),
+            }
+        }
+    }
+
+    fn succeeded(&self, kind: &'static str, lane: Lane) {
+        let mut outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner);
+        outage.succeeded(kind, lane);
+        // Under the lock, so that two lanes cannot report in the wrong order.
+        self.health.degraded(COMPONENT, outage.text());
+    }
+
+    fn tell(&self, kind: &'static str, lane: Lane, failures: u32, error: &WriteError) {
+        let alarms = {
+            let mut outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner);
+            let alarms = outage.failed(kind, lane, error.disposition());
+            self.health.degraded(COMPONENT, outage.text());
+            alarms
+        };
+        let source = std::error::Error::source(error).map(ToString::to_string);
+        tracing::warn!(kind, %lane, attempt = failures, %error, cause = source, "store_write_failed");
+        if alarms.refusal {
+            tracing::error!(
+                kind, %lane, %error,
+                action = "check the store's permissions and that it exists; events wait in the log meanwhile",
+                "store_refuses_writes"
+            );
+        }
+        if alarms.stuck {
+            tracing::error!(
+                kind, %lane, attempt = failures, %error,
+                action = "this lane alone fails while others are written; its events wait in the log and pin it",
+                "store_lane_stuck"
+            );
+        }
+    }
+}
+
+// === impl Outage ===
+
+impl Outage {
+    fn failed(&mut self, kind: &'static str, lane: Lane, disposition: Disposition) -> Alarms {
+        let successes = self.successes;
+        let failing = self.failing.entry((kind, lane)).or_insert(Failing {
+            failures: 0,
+            successes_then: successes,
+            stuck_told: false,
+        });
+        failing.failures = failing.failures.saturating_add(1);
+        let stuck = failing.failures >= STUCK_AFTER
+            && successes > failing.successes_then
+            && !failing.stuck_told;
+        failing.stuck_told |= stuck;
+        let refusal = disposition == Disposition::Alarm && !self.refusal_told;
+        self.refusal_told |= refusal;
+        Alarms { refusal, stuck }
+    }
+
+    fn succeeded(&mut self, kind: &'static str, lane: Lane) {
+        self.successes = self.successes.saturating_add(1);
+        self.failing.remove(&(kind, lane));
+        if self.failing.is_empty() {
+            self.refusal_told = false;
+        }
+    }
+
+    /// What readiness says: the lanes by name, never an error's text.
+    fn text(&self) -> Option<String> {
+        if self.failing.is_empty() {
+            return None;
+        }
+        let lanes: Vec<String> = self
+            .failing
+            .keys()
+            .map(|(kind, lane)| format!("{kind} of lane {lane}"))
+            .collect();
+        Some(format!("writes fail and are retried: {}", lanes.join(", ")))
+    }
+}
+
+// === impl EventStore, ErrorStore ===
+
+#[async_trait]
+impl<S: EventStore> EventStore for Retrying<S> {
+    async fn write_events(
+        &self,
+        batch: &BatchId,
+        day: Day,
+        rows: Arc<[Row]>,
+    ) -> Result<Written, WriteError> {
+        self.run("events", batch.lane, || {
+            self.inner.write_events(batch, day, Arc::clone(&rows))
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl<S: ErrorStore> ErrorStore for Retrying<S> {
+    async fn write_errors(
+        &self,
+        batch: &BatchId,
+        day: Day,
+        rows: Arc<[ErrorRow]>,
+    ) -> Result<Written, WriteError> {
+        self.run("errors", batch.lane, || {
+            self.inner.write_errors(batch, day, Arc::clone(&rows))
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,220 @@
+use std::time::Duration;
+
+use super::*;
+use crate::event::LogId;
+use crate::store::fake::{Fault, Faulty};
+
+/// Takes everything.
+#[derive(Debug, Clone, Copy)]
+struct Sink;
+
+#[async_trait]
+impl EventStore for Sink {
+    async fn write_events(
+        &self,
+        _: &BatchId,
+        _: Day,
+        _: Arc<[Row]>,
+    ) -> Result<Written, WriteError> {
+        Ok(Written {
+            created: true,
+            ..Written::default()
+        })
+    }
+}
+
+#[async_trait]
+impl ErrorStore for Sink {
+    async fn write_errors(
+        &self,
+        _: &BatchId,
+        _: Day,
+        _: Arc<[ErrorRow]>,
+    ) -> Result<Written, WriteError> {
+        Ok(Written::default())
+    }
+}
+
+struct Rig {
+    store: Arc<Retrying<Faulty<Sink>>>,
+    plan: Faulty<Sink>,
+    health: Health,
+    metrics: Metrics,
+    stop: CancellationToken,
+}
+
+fn rig(plan: impl IntoIterator<Item = Option<Fault>>) -> Rig {
+    let plan = Faulty::new(Sink, plan);
+    let (health, metrics, stop) = (Health::default(), Metrics::new(), CancellationToken::new());
+    let store = Arc::new(Retrying::new(
+        plan.clone(),
+        Backoff::default(),
+        health.clone(),
+        metrics.clone(),
+        stop.clone(),
+    ));
+    Rig {
+        store,
+        plan,
+        health,
+        metrics,
+        stop,
+    }
+}
+
+fn batch(lane: u16) -> BatchId {
+    BatchId {
+        log_id: LogId(1),
+        lane: Lane(lane),
+        number: 0,
+        first: 0,
+        last: 0,
+        input_hash: 0,
+    }
+}
+
+impl Rig {
+    async fn write(&self, lane: u16) -> Result<Written, WriteError> {
+        self.store
+            .write_events(&batch(lane), Day(0), Arc::new([]))
+            .await
+    }
+
+    fn degraded(&self) -> Option<String> {
+        self.health.readiness().degraded.remove(COMPONENT)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_is_repeated_until_it_succeeds() {
+    let faults = [Fault::Unavailable, Fault::Denied, Fault::AnswerLost];
+    let rig = rig((0..30).map(|n| Some(faults[n % 3])));
+    let began = Instant::now();
+    assert!(rig.write(0).await.unwrap().created);
+    assert_eq!(rig.plan.calls(), 31);
+    // The waits grow to their cap and stay there: 100 ms, doubling up to 30 s, each at least half.
+    let waited = began.elapsed();
+    assert!(
+        waited > Duration::from_secs(300) && waited < Duration::from_secs(720),
+        "{waited:?}"
+    );
+    assert_eq!(rig.degraded(), None);
+    let metrics = rig.metrics.render();
+    assert!(
+        metrics.contains(r#"eventkit_store_write_retries_total{kind="events"} 30"#),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains(r#"eventkit_store_write_seconds_count{kind="events"} 31"#),
+        "{metrics}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_store_is_degraded_exactly_while_a_write_fails() {
+    let rig = rig([Some(Fault::Unavailable); 3]);
+    assert_eq!(rig.degraded(), None);
+    let write = rig.write(7);
+    let watch = async {
+        // The first wait is at least 50 ms.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert_eq!(
+            rig.degraded().as_deref(),
+            Some("writes fail and are retried: events of lane 7")
+        );
+        assert!(rig.health.readiness().is_ready());
+    };
+    let (written, ()) = tokio::join!(write, watch);
+    assert!(written.is_ok());
+    assert_eq!(rig.degraded(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_lane_that_is_well_does_not_hide_another_that_is_not() {
+    let rig = rig([Some(Fault::Unavailable), None, None]);
+    let failing = rig.write(1);
+    let well = async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert!(rig.write(2).await.is_ok());
+        assert!(rig.degraded().is_some());
+    };
+    let (written, ()) = tokio::join!(failing, well);
+    assert!(written.is_ok());
+    assert_eq!(rig.degraded(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_the_program_ends_the_retries_with_the_last_error() {
+    let rig = rig([Some(Fault::Unavailable); 1_000]);
+    let stop = async {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        rig.stop.cancel();
+    };
+    let (written, ()) = tokio::join!(rig.write(0), stop);
+    assert!(matches!(written, Err(WriteError::Unavailable { .. })));
+    assert!(rig.plan.calls() < 30);
+    // Still degraded: nobody got through.
+    assert!(rig.degraded().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_still_writes_once() {
+    let rig = rig([None, Some(Fault::Unavailable)]);
+    rig.stop.cancel();
+    assert!(rig.write(0).await.is_ok());
+    assert!(rig.write(0).await.is_err());
+    assert_eq!(rig.plan.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn error_rows_are_retried_too() {
+    let rig = rig([Some(Fault::Unavailable)]);
+    let written = rig
+        .store
+        .write_errors(&batch(0), Day(0), Arc::new([]))
+        .await;
+    assert!(written.is_ok());
+    let metrics = rig.metrics.render();
+    assert!(
+        metrics.contains(r#"eventkit_store_write_retries_total{kind="errors"} 1"#),
+        "{metrics}"
+    );
+}
+
+#[test]
+fn a_refusal_and_a_stuck_lane_are_told_once_per_outage() {
+    let mut outage = Outage::default();
+    let none = Alarms::default();
+    let refusal = Alarms {
+        refusal: true,
+        stuck: false,
+    };
+    let stuck = Alarms {
+        refusal: false,
+        stuck: true,
+    };
+    assert_eq!(
+        outage.failed("events", Lane(1), Disposition::Alarm),
+        refusal
+    );
+    assert_eq!(outage.failed("events", Lane(1), Disposition::Alarm), none);
+    assert_eq!(outage.failed("events", Lane(2), Disposition::Alarm), none);
+    outage.succeeded("events", Lane(1));
+    outage.succeeded("events", Lane(2));
+    assert_eq!(outage.text(), None);
+    assert_eq!(
+        outage.failed("events", Lane(1), Disposition::Alarm),
+        refusal
+    );
+    outage.succeeded("events", Lane(1));
+
+    // All lanes fail: an outage, no matter how long.
+    for _ in 0..10 {
+        assert_eq!(outage.failed("events", Lane(1), Disposition::Retry), none);
+        assert_eq!(outage.failed("events", Lane(2), Disposition::Retry), none);
+    }
+    // Now one of them gets through, and the other still does not.
+    outage.succeeded("events", Lane(2));
+    assert_eq!(outage.failed("events", Lane(1), Disposition::Retry), stuck);
+    assert_eq!(outage.failed("events", Lane(1), Disposition::Retry), none);
+}

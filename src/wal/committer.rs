@@ -1,0 +1,413 @@
+//! The one owner of the log's writing side: a thread that turns everything that waits into one commit.
+//!
+//! A commit writes, in this order: the group's parts, seals, the checkpoint, removes of what an *earlier* commit's
+//! checkpoint allows to be forgotten; then it syncs, writes the mark, and only then answers. A failure anywhere poisons the
+//! log: nobody is told anything but failure from then on, and the process is expected to end.
+
+use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use rand::Rng as _;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::dedup::Dedup;
+use super::mark::MarkFile;
+use super::open::Options;
+use super::recovery::GroupInfo;
+use super::room::Usage;
+use super::storage::StorageError;
+use super::{
+    Append, Checkpoint, Command, CommitError, Committed, LogState, Seal, Shared, Unsettled, frame,
+};
+use crate::event::{Lane, Micros, Offset};
+
+/// A group takes further appends until it holds so many bytes.
+const GROUP_BYTES: usize = 4 << 20;
+/// A commit takes so many commands at most.
+const COMMIT_COMMANDS_MAX: usize = 4_096;
+/// How long the committer waits before it looks after the mark, the age of records and the room on the volume.
+const IDLE: Duration = Duration::from_millis(500);
+
+type Reply = oneshot::Sender<Result<Committed, CommitError>>;
+
+/// Why a commit failed.
+#[derive(Debug, thiserror::Error)]
+enum CommitFailure {
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error("write the mark")]
+    Mark(#[source] std::io::Error),
+    #[error("encode the group: {0}")]
+    Encode(#[from] frame::FrameError),
+    #[error("the committer panicked")]
+    Panic,
+}
+
+/// Everything that one commit covers.
+#[derive(Debug, Default)]
+struct Work {
+    appends: Vec<(Append, Reply)>,
+    append_bytes: usize,
+    seals: Vec<(Vec<Seal>, oneshot::Sender<()>)>,
+    checkpoint: Option<Checkpoint>,
+    close: bool,
+    /// Nothing came: look after what only time changes.
+    idle: bool,
+}
+
+impl Work {
+    fn take(&mut self, command: Command) {
+        match command {
+            Command::Append(append, reply) => {
+                self.append_bytes += append.bytes();
+                self.appends.push((append, reply));
+            }
+            Command::Seal(seals, reply) => self.seals.push((seals, reply)),
+            Command::Checkpoint(checkpoint) => self.checkpoint = Some(checkpoint),
+            Command::Close => self.close = true,
+        }
+    }
+}
+
+/// See the module's page.
+pub(crate) struct Committer {
+    shared: Arc<Shared>,
+    options: Options,
+    mark: Option<MarkFile>,
+    dedup: Dedup,
+    next: Offset,
+    /// The newest checkpoint that a completed sync covers: what lies below may go.
+    synced: Checkpoint,
+    seals: BTreeSet<(Lane, u64)>,
+    frames: Vec<u8>,
+    age_checked: Instant,
+    tight: bool,
+    /// The last trim ended because it is bounded: there may be more to forget, so the next one does not wait.
+    behind: bool,
+}
+
+impl Committer {
+    pub(crate) fn new(shared: Arc<Shared>, options: Options, mark: Option<MarkFile>) -> Self {
+        let dedup = Dedup::new(options.config.dedup_ids_max);
+        Self {
+            shared,
+            options,
+            mark,
+            dedup,
+            next: 0,
+            synced: Checkpoint::default(),
+            seals: BTreeSet::new(),
+            frames: Vec::new(),
+            age_checked: Instant::now(),
+            tight: false,
+            behind: false,
+        }
+    }
+
+    /// Takes over what was found in the log.
+    pub(crate) fn resume(&mut self, dedup: Dedup, next: Offset, unsettled: &Unsettled) {
+        self.dedup = dedup;
+        self.next = next;
+        self.synced = unsettled.checkpoint.clone();
+        self.seals = unsettled
+            .seals
+            .iter()
+            .map(|seal| (seal.batch.lane, seal.batch.number))
+            .collect();
+        self.judge_room();
+    }
+
+    /// Commits until the log is closed or fails.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the thread owns its end of the channel"
+    )]
+    pub(crate) fn run(mut self, commands: Receiver<Command>) {
+        loop {
+            let wait = if self.behind { Duration::ZERO } else { IDLE };
+            let work = gather(&commands, wait);
+            let (close, queued) = (work.close, work.append_bytes);
+            let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| self.commit(work)))
+                .unwrap_or(Err(CommitFailure::Panic));
+            self.shared.queued_bytes.fetch_sub(queued, Ordering::AcqRel);
+            if let Err(error) = outcome {
+                // Whoever waits is told by the drop of what he waits on; the receiver goes with this thread.
+                self.shared.state.send_replace(LogState::Failed);
+                tracing::error!(error = &error as &dyn std::error::Error, "log_failed");
+                if let Some((files, _)) = &self.shared.files {
+                    files.poison();
+                }
+                return;
+            }
+            if close {
+                break;
+            }
+        }
+        if let Some(Err(error)) = self.mark.as_mut().map(MarkFile::sync) {
+            tracing::warn!(%error, "mark_not_synced");
+        }
+    }
+
+    fn commit(&mut self, work: Work) -> Result<(), CommitFailure> {
+        let started = Instant::now();
+        let first = self.next;
+        let (replies, group) = self.admit(work.appends);
+        let records = group.map_or(0, |group| group.0);
+        let received_at = group.map_or(0, |group| group.1);
+        let parts = if records > 0 {
+            frame::encode_group(first, records, rand::rng().next_u64(), &self.frames)?
+        } else {
+            Vec::new()
+        };
+        let storage = Arc::clone(&self.shared.storage);
+        for (key, value) in &parts {
+            storage.insert(key, value)?;
+        }
+        for seal in work.seals.iter().flat_map(|(seals, _)| seals) {
+            let (key, value) = frame::encode_seal(seal);
+            storage.insert(&key, &value)?;
+            self.seals.insert((seal.batch.lane, seal.batch.number));
+        }
+        if let Some(checkpoint) = &work.checkpoint {
+            storage.insert(
+                &frame::CHECKPOINT_KEY,
+                &frame::encode_checkpoint(checkpoint),
+            )?;
+        }
+        let trimmed = self.trim(parts.len(), work.idle)?;
+        let wrote = !parts.is_empty() || !work.seals.is_empty() || work.checkpoint.is_some();
+        if wrote || trimmed {
+            let sync_started = Instant::now();
+            storage.sync()?;
+            self.options
+                .metrics
+                .wal_sync_seconds
+                .record(sync_started.elapsed().as_secs_f64(), &[]);
+        }
+        if records > 0 {
+            self.mark
+                .as_mut()
+                .map_or(Ok(()), |mark| mark.write(self.next))
+                .map_err(CommitFailure::Mark)?;
+            let bytes = parts
+                .iter()
+                .map(|(key, value)| (key.len() + value.len()) as u64)
+                .sum();
+            let count = u16::try_from(parts.len()).unwrap_or(u16::MAX);
+            self.publish(GroupInfo {
+                first,
+                records,
+                parts: count,
+                stored_bytes: bytes,
+                received_at,
+            });
+        } else if let Some(mark) = &mut self.mark {
+            let synced = if work.idle {
+                mark.sync()
+            } else {
+                // Seals and checkpoints alone must not keep it waiting either.
+                mark.sync_if_old()
+            };
+            synced.map_err(CommitFailure::Mark)?;
+        }
+        if let Some(checkpoint) = work.checkpoint {
+            self.shared
+                .checkpoint
+                .store(checkpoint.offset, Ordering::Relaxed);
+            self.synced = checkpoint;
+        }
+        self.judge_room();
+        answer(replies, work.seals);
+        tracing::trace!(records, parts = parts.len(), elapsed = ?started.elapsed(), "committed");
+        Ok(())
+    }
+
+    /// Sorts the events into new ones, whose frames it collects, and duplicates; answers the group's number of records and
+    /// when the first of them was received.
+    fn admit(
+        &mut self,
+        appends: Vec<(Append, Reply)>,
+    ) -> (Vec<(Committed, Reply)>, Option<(u32, Micros)>) {
+        self.frames.clear();
+        let first = self.next;
+        let mut replies = Vec::with_capacity(appends.len());
+        for (append, reply) in appends {
+            let mut committed = Committed::default();
+            let mut start = 0;
+            for (index, &(end, fingerprint)) in (0u32..).zip(&append.events) {
+                let end = usize::try_from(end).unwrap_or(usize::MAX);
+                if self.dedup.contains(fingerprint) {
+                    committed.duplicates.push(index);
+                } else {
+                    // Learned before the sync: whoever repeats it in this commit shares its fate, and if the sync fails nobody is
+                    // told anything any more.
+                    self.dedup.learn(self.next, fingerprint);
+                    self.next += 1;
+                    self.frames
+                        .extend_from_slice(append.frames.get(start..end).unwrap_or_default());
+                }
+                start = end;
+            }
+            replies.push((committed, reply));
+        }
+        let records = u32::try_from(self.next - first).unwrap_or(u32::MAX);
+        let group = (records > 0).then(|| (records, self.options.clock.now()));
+        (replies, group)
+    }
+
+    /// Makes a synced group visible.
+    fn publish(&mut self, group: GroupInfo) {
+        let metrics = &self.options.metrics;
+        metrics.wal_commits.add(1, &[]);
+        metrics
+            .wal_records_committed
+            .add(u64::from(group.records), &[]);
+        metrics
+            .wal_commit_records
+            .record(u64::from(group.records), &[]);
+        self.shared.groups().push_back(group);
+        self.shared
+            .stored_bytes
+            .fetch_add(group.stored_bytes, Ordering::Relaxed);
+        self.shared.durable.send_replace(self.next);
+    }
+
+    /// Removes what is settled and no longer kept. Bounded: a little more than was written, so that it keeps up.
+    fn trim(&mut self, parts_written: usize, idle: bool) -> Result<bool, StorageError> {
+        let mut trimmed = false;
+        let storage = Arc::clone(&self.shared.storage);
+        let settled = |&(lane, number): &(Lane, u64)| {
+            let lane = self.synced.lanes.get(usize::from(lane.0));
+            lane.is_some_and(|lane| number < lane.next_number)
+        };
+        let seals: Vec<_> = self
+            .seals
+            .iter()
+            .filter(|seal| settled(seal))
+            .copied()
+            .collect();
+        for (lane, number) in seals {
+            storage.remove(&frame::seal_key(lane, number))?;
+            self.seals.remove(&(lane, number));
+            trimmed = true;
+        }
+        let mut parts_left = 2 * parts_written + 64;
+        while parts_left > 0
+            && let Some((group, reason)) = self.evictable(idle)
+        {
+            // From the last part to the first: what a crash leaves is then the beginning of a group, which says where it ends.
+            for part in (0..group.parts).rev() {
+                storage.remove(&frame::part_key(group.first, part))?;
+            }
+            parts_left = parts_left.saturating_sub(usize::from(group.parts));
+            self.shared.groups().pop_front();
+            self.shared
+                .stored_bytes
+                .fetch_sub(group.stored_bytes, Ordering::Relaxed);
+            self.dedup.forget_below(group.end());
+            let reason = [opentelemetry::KeyValue::new("reason", reason)];
+            self.options
+                .metrics
+                .wal_records_trimmed
+                .add(u64::from(group.records), &reason);
+            trimmed = true;
+        }
+        self.behind = parts_left == 0;
+        self.shared
+            .dedup_first
+            .store(self.dedup.first().unwrap_or(self.next), Ordering::Relaxed);
+        Ok(trimmed)
+    }
+
+    /// The oldest group, if it is settled and there is a reason for it to go. The last group stays: it says where offsets go on.
+    fn evictable(&mut self, idle: bool) -> Option<(GroupInfo, &'static str)> {
+        let config = &self.options.config;
+        let check_age = !idle || self.age_checked.elapsed() >= config.cleanup_interval;
+        let groups = self.shared.groups();
+        let oldest = *groups.front()?;
+        if groups.len() < 2 || oldest.end() > self.synced.offset {
+            if idle && check_age {
+                self.age_checked = Instant::now();
+            }
+            return None;
+        }
+        let retention = i64::try_from(config.retention.as_micros()).unwrap_or(i64::MAX);
+        let expired = oldest.received_at < self.options.clock.now().saturating_sub(retention);
+        if self.synced.offset - oldest.first > config.retained_events_max {
+            Some((oldest, "count"))
+        } else if check_age && expired {
+            Some((oldest, "age"))
+        } else if self.tight {
+            Some((oldest, "space"))
+        } else {
+            if idle && check_age {
+                self.age_checked = Instant::now();
+            }
+            None
+        }
+    }
+
+    /// Sheds new work when there is no room, and takes it again when there is.
+    fn judge_room(&mut self) {
+        let volume = self.shared.files.as_ref().map(|(files, _)| files.volume());
+        let on_disk = self.shared.storage.disk_bytes();
+        let (Ok(volume), Ok(on_disk)) = (volume.transpose(), on_disk) else {
+            return;
+        };
+        let stored = self.shared.stored_bytes.load(Ordering::Relaxed);
+        let usage = Usage {
+            stored,
+            limit: self.shared.limit_bytes,
+            on_disk,
+            volume,
+        };
+        self.tight = usage.is_tight();
+        self.shared.state.send_if_modified(|state| {
+            let judged = match *state {
+                LogState::Open if usage.is_full(false) => LogState::Full,
+                LogState::Full if !usage.is_full(true) => LogState::Open,
+                other => other,
+            };
+            let changed = judged != *state;
+            if changed {
+                tracing::warn!(state = ?judged, stored, "log_room_changed");
+                *state = judged;
+            }
+            changed
+        });
+    }
+}
+
+/// Waits for the first command, then takes everything that is there.
+fn gather(commands: &Receiver<Command>, wait: Duration) -> Work {
+    let mut work = Work::default();
+    match commands.recv_timeout(wait) {
+        Ok(command) => work.take(command),
+        Err(RecvTimeoutError::Timeout) => work.idle = true,
+        Err(RecvTimeoutError::Disconnected) => work.close = true,
+    }
+    let mut taken = 1;
+    while !work.close && work.append_bytes < GROUP_BYTES && taken < COMMIT_COMMANDS_MAX {
+        let Ok(command) = commands.try_recv() else {
+            break;
+        };
+        work.take(command);
+        taken += 1;
+    }
+    work
+}
+
+/// Tells everyone; whoever does not listen any more has lost nothing but the answer.
+fn answer(replies: Vec<(Committed, Reply)>, seals: Vec<(Vec<Seal>, oneshot::Sender<()>)>) {
+    for (committed, reply) in replies {
+        drop(reply.send(Ok(committed)));
+    }
+    for (_, reply) in seals {
+        reply.send(()).unwrap_or(());
+    }
+}

@@ -1,0 +1,240 @@
+//! What lies beside the log: its lock, its ballast, and the sign of a poisoned exit.
+//!
+//! All names are the log's own with a suffix: `wal`, `wal.lock`, `wal.mark`, `wal.ballast`, `wal.poisoned`.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use super::storage::sled::sync_directory;
+
+/// A log's path and the names that derive from it.
+#[derive(Debug, Clone)]
+pub(crate) struct Files {
+    /// The log's own directory.
+    pub(crate) log: PathBuf,
+}
+
+impl Files {
+    /// The names for a log.
+    #[must_use]
+    pub(crate) fn new(log: &Path) -> Self {
+        Self {
+            log: log.to_owned(),
+        }
+    }
+
+    /// The log's name with a suffix.
+    #[must_use]
+    pub(crate) fn beside(&self, suffix: &str) -> PathBuf {
+        let mut name = self.log.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    }
+
+    /// The directory that holds them all.
+    #[must_use]
+    pub(crate) fn parent(&self) -> &Path {
+        match self.log.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        }
+    }
+
+    /// Takes the lock that keeps a second process out, or `None` when another process holds it.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub(crate) fn lock(&self) -> io::Result<Option<Lock>> {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(self.beside(".lock"))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Lock { file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// Whether the last owner exited after a failed sync.
+    #[must_use]
+    pub(crate) fn is_poisoned(&self) -> bool {
+        self.beside(".poisoned").exists()
+    }
+
+    /// Leaves the sign of a poisoned exit, as well as a failing disk lets us.
+    pub(crate) fn poison(&self) {
+        let left = File::create(self.beside(".poisoned"))
+            .and_then(|file| file.sync_all())
+            .and_then(|()| sync_directory(self.parent()));
+        if let Err(error) = left {
+            tracing::error!(%error, "poison_sign_not_written");
+        }
+    }
+
+    /// After a poisoned exit: copies the log's files to fresh ones, syncs them and puts them in place of the old, since the page
+    /// cache may claim what the disk does not hold.
+    ///
+    /// # Errors
+    ///
+    /// The system's; the old files are untouched then, or the copy is complete and in place.
+    pub(crate) fn refresh(&self) -> io::Result<()> {
+        let copy = self.beside(".copy");
+        if copy.exists() {
+            fs::remove_dir_all(&copy)?;
+        }
+        copy_directory(&self.log, &copy)?;
+        sync_directory(self.parent())?;
+        exchange(&self.log, &copy)?;
+        sync_directory(self.parent())?;
+        fs::remove_file(self.beside(".poisoned"))?;
+        sync_directory(self.parent())?;
+        fs::remove_dir_all(&copy)
+    }
+
+    /// Puts the ballast there: bytes to give up when the volume is full. Leaves it out when there is no room.
+    pub(crate) fn load_ballast(&self, bytes: u64) {
+        let path = self.beside(".ballast");
+        if bytes == 0 || fs::metadata(&path).is_ok_and(|ballast| ballast.len() == bytes) {
+            return;
+        }
+        let laid = File::create(&path).and_then(|file| {
+            rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes)?;
+            file.sync_all()
+        });
+        if let Err(error) = laid {
+            tracing::warn!(%error, "ballast_not_laid");
+            self.drop_ballast();
+        }
+    }
+
+    /// Gives the ballast up; `false` when there was none.
+    pub(crate) fn drop_ballast(&self) -> bool {
+        let dropped = fs::remove_file(self.beside(".ballast"));
+        dropped.and_then(|()| sync_directory(self.parent())).is_ok()
+    }
+
+    /// The volume's size and what is free of it for us, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub(crate) fn volume(&self) -> io::Result<Volume> {
+        let stat = rustix::fs::statvfs(self.parent())?;
+        Ok(Volume {
+            bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
+            free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+        })
+    }
+}
+
+/// A volume in figures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Volume {
+    /// Its size.
+    pub(crate) bytes: u64,
+    /// What is free of it.
+    pub(crate) free_bytes: u64,
+}
+
+/// Held as long as the log is open; released by the system when the process ends, however it ends.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    file: File,
+}
+
+impl Lock {
+    /// Tells others who holds the log and where to ask about it.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub(crate) fn announce(&self, admin: Option<std::net::SocketAddr>) -> io::Result<()> {
+        let text = serde_json::json!({ "pid": std::process::id(), "admin": admin }).to_string();
+        self.file.set_len(0)?;
+        let mut file = &self.file;
+        io::Seek::rewind(&mut file)?;
+        file.write_all(text.as_bytes())
+    }
+}
+
+/// Copies a directory and makes the copy durable.
+pub(crate) fn copy_directory(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_directory(&entry.path(), &target)?;
+        } else {
+            copy_file(&entry.path(), &target)?;
+        }
+    }
+    sync_directory(to)
+}
+
+/// Byte by byte: the system's own copy may share the blocks, and with them what is wrong with them.
+fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
+    let mut source = File::open(from)?;
+    let mut target = File::create(to)?;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let read = io::Read::read(&mut source, &mut buffer)?;
+        match buffer.get(..read) {
+            Some([]) | None => return target.sync_all(),
+            Some(bytes) => target.write_all(bytes)?,
+        }
+    }
+}
+
+fn exchange(a: &Path, b: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    Ok(renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_lock_is_refused_until_the_first_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::new(&dir.path().join("wal"));
+        let first = files.lock().unwrap().unwrap();
+        first.announce(None).unwrap();
+        assert!(files.lock().unwrap().is_none());
+        drop(first);
+        assert!(files.lock().unwrap().is_some());
+    }
+
+    #[test]
+    fn a_poisoned_log_is_replaced_by_a_fresh_copy_of_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::new(&dir.path().join("wal"));
+        fs::create_dir_all(files.log.join("blobs")).unwrap();
+        fs::write(files.log.join("db"), b"bytes").unwrap();
+        files.poison();
+        assert!(files.is_poisoned());
+        files.refresh().unwrap();
+        assert!(!files.is_poisoned() && !files.beside(".copy").exists());
+        assert_eq!(fs::read(files.log.join("db")).unwrap(), b"bytes");
+        assert!(files.log.join("blobs").is_dir());
+    }
+
+    #[test]
+    fn the_ballast_has_its_size_and_can_be_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::new(&dir.path().join("wal"));
+        files.load_ballast(1 << 20);
+        assert_eq!(
+            fs::metadata(files.beside(".ballast")).unwrap().len(),
+            1 << 20
+        );
+        assert!(files.drop_ballast());
+        assert!(!files.drop_ballast());
+    }
+}

@@ -1,0 +1,310 @@
+//! Opening a log: lock, engine, examination, repair, self-check; only then is anything taken or published.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::watch;
+
+use super::committer::Committer;
+use super::files::{Files, Lock};
+use super::frame::{self, Header};
+use super::mark::MarkFile;
+use super::recovery::{Damage, Found, Seen, examine};
+use super::room;
+use super::storage::sled::SledStorage;
+use super::storage::{Storage, StorageError};
+use super::{COMMANDS_MAX, LogState, Shared, Unsettled, Wal};
+use crate::clock::Clock;
+use crate::config::WalConfig;
+use crate::event::LogId;
+use crate::telemetry::Metrics;
+
+/// Why a log does not open. Nothing of it was changed then.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it open.
+    #[error("the log at {0} is in use by another process; give this one another EVENTKIT_DATA_DIR")]
+    InUse(PathBuf),
+    /// Something else lies at its place.
+    #[error(
+        "{0} is not a log of this program: it is left untouched. If it is the log of another engine or of a predecessor, \
+         drain it with the program that wrote it, then move it away"
+    )]
+    Foreign(PathBuf),
+    /// It is damaged: opening it would hide a loss.
+    #[error(
+        "the log at {path} is damaged: {damage}. It is left as it is; back its directory up before anything else, and look \
+         into a copy with `eventkit wal verify`"
+    )]
+    Damaged {
+        /// Where.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        damage: Damage,
+    },
+    /// The engine failed.
+    #[error("open the log's storage at {path}")]
+    Storage {
+        /// Where.
+        path: PathBuf,
+        /// What happened.
+        #[source]
+        source: StorageError,
+    },
+    /// A file beside the log could not be read or written.
+    #[error("prepare the files of the log at {path}")]
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// What happened.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// What a log needs to know beside its storage.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The configuration; its path is used for messages only where the storage is given.
+    pub config: WalConfig,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// Where it counts.
+    pub metrics: Metrics,
+}
+
+impl Wal {
+    /// Opens or creates the log at the configured path, in the sled engine. Blocks on the disk.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`].
+    pub fn open(options: Options) -> Result<(Self, Unsettled), OpenError> {
+        let path = options.config.path.clone();
+        let io = |source| OpenError::Io {
+            path: path.clone(),
+            source,
+        };
+        let files = Files::new(&path);
+        std::fs::create_dir_all(files.parent()).map_err(io)?;
+        let lock = files
+            .lock()
+            .map_err(io)?
+            .ok_or_else(|| OpenError::InUse(path.clone()))?;
+        lock.announce(None).map_err(io)?;
+        refuse_foreign(&files)?;
+        if files.is_poisoned() {
+            tracing::warn!("log_copied_after_failed_sync");
+            files.refresh().map_err(io)?;
+        }
+        let storage = match SledStorage::open(&path) {
+            Err(StorageError::Full(error)) if files.drop_ballast() => {
+                tracing::warn!(%error, "ballast_dropped");
+                SledStorage::open(&path)
+            }
+            opened => opened,
+        };
+        let storage = storage.map_err(|source| {
+            poison_if_unsynced(&files, &source);
+            OpenError::Storage {
+                path: path.clone(),
+                source,
+            }
+        })?;
+        Self::open_storage(Arc::new(storage), options, Some((files, lock)))
+    }
+
+    /// Opens or creates the log in a storage that is already open, without files beside it.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`].
+    pub fn open_in(
+        storage: Arc<dyn Storage>,
+        options: Options,
+    ) -> Result<(Self, Unsettled), OpenError> {
+        Self::open_storage(storage, options, None)
+    }
+
+    fn open_storage(
+        storage: Arc<dyn Storage>,
+        options: Options,
+        files: Option<(Files, Lock)>,
+    ) -> Result<(Self, Unsettled), OpenError> {
+        let path = options.config.path.clone();
+        let io = |source| OpenError::Io {
+            path: path.clone(),
+            source,
+        };
+        let engine = |source| {
+            if let Some((files, _)) = &files {
+                poison_if_unsynced(files, &source);
+            }
+            OpenError::Storage {
+                path: path.clone(),
+                source,
+            }
+        };
+        let mark_path = files.as_ref().map(|(files, _)| files.beside(".mark"));
+        let seen = match mark_path
+            .as_deref()
+            .map(MarkFile::read)
+            .transpose()
+            .map_err(io)?
+        {
+            None => Seen::NotKept,
+            Some(None) => Seen::Missing,
+            Some(Some(mark)) => Seen::Is(mark),
+        };
+        let judged = examine(&*storage, seen, options.config.dedup_ids_max).map_err(engine)?;
+        let found = judged.map_err(|damage| OpenError::Damaged {
+            path: path.clone(),
+            damage,
+        })?;
+        let found = match found {
+            Some(found) => repair(&*storage, found, options.config.lanes),
+            None => create(&*storage, &options),
+        };
+        let found = found.map_err(engine)?;
+        let mark = mark_path
+            .map(|path| MarkFile::open(&path, found.header.log_id, found.next))
+            .transpose()
+            .map_err(io)?;
+        if let Some((files, _)) = &files {
+            files.load_ballast(options.config.ballast_bytes);
+        }
+        start(storage, options, Opened { found, files, mark }).map_err(io)
+    }
+}
+
+/// A sync that fails at open is as final as any other: the system reports it once, and from then on the page cache claims
+/// what the disk may not hold. What the next open finds there must not pass for durable.
+fn poison_if_unsynced(files: &Files, error: &StorageError) {
+    use std::io::ErrorKind::{AlreadyExists, NotFound, PermissionDenied, WouldBlock};
+
+    if let StorageError::Io(error) = error
+        && !matches!(
+            error.kind(),
+            AlreadyExists | NotFound | PermissionDenied | WouldBlock
+        )
+    {
+        files.poison();
+    }
+}
+
+/// A directory with files that sled did not write, or a plain file, is somebody else's.
+fn refuse_foreign(files: &Files) -> Result<(), OpenError> {
+    let path = &files.log;
+    let foreign = || Err(OpenError::Foreign(path.clone()));
+    if !path.exists() {
+        return Ok(());
+    }
+    if !path.is_dir() {
+        return foreign();
+    }
+    let io = |source| OpenError::Io {
+        path: path.clone(),
+        source,
+    };
+    for entry in std::fs::read_dir(path).map_err(io)? {
+        let name = entry.map_err(io)?.file_name();
+        let name = name.to_string_lossy();
+        if !(matches!(&*name, "db" | "conf" | "blobs") || name.starts_with("snap.")) {
+            return foreign();
+        }
+    }
+    Ok(())
+}
+
+/// A new log: its identity is durable before it takes anything.
+fn create(storage: &dyn Storage, options: &Options) -> Result<Found, StorageError> {
+    let header = Header {
+        log_id: LogId::random(),
+        secret: uuid::Uuid::new_v4().into_bytes(),
+        lanes: options.config.lanes,
+        created_at: options.clock.now(),
+    };
+    storage.insert(&frame::HEADER_KEY, &header.encode())?;
+    storage.sync()?;
+    Ok(Found::empty(header, options.config.dedup_ids_max))
+}
+
+/// Finishes what a crash left, and proves that a sync passes through our barrier before anything is acknowledged.
+fn repair(storage: &dyn Storage, mut found: Found, lanes: u16) -> Result<Found, StorageError> {
+    if let Some(offset) = found.torn {
+        tracing::warn!(offset, "torn_group_removed");
+    }
+    // In bounded steps: one large commit of removes is itself a risk on sled.
+    for keys in found.repairs.chunks(256) {
+        for key in keys {
+            storage.remove(key)?;
+        }
+        storage.sync()?;
+    }
+    found.repairs.clear();
+    if found.header.lanes != lanes {
+        if found.checkpoint.offset == found.next && found.seals.is_empty() {
+            found.header.lanes = lanes;
+            storage.insert(&frame::HEADER_KEY, &found.header.encode())?;
+        } else {
+            let kept = found.header.lanes;
+            tracing::warn!(
+                wanted = lanes,
+                kept,
+                "lanes_kept_until_everything_is_settled"
+            );
+        }
+    }
+    storage.insert(&frame::OPENED_KEY, &found.opened())?;
+    storage.sync()?;
+    Ok(found)
+}
+
+struct Opened {
+    found: Found,
+    files: Option<(Files, Lock)>,
+    mark: Option<MarkFile>,
+}
+
+fn start(
+    storage: Arc<dyn Storage>,
+    options: Options,
+    opened: Opened,
+) -> Result<(Wal, Unsettled), std::io::Error> {
+    let Opened { found, files, mark } = opened;
+    let volume = files
+        .as_ref()
+        .map(|(files, _)| files.volume())
+        .transpose()?;
+    let (commands, receiver) = std::sync::mpsc::sync_channel(COMMANDS_MAX);
+    let shared = Arc::new(Shared {
+        header: found.header,
+        storage,
+        state: watch::Sender::new(LogState::Open),
+        durable: watch::Sender::new(found.next),
+        stored_bytes: AtomicU64::new(found.groups.iter().map(|group| group.stored_bytes).sum()),
+        groups: Mutex::new(found.groups),
+        queued_bytes: AtomicUsize::new(0),
+        checkpoint: AtomicU64::new(found.checkpoint.offset),
+        dedup_first: AtomicU64::new(found.dedup.first().unwrap_or(found.next)),
+        files,
+        limit_bytes: room::limit(options.config.bytes_max, volume),
+    });
+    let unsettled = Unsettled {
+        checkpoint: found.checkpoint.clone(),
+        seals: found.seals.clone(),
+    };
+    let mut committer = Committer::new(Arc::clone(&shared), options, mark);
+    committer.resume(found.dedup, found.next, &unsettled);
+    let thread = std::thread::Builder::new()
+        .name("wal-committer".into())
+        .spawn(move || committer.run(receiver))?;
+    let wal = Wal {
+        shared,
+        commands,
+        committer: Arc::new(Mutex::new(Some(thread))),
+    };
+    Ok((wal, unsettled))
+}

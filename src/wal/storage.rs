@@ -1,0 +1,81 @@
+//! The narrow seam below the log: an ordered map of small values with a durability barrier.
+//!
+//! What every engine promises:
+//!
+//! 1. When `sync` returns `Ok`, every insert and remove before it is on stable storage: it survives a power cut.
+//! 2. After a crash the map holds what was synced and a prefix of what was written since (an engine may also keep all or
+//!    none of a commit).
+//! 3. A failed `sync` is final: the engine is not asked again.
+//! 4. `scan` sees what was inserted before it began, in ascending order of keys.
+//! 5. One process, and in it one writer; readers may run beside it.
+//!
+//! Values are at most [`VALUE_BYTES_MAX`]: larger ones would leave sled's log for files that it never syncs.
+
+use std::io;
+
+pub mod memory;
+pub mod sled;
+
+/// The largest value, in bytes.
+pub const VALUE_BYTES_MAX: usize = 6_000;
+
+/// Why an engine failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// The volume is full.
+    #[error("the volume is full")]
+    Full(#[source] io::Error),
+    /// The system said no.
+    #[error("storage input or output failed")]
+    Io(#[from] io::Error),
+    /// The engine's own files are damaged.
+    #[error("the storage engine's files are damaged: {0}")]
+    Damaged(String),
+    /// A promise of the engine cannot be kept in this build.
+    #[error("the storage engine cannot be trusted here: {0}")]
+    Untrusted(&'static str),
+    /// A value is larger than [`VALUE_BYTES_MAX`].
+    #[error("a value of {0} bytes is too large for the engine")]
+    TooLarge(usize),
+}
+
+/// Called for each pair; `false` ends the scan.
+pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> bool + 'a;
+
+/// An engine; see the promises above.
+pub trait Storage: std::fmt::Debug + Send + Sync + 'static {
+    /// Sets a key.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`]; the engine is then not asked again.
+    fn insert(&self, key: &[u8], value: &[u8]) -> Result<(), StorageError>;
+
+    /// Removes a key; a key that is not there is no error.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`]; the engine is then not asked again.
+    fn remove(&self, key: &[u8]) -> Result<(), StorageError>;
+
+    /// Returns when everything before it is on stable storage.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`]; the engine is then not asked again.
+    fn sync(&self) -> Result<(), StorageError>;
+
+    /// Visits the pairs from a key on (inclusive), ascending.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`].
+    fn scan(&self, from: &[u8], visit: &mut Visit<'_>) -> Result<(), StorageError>;
+
+    /// Bytes on disk, live or not.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`].
+    fn disk_bytes(&self) -> Result<u64, StorageError>;
+}

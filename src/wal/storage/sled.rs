@@ -1,0 +1,187 @@
+//! The sled engine (0.34), with the measures that make it safe against power loss.
+//!
+//! sled on Linux does not sync by itself where it says so; `barrier` replaces the call it makes, and after each flush the
+//! data file is synced once more through a handle of our own, whose error we see. Values stay small, so that sled never
+//! moves them to `blobs/`, which it does not sync at all (asserted after each sync). sled's periodic flusher is off: it
+//! swallows errors.
+
+use std::fs::{self, File};
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+
+use super::{Storage, StorageError, VALUE_BYTES_MAX, Visit};
+
+pub mod barrier;
+
+/// sled's page cache, in bytes: the log is read once, front to back, so little is enough.
+const CACHE_BYTES: u64 = 64 << 20;
+
+/// A sled database as an engine.
+#[derive(Debug)]
+pub struct SledStorage {
+    db: sled::Db,
+    /// Our own handle on the data file: its `sync_data` is what an acknowledgement waits for.
+    data: File,
+    path: PathBuf,
+}
+
+impl SledStorage {
+    /// Opens or creates the database in a directory.
+    ///
+    /// A left-over half-written snapshot is removed, and a damaged one set aside beside the directory (`<path>.snapshots/`):
+    /// snapshots only shorten the open, the log itself holds everything.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`]. Nothing was changed then, apart from snapshots that were set aside.
+    pub fn open(path: &Path) -> Result<Self, StorageError> {
+        let created = !path.join("db").exists();
+        if path.is_dir() {
+            for name in snapshots(path)? {
+                if name.ends_with(".generating") {
+                    tracing::warn!(file = %name, "unfinished_snapshot_removed");
+                    fs::remove_file(path.join(name))?;
+                }
+            }
+        }
+        let db = match open_db(path) {
+            Err(StorageError::Damaged(reason)) if path.is_dir() && !snapshots(path)?.is_empty() => {
+                tracing::warn!(reason, "snapshot_set_aside");
+                set_snapshots_aside(path)?;
+                open_db(path)?
+            }
+            opened => opened?,
+        };
+        let data = File::options()
+            .read(true)
+            .write(true)
+            .open(path.join("db"))?;
+        // Whatever the page cache holds is made durable before anyone acts on it.
+        data.sync_data()?;
+        if created {
+            // sled never syncs `conf`; without it the database does not open after a power cut.
+            File::open(path.join("conf"))?.sync_all()?;
+            sync_directory(path)?;
+            sync_directory(path.parent().unwrap_or(Path::new("/")))?;
+        }
+        Ok(Self {
+            db,
+            data,
+            path: path.to_owned(),
+        })
+    }
+
+    fn flush(&self) -> Result<(), StorageError> {
+        caught(|| self.db.flush().map(drop).map_err(storage_error))?;
+        self.data.sync_data()?;
+        Ok(())
+    }
+}
+
+impl Storage for SledStorage {
+    fn insert(&self, key: &[u8], value: &[u8]) -> Result<(), StorageError> {
+        if value.len() > VALUE_BYTES_MAX {
+            return Err(StorageError::TooLarge(value.len()));
+        }
+        caught(|| self.db.insert(key, value).map(drop).map_err(storage_error))
+    }
+
+    fn remove(&self, key: &[u8]) -> Result<(), StorageError> {
+        caught(|| self.db.remove(key).map(drop).map_err(storage_error))
+    }
+
+    fn sync(&self) -> Result<(), StorageError> {
+        self.flush()?;
+        if cfg!(target_os = "linux") && barrier::calls() == 0 {
+            return Err(StorageError::Untrusted(
+                "sled's flush did not pass through the replaced sync_file_range",
+            ));
+        }
+        if fs::read_dir(self.path.join("blobs"))?.next().is_some() {
+            return Err(StorageError::Untrusted(
+                "sled moved a value to blobs/, which it does not sync",
+            ));
+        }
+        Ok(())
+    }
+
+    fn scan(&self, from: &[u8], visit: &mut Visit<'_>) -> Result<(), StorageError> {
+        caught(|| {
+            for pair in self.db.range(from.to_vec()..) {
+                let (key, value) = pair.map_err(storage_error)?;
+                if !visit(&key, &value) {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn disk_bytes(&self) -> Result<u64, StorageError> {
+        Ok(self.data.metadata()?.len())
+    }
+}
+
+fn open_db(path: &Path) -> Result<sled::Db, StorageError> {
+    let config = sled::Config::new()
+        .path(path)
+        .cache_capacity(CACHE_BYTES)
+        .flush_every_ms(None)
+        .use_compression(false);
+    caught(|| config.open().map_err(storage_error))
+}
+
+/// sled panics on some kinds of damage; a panic in it is an error of ours.
+fn caught<T>(operation: impl FnOnce() -> Result<T, StorageError>) -> Result<T, StorageError> {
+    std::panic::catch_unwind(AssertUnwindSafe(operation)).unwrap_or_else(|panic| {
+        let text = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("no text");
+        Err(StorageError::Damaged(format!("sled panicked: {text}")))
+    })
+}
+
+fn storage_error(error: sled::Error) -> StorageError {
+    match error {
+        sled::Error::Io(error) if error.kind() == io::ErrorKind::StorageFull => {
+            StorageError::Full(error)
+        }
+        sled::Error::Io(error) => StorageError::Io(error),
+        other => StorageError::Damaged(other.to_string()),
+    }
+}
+
+fn snapshots(path: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path)? {
+        if let Ok(name) = entry?.file_name().into_string()
+            && name.starts_with("snap.")
+        {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+fn set_snapshots_aside(path: &Path) -> io::Result<()> {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".snapshots");
+    fs::create_dir_all(&aside)?;
+    for name in snapshots(path)? {
+        fs::rename(path.join(&name), Path::new(&aside).join(&name))?;
+    }
+    sync_directory(path)
+}
+
+/// Makes the names in a directory durable.
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
+    let path = if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    };
+    File::open(path)?.sync_all()
+}

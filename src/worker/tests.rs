@@ -1,0 +1,297 @@
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::*;
+use crate::event::{Day, Event, Lane, LogId, PayloadFormat};
+use crate::queue::Settle;
+use crate::store::fake::{Fault, Faulty, MemoryObjects};
+use crate::store::{ObjectEventStore, Objects as _, parquet};
+use crate::wal::record;
+
+const RECEIVED: i64 = 1_714_566_600_000_000;
+const GOOD: &str = r#"{"type":"track","event":"e","userId":"u"}"#;
+const BAD: &str = r#"{"type":"track","event":"e"}"#;
+
+/// A queue that delivers what it was given, once, and writes down how each delivery was settled.
+#[derive(Debug, Default)]
+struct Deliveries {
+    batches: VecDeque<Arc<Batch>>,
+    settled: Arc<Mutex<Vec<(u64, bool)>>>,
+}
+
+#[derive(Debug)]
+struct Note {
+    number: u64,
+    settled: Arc<Mutex<Vec<(u64, bool)>>>,
+}
+
+impl Note {
+    fn write(&self, acked: bool) {
+        self.settled.lock().unwrap().push((self.number, acked));
+    }
+}
+
+impl Settle for Note {
+    fn ack(self: Box<Self>) {
+        self.write(true);
+    }
+
+    fn nack(self: Box<Self>) {
+        self.write(false);
+    }
+}
+
+#[async_trait]
+impl Consumer for Deliveries {
+    async fn receive(&mut self) -> Option<Delivery> {
+        let batch = self.batches.pop_front()?;
+        let note = Note {
+            number: batch.id.number,
+            settled: Arc::clone(&self.settled),
+        };
+        Some(Delivery::new(batch, 1, Box::new(note)))
+    }
+}
+
+fn batch(number: u64, payloads: &[&str]) -> Arc<Batch> {
+    let mut records = Vec::new();
+    for (offset, payload) in (10..).step_by(2).zip(payloads) {
+        let event = Event {
+            format: PayloadFormat::Json,
+            payload: payload.as_bytes(),
+            source: "default",
+            message_id: "m",
+            message_id_assigned: false,
+            stream: "events",
+            kind: None,
+            lane: Lane(1),
+            received_at: RECEIVED,
+            sent_at: None,
+            trace: None,
+            batch_context: &[],
+            batch_integrations: &[],
+        };
+        let mut bytes = Vec::new();
+        record::encode(&event, &mut bytes);
+        records.push((offset, Bytes::from(bytes)));
+    }
+    let id = BatchId {
+        log_id: LogId(5),
+        lane: Lane(1),
+        number,
+        first: 10,
+        last: 10 + 2 * (payloads.len() as u64).saturating_sub(1),
+        input_hash: 0,
+    };
+    Arc::new(Batch {
+        id,
+        day: Day::of(RECEIVED),
+        records,
+    })
+}
+
+type Settled = Vec<(u64, bool)>;
+
+/// Runs a worker over the batches; how they were settled, and the metrics.
+async fn work(batches: &[Arc<Batch>], stores: Stores, judge: Judge) -> (Settled, String) {
+    let queue = Deliveries {
+        batches: batches.iter().cloned().collect(),
+        ..Deliveries::default()
+    };
+    let settled = Arc::clone(&queue.settled);
+    let metrics = Metrics::new();
+    Worker::new(Box::new(queue), stores, "node-a".into(), metrics.clone())
+        .with_judge(judge)
+        .run()
+        .await;
+    let settled = settled.lock().unwrap().clone();
+    (settled, metrics.render())
+}
+
+fn stores(objects: &MemoryObjects) -> Stores {
+    Stores::both(Arc::new(ObjectEventStore::new(Arc::new(objects.clone()))))
+}
+
+/// Offsets of rows, and offsets and codes of error rows.
+async fn stored(objects: &MemoryObjects) -> (Vec<u64>, Vec<(u64, String)>) {
+    let (mut rows, mut errors) = (Vec::new(), Vec::new());
+    for name in objects.names() {
+        let Some(bytes) = objects.get(&name).await.unwrap() else {
+            continue;
+        };
+        if name.starts_with("events/") {
+            let decoded = parquet::decode_events(bytes).unwrap();
+            rows.extend(decoded.iter().map(|row| row.offset));
+        } else if name.starts_with("errors/") {
+            let decoded = parquet::decode_errors(bytes).unwrap();
+            errors.extend(decoded.iter().map(|row| (row.offset, row.code.to_string())));
+        }
+    }
+    (rows, errors)
+}
+
+fn markers(objects: &MemoryObjects) -> usize {
+    let names = objects.names();
+    names
+        .iter()
+        .filter(|name| name.starts_with("inbox/"))
+        .count()
+}
+
+#[tokio::test]
+async fn one_bad_event_does_not_touch_its_neighbours() {
+    let objects = MemoryObjects::default();
+    let batches = [batch(0, &[GOOD, BAD, "[]", GOOD])];
+    let (settled, metrics) = work(&batches, stores(&objects), judge).await;
+    assert_eq!(settled, [(0, true)]);
+    let (rows, errors) = stored(&objects).await;
+    assert_eq!(rows, [10, 16]);
+    let codes = [
+        (12, "missing_field".to_owned()),
+        (14, "not_an_object".to_owned()),
+    ];
+    assert_eq!(errors, codes);
+    assert_eq!(markers(&objects), 2);
+    assert!(
+        metrics.contains("eventkit_events_processed_total 2"),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains(r#"eventkit_events_failed_total{code="missing_field"} 1"#),
+        "{metrics}"
+    );
+}
+
+#[tokio::test]
+async fn a_panic_in_the_judge_is_one_events_affair() {
+    let objects = MemoryObjects::default();
+    let faulty: Judge = |record, place| {
+        assert_ne!(place.offset, 12, "the poison event");
+        judge(record, place)
+    };
+    let (settled, _) = work(&[batch(0, &[GOOD, GOOD, GOOD])], stores(&objects), faulty).await;
+    assert_eq!(settled, [(0, true)]);
+    let (rows, errors) = stored(&objects).await;
+    assert_eq!(rows, [10, 14]);
+    assert_eq!(errors, [(12, "worker_panicked".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_repeated_batch_changes_nothing() {
+    let objects = MemoryObjects::default();
+    let batches = [batch(0, &[GOOD, BAD]), batch(1, &[GOOD])];
+    work(&batches, stores(&objects), judge).await;
+    let before = (objects.names(), stored(&objects).await);
+    // A later version may judge differently: what is there stays.
+    let stricter: Judge = |_, _| panic!("nothing is good enough");
+    let (settled, _) = work(&batches[..1], stores(&objects), judge).await;
+    assert_eq!(settled, [(0, true)]);
+    assert_eq!((objects.names(), stored(&objects).await), before);
+    let (settled, _) = work(&batches[..1], stores(&objects), stricter).await;
+    assert_eq!(settled, [(0, true)]);
+    assert_eq!((objects.names(), stored(&objects).await), before);
+}
+
+#[tokio::test]
+async fn a_batch_is_given_back_when_either_store_gives_up() {
+    let batches = [batch(0, &[GOOD, BAD]), batch(1, &[GOOD, BAD])];
+    // Calls of the first batch: the events' object and marker, then the errors' object.
+    for fails_at in 0..4 {
+        let objects = MemoryObjects::default();
+        let mut plan = vec![None; fails_at];
+        plan.push(Some(Fault::Unavailable));
+        let faulty = Arc::new(Faulty::new(objects.clone(), plan));
+        let stores = Stores::both(Arc::new(ObjectEventStore::new(faulty)));
+        let (settled, metrics) = work(&batches, stores, judge).await;
+        assert_eq!(settled, [(0, false), (1, true)], "call {fails_at}");
+        assert!(
+            metrics.contains("eventkit_events_processed_total 1"),
+            "{metrics}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_batch_of_bad_events_only_has_no_object_of_rows() {
+    let objects = MemoryObjects::default();
+    let (settled, _) = work(&[batch(0, &[BAD])], stores(&objects), judge).await;
+    assert_eq!(settled, [(0, true)]);
+    assert!(
+        objects
+            .names()
+            .iter()
+            .all(|name| !name.starts_with("events/"))
+    );
+    assert_eq!(stored(&objects).await.1.len(), 1);
+}
+
+/// Takes all rows but the second.
+#[derive(Debug)]
+struct Picky;
+
+#[async_trait]
+impl EventStore for Picky {
+    async fn write_events(
+        &self,
+        _: &BatchId,
+        _: Day,
+        rows: Arc<[Row]>,
+    ) -> Result<Written, WriteError> {
+        assert!(rows.len() > 1);
+        Ok(Written {
+            created: true,
+            refused: vec![(1, "the document is too large".to_owned())],
+            ..Written::default()
+        })
+    }
+}
+
+#[async_trait]
+impl ErrorStore for Picky {
+    async fn write_errors(
+        &self,
+        _: &BatchId,
+        _: Day,
+        _: Arc<[ErrorRow]>,
+    ) -> Result<Written, WriteError> {
+        Ok(Written {
+            refused: vec![(0, "no".to_owned())],
+            ..Written::default()
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_the_store_refuses_becomes_an_error_row_in_its_place() {
+    let objects = MemoryObjects::default();
+    let stores = Stores {
+        events: Arc::new(Picky),
+        ..stores(&objects)
+    };
+    // The refused row is the second good one, at the third place of the batch.
+    let (settled, metrics) = work(&[batch(0, &[GOOD, BAD, GOOD, GOOD])], stores, judge).await;
+    assert_eq!(settled, [(0, true)]);
+    let codes = [
+        (12, "missing_field".to_owned()),
+        (14, "row_refused".to_owned()),
+    ];
+    assert_eq!(stored(&objects).await.1, codes);
+    assert!(
+        metrics.contains("eventkit_events_processed_total 2"),
+        "{metrics}"
+    );
+}
+
+#[tokio::test]
+async fn a_batch_whose_error_rows_are_refused_is_not_forgotten() {
+    let objects = MemoryObjects::default();
+    let stores = Stores {
+        errors: Arc::new(Picky),
+        ..stores(&objects)
+    };
+    let (settled, _) = work(&[batch(0, &[GOOD, BAD])], stores, judge).await;
+    assert_eq!(settled, [(0, false)]);
+}

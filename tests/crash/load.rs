@@ -1,0 +1,331 @@
+//! The clients: each sends one request after the other, writes down what it sends before the first byte leaves and what
+//! it hears when the answer is complete, and knows nothing of the kills.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use eventkit::proto::v1;
+use eventkit::proto::v1::ingest_service_client::IngestServiceClient;
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+use tonic::Code;
+use tonic::transport::Channel;
+
+use crate::events::{Made, Maker, Wire};
+use crate::support::clients;
+use crate::support::gateway::Endpoints;
+use crate::support::ledger::{Answer, Ledger, Sent};
+
+/// The least time between two requests of a client: kills should meet many requests, not a saturated machine.
+const PACE: Duration = Duration::from_millis(20);
+/// How many faults in answers are kept for the report.
+const WRONG_MAX: usize = 1_000;
+
+/// What the clients know of the gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// It is being restarted.
+    Down,
+    /// It is up.
+    Up(Endpoints),
+    /// It is up, and will stay so until every client has settled what it still wants to know.
+    Last(Endpoints),
+}
+
+/// What all clients write to.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    ledger: Mutex<Ledger>,
+    wrong: Mutex<Vec<String>>,
+}
+
+impl Shared {
+    pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Answers that no gateway may give, whatever happened to it.
+    pub(crate) fn wrong(&self) -> MutexGuard<'_, Vec<String>> {
+        self.wrong.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn say_wrong(&self, what: String) {
+        let mut wrong = self.wrong();
+        if wrong.len() < WRONG_MAX {
+            wrong.push(what);
+        }
+    }
+}
+
+/// How a client speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Door {
+    /// One JSON object per request.
+    HttpSingle,
+    /// A JSON array per request.
+    HttpBatch,
+    /// `Collect`.
+    Grpc,
+}
+
+/// One answer, in the order of the request.
+type Outcomes = Vec<(Answer, String)>;
+
+/// What came back for a request.
+#[derive(Debug)]
+enum Heard {
+    /// One outcome per event.
+    Outcomes(Outcomes),
+    /// Nothing usable: the events may or may not be stored.
+    Nothing,
+}
+
+/// A connection for as long as the gateway lives.
+#[derive(Debug)]
+enum Connection {
+    Http(clients::Http),
+    Grpc(IngestServiceClient<Channel>),
+}
+
+/// One client.
+#[derive(Debug)]
+pub(crate) struct Client {
+    name: String,
+    door: Door,
+    /// Whether it sends again, with the same ids, what was not answered.
+    retries: bool,
+    maker: Maker,
+    shared: Arc<Shared>,
+    phase: watch::Receiver<Phase>,
+}
+
+impl Client {
+    pub(crate) fn new(
+        number: u64,
+        door: Door,
+        seed: u64,
+        shared: &Arc<Shared>,
+        phase: &watch::Receiver<Phase>,
+    ) -> Self {
+        let name = format!("{door:?}-{number}").to_lowercase();
+        Self {
+            maker: Maker::new(&name, seed.wrapping_add(number)),
+            name,
+            door,
+            retries: number.is_multiple_of(2),
+            shared: Arc::clone(shared),
+            phase: phase.clone(),
+        }
+    }
+
+    /// Sends until the last phase, and then until nothing is left that it wants an answer for.
+    pub(crate) async fn run(mut self) {
+        let mut pace = interval(PACE);
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut connected: Option<(Endpoints, Connection)> = None;
+        let mut again: Option<Vec<Made>> = None;
+        loop {
+            pace.tick().await;
+            let up = self.phase.wait_for(|phase| *phase != Phase::Down).await;
+            let Ok(phase) = up.map(|phase| phase.clone()) else {
+                return;
+            };
+            let (endpoints, last) = match phase {
+                Phase::Up(endpoints) => (endpoints, false),
+                Phase::Last(endpoints) => (endpoints, true),
+                Phase::Down => continue,
+            };
+            if last && again.is_none() {
+                return;
+            }
+            if connected.as_ref().is_none_or(|(to, _)| *to != endpoints) {
+                match self.connect(&endpoints) {
+                    Ok(connection) => connected = Some((endpoints, connection)),
+                    Err(error) => return self.shared.say_wrong(format!("{error:#}")),
+                }
+            }
+            let Some((_, connection)) = &mut connected else {
+                continue;
+            };
+            let request = again.take().unwrap_or_else(|| self.make());
+            match self.exchange(connection, &request).await {
+                Heard::Nothing if self.retries => again = Some(request),
+                Heard::Nothing => {}
+                Heard::Outcomes(_) if self.maker.choose(0..20) == 0 => {
+                    self.repeat(connection, &request).await;
+                }
+                Heard::Outcomes(_) => {}
+            }
+        }
+    }
+
+    fn connect(&self, endpoints: &Endpoints) -> Result<Connection> {
+        Ok(match self.door {
+            Door::HttpSingle | Door::HttpBatch => Connection::Http(clients::Http::new(endpoints)),
+            Door::Grpc => Connection::Grpc(clients::grpc(endpoints)?),
+        })
+    }
+
+    fn make(&mut self) -> Vec<Made> {
+        let events = match self.door {
+            Door::HttpSingle => 1,
+            Door::HttpBatch => self.maker.choose(2..20),
+            Door::Grpc => self.maker.choose(1..9),
+        };
+        (0..events)
+            .map(|_| self.maker.make(self.door != Door::Grpc))
+            .collect()
+    }
+
+    /// Sends once, and writes down both sides.
+    async fn exchange(&self, connection: &mut Connection, request: &[Made]) -> Heard {
+        let sent: Vec<Sent> = request.iter().map(|made| made.sent.clone()).collect();
+        self.shared.ledger().sending(&sent);
+        let answer = match connection {
+            Connection::Http(http) => self.over_http(http, request).await,
+            Connection::Grpc(grpc) => over_grpc(grpc, request).await,
+        };
+        let heard = answer.and_then(|heard| {
+            if let Heard::Outcomes(outcomes) = &heard {
+                check_outcomes(&sent, outcomes)?;
+            }
+            Ok(heard)
+        });
+        match heard {
+            Ok(Heard::Outcomes(outcomes)) => {
+                let mut ledger = self.shared.ledger();
+                for (event, (answer, _)) in sent.iter().zip(&outcomes) {
+                    ledger.heard(&event.message_id, *answer);
+                }
+                Heard::Outcomes(outcomes)
+            }
+            Ok(Heard::Nothing) => {
+                self.shared.ledger().unanswered_requests += 1;
+                Heard::Nothing
+            }
+            Err(error) => {
+                self.shared.say_wrong(format!("{}: {error:#}", self.name));
+                Heard::Nothing
+            }
+        }
+    }
+
+    /// Sends again what was answered a moment ago: all of it must be known.
+    async fn repeat(&self, connection: &mut Connection, request: &[Made]) {
+        let Heard::Outcomes(outcomes) = self.exchange(connection, request).await else {
+            return;
+        };
+        for (made, (answer, _)) in request.iter().zip(outcomes) {
+            if answer == Answer::Accepted {
+                self.shared.say_wrong(format!(
+                    "{}: event {} was accepted a second time",
+                    self.name, made.sent.message_id
+                ));
+            }
+        }
+    }
+
+    async fn over_http(&self, http: &clients::Http, request: &[Made]) -> Result<Heard> {
+        let events: Vec<&str> = request
+            .iter()
+            .filter_map(|made| match &made.wire {
+                Wire::Json(text) => Some(text.as_str()),
+                Wire::Proto(_) => None,
+            })
+            .collect();
+        let body = match self.door {
+            Door::HttpBatch => format!("[{}]", events.join(",\n ")),
+            Door::HttpSingle | Door::Grpc => events.concat(),
+        };
+        // No answer, half an answer: the gateway was killed.
+        let Ok((status, answer)) = http.post(&format!("/collect/{}", self.name), body).await else {
+            return Ok(Heard::Nothing);
+        };
+        match status {
+            202 | 400 | 413 => outcomes_of(&answer)
+                .map(Heard::Outcomes)
+                .with_context(|| format!("answer {status} {answer}")),
+            429 | 503 => Ok(Heard::Nothing),
+            _ => Err(anyhow!("unexpected answer {status} {answer}")),
+        }
+    }
+}
+
+/// The outcomes in an HTTP answer.
+fn outcomes_of(answer: &serde_json::Value) -> Result<Outcomes> {
+    let results = answer["results"].as_array().context("no results")?;
+    let mut outcomes = Vec::with_capacity(results.len());
+    for (index, result) in results.iter().enumerate() {
+        if result["index"].as_u64() != Some(index.try_into()?) {
+            return Err(anyhow!("result {index} has another index"));
+        }
+        let status = result["status"].as_str().context("no status")?;
+        let answer = Answer::from_word(status).with_context(|| format!("status {status}"))?;
+        let message_id = result["message_id"].as_str().unwrap_or_default();
+        outcomes.push((answer, message_id.to_owned()));
+    }
+    Ok(outcomes)
+}
+
+async fn over_grpc(grpc: &mut IngestServiceClient<Channel>, request: &[Made]) -> Result<Heard> {
+    let events = request
+        .iter()
+        .filter_map(|made| match &made.wire {
+            Wire::Proto(event) => Some(v1::Event::clone(event)),
+            Wire::Json(_) => None,
+        })
+        .collect();
+    let call = v1::CollectRequest {
+        events,
+        ..v1::CollectRequest::default()
+    };
+    let answer = match grpc.collect(call).await {
+        Ok(answer) => answer.into_inner(),
+        Err(status) => {
+            return match status.code() {
+                // What a client sees when the other side is killed, is draining or is full.
+                Code::Unavailable
+                | Code::Unknown
+                | Code::Cancelled
+                | Code::DeadlineExceeded
+                | Code::Internal => Ok(Heard::Nothing),
+                _ => Err(anyhow!("unexpected status {status}")),
+            };
+        }
+    };
+    let mut outcomes = Vec::with_capacity(answer.results.len());
+    for (index, result) in (0u32..).zip(answer.results) {
+        let outcome = match result.status() {
+            v1::EventStatus::Accepted => Answer::Accepted,
+            v1::EventStatus::Duplicate => Answer::Duplicate,
+            v1::EventStatus::Rejected => Answer::Rejected,
+            v1::EventStatus::Unspecified => return Err(anyhow!("result {index} has no status")),
+        };
+        if result.index != index {
+            return Err(anyhow!("result {index} has the index {}", result.index));
+        }
+        outcomes.push((outcome, result.message_id));
+    }
+    Ok(Heard::Outcomes(outcomes))
+}
+
+/// One outcome per event, each under the event's own id.
+fn check_outcomes(sent: &[Sent], outcomes: &Outcomes) -> Result<()> {
+    if sent.len() != outcomes.len() {
+        return Err(anyhow!(
+            "{} events, {} outcomes",
+            sent.len(),
+            outcomes.len()
+        ));
+    }
+    for (event, (answer, message_id)) in sent.iter().zip(outcomes) {
+        if *answer != Answer::Rejected && event.message_id != *message_id {
+            return Err(anyhow!(
+                "event {} was answered {answer:?} under the id {message_id:?}",
+                event.message_id
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! The lines of one request: which, in which order, with which fields, and with nothing personal.
+
+use std::io;
+use std::sync::{Mutex, PoisonError};
+
+use eventkit::proto::v1::{CollectRequest, Event};
+use serde_json::Value;
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::*;
+
+/// Log lines in memory.
+#[derive(Debug, Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Lines {
+    /// What a request's lines say, without its time: message, level and fields.
+    fn taken(&self) -> Vec<Value> {
+        let bytes = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let text = String::from_utf8(bytes).unwrap();
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+}
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+/// Listens to this thread: the test's runtime has no other.
+fn listen(level: tracing::Level) -> (Lines, tracing::subscriber::DefaultGuard) {
+    let lines = Lines::default();
+    let subscriber = tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_max_level(level)
+        .with_writer(lines.clone())
+        .finish();
+    (lines, tracing::subscriber::set_default(subscriber))
+}
+
+fn ours(lines: &[Value]) -> Vec<&Value> {
+    lines
+        .iter()
+        .filter(|line| {
+            line["target"]
+                .as_str()
+                .unwrap()
+                .starts_with("eventkit::ingress")
+        })
+        .collect()
+}
+
+const MARKED: &str = "PERSONAL";
+
+#[tokio::test]
+async fn one_event_has_its_five_lines_and_nothing_personal_is_in_them() {
+    let (lines, _guard) = listen(tracing::Level::DEBUG);
+    let gateway = gateway().await;
+    let body = format!(
+        r#"{{"type":"track","messageId":"{MARKED}","userId":"{MARKED}","event":"{MARKED}","{MARKED}":1}}"#
+    );
+    let headers = format!("X-Request-Id: req-1\r\nAuthorization: Bearer {MARKED}\r\n");
+    let query = format!("/collect/clicks?writeKey={MARKED}");
+    assert_eq!(gateway.post(&query, &headers, body).await.status(), 202);
+    let http = lines.taken();
+
+    let event = Event {
+        message_id: format!("{MARKED}-2"),
+        user_id: MARKED.into(),
+        r#type: "track".into(),
+        properties_json: format!("{{\"{MARKED}\":1}}").into(),
+        ..Default::default()
+    };
+    let mut request = tonic::Request::new(CollectRequest {
+        events: vec![event],
+        stream: "clicks".into(),
+        sent_at: None,
+    });
+    let metadata = request.metadata_mut();
+    metadata.insert("x-request-id", "req-1".parse().unwrap());
+    metadata.insert("authorization", MARKED.parse().unwrap());
+    let mut client = super::grpc::client(gateway.http).await;
+    client.collect(request).await.unwrap();
+    let grpc = lines.taken();
+
+    for (taken, path) in [
+        (http, "/collect/clicks"),
+        (grpc, "/eventkit.v1.IngestService/Collect"),
+    ] {
+        let ours = ours(&taken);
+        assert!(!Value::from(taken.clone()).to_string().contains(MARKED));
+        let told: Vec<_> = ours
+            .iter()
+            .map(|line| {
+                assert_eq!(line["request_id"], "req-1", "{line}");
+                assert_eq!(line["stream"], "clicks", "{line}");
+                (
+                    line["level"].as_str().unwrap(),
+                    line["message"].as_str().unwrap(),
+                )
+            })
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("INFO", "request_received"),
+                ("DEBUG", "event_received"),
+                ("DEBUG", "event_adapted"),
+                ("DEBUG", "event_sequenced"),
+                ("INFO", "request_completed"),
+            ]
+        );
+        assert_eq!(ours[0]["method"], "POST");
+        assert_eq!(ours[0]["path"], path);
+        assert!(ours[0]["event_type"].is_string());
+        assert_eq!(ours[1]["event_type"], "track");
+        assert!(ours[3]["partition"].is_u64());
+        assert!(ours[4]["status_code"].is_u64() && ours[4]["duration_ms"].is_f64());
+    }
+}
+
+#[tokio::test]
+async fn names_that_are_none_stay_out_of_the_log() {
+    let (lines, _guard) = listen(tracing::Level::DEBUG);
+    let gateway = gateway().await;
+    for path in ["/collect/a%20PERSONAL", "/PERSONAL", "/collect/PERSONAL/x"] {
+        let answer = gateway
+            .post(path, "X-Request-Id: PERSONAL x\r\n", "{}")
+            .await;
+        assert!([400, 404].contains(&answer.status()));
+    }
+    let body = r#"{"type":"PERSONAL","PERSONAL":tru}"#;
+    gateway.post("/collect", "", body).await;
+    let taken = Value::from(lines.taken()).to_string();
+    assert!(taken.contains("request_completed"), "{taken}");
+    assert!(!taken.contains(MARKED), "{taken}");
+}

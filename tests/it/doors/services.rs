@@ -1,0 +1,121 @@
+//! Health and reflection.
+
+use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use super::grpc::{channel, error};
+use super::*;
+
+#[tokio::test]
+async fn health_follows_readiness() {
+    let gateway = gateway().await;
+    let mut client = HealthClient::new(channel(gateway.grpc).await);
+    for name in ["", "eventkit.v1.IngestService"] {
+        let request = HealthCheckRequest {
+            service: name.into(),
+        };
+        let mut watch = client.watch(request.clone()).await.unwrap().into_inner();
+        let next = async |watch: &mut tonic::Streaming<tonic_health::pb::HealthCheckResponse>| {
+            within(watch.message()).await.unwrap().unwrap().status()
+        };
+        assert_eq!(next(&mut watch).await, ServingStatus::Serving);
+        gateway.health.not_ready("log", Some("full".into()));
+        assert_eq!(next(&mut watch).await, ServingStatus::NotServing);
+        gateway.health.not_ready("log", None);
+        assert_eq!(next(&mut watch).await, ServingStatus::Serving);
+        let check = client.check(request).await.unwrap();
+        assert_eq!(check.into_inner().status(), ServingStatus::Serving);
+    }
+    let request = HealthCheckRequest {
+        service: "other".into(),
+    };
+    assert_eq!(
+        client.check(request).await.unwrap_err().code(),
+        Code::NotFound
+    );
+}
+
+#[tokio::test]
+async fn an_open_stream_ends_with_a_status_when_the_server_drains() {
+    let gateway = gateway().await;
+    let mut client = HealthClient::new(channel(gateway.grpc).await);
+    let request = HealthCheckRequest {
+        service: String::new(),
+    };
+    let mut watch = client.watch(request).await.unwrap().into_inner();
+    within(watch.message()).await.unwrap().unwrap();
+    gateway.drain.cancel();
+    let status = loop {
+        match within(watch.message()).await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("ended without a status"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(error(&status), (Code::Unavailable, "DRAINING".into(), true));
+    within(gateway.tasks.join()).await;
+}
+
+#[tokio::test]
+async fn both_versions_of_reflection_list_the_services_and_the_details() {
+    use tonic_reflection::pb::{v1, v1alpha};
+    let gateway = gateway().await;
+    macro_rules! ask {
+        ($version:ident, $question:ident($text:expr)) => {{
+            use $version::server_reflection_request::MessageRequest;
+            let channel = channel(gateway.grpc).await;
+            let mut client =
+                $version::server_reflection_client::ServerReflectionClient::new(channel);
+            let request = $version::ServerReflectionRequest {
+                host: String::new(),
+                message_request: Some(MessageRequest::$question($text.into())),
+            };
+            let requests = futures::stream::iter([request]);
+            let mut answers = client
+                .server_reflection_info(requests)
+                .await
+                .unwrap()
+                .into_inner();
+            format!(
+                "{:?}",
+                answers
+                    .message()
+                    .await
+                    .unwrap()
+                    .unwrap()
+                    .message_response
+                    .unwrap()
+            )
+        }};
+    }
+    for services in [ask!(v1, ListServices("")), ask!(v1alpha, ListServices(""))] {
+        for name in [
+            "eventkit.v1.IngestService",
+            "grpc.health.v1.Health",
+            "grpc.reflection.v1.ServerReflection",
+            "grpc.reflection.v1alpha.ServerReflection",
+        ] {
+            assert!(services.contains(name), "{name} in {services}");
+        }
+    }
+    for symbol in ["google.rpc.RetryInfo", "eventkit.v1.Event"] {
+        let found = ask!(v1, FileContainingSymbol(symbol));
+        assert!(
+            found.starts_with("FileDescriptorResponse"),
+            "{symbol}: {found}"
+        );
+    }
+
+    let silent = gateway_with(IngressConfig {
+        reflection: false,
+        ..config()
+    })
+    .await;
+    let channel = channel(silent.grpc).await;
+    let mut client = v1::server_reflection_client::ServerReflectionClient::new(channel);
+    let requests = futures::stream::iter([v1::ServerReflectionRequest::default()]);
+    let status = client.server_reflection_info(requests).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unimplemented);
+}

@@ -1,0 +1,296 @@
+//! The publisher between a real log (in memory) and a queue that the test holds in its hands.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use eventkit::backoff::Backoff;
+use eventkit::config::PublisherConfig;
+use eventkit::event::{BatchId, Event, EventKey, Lane, PayloadFormat};
+use eventkit::publisher::Publisher;
+use eventkit::queue::{Batch, Consumer, Producer, SendError, in_process};
+use eventkit::telemetry::Metrics;
+use eventkit::wal::storage::memory::MemoryStorage;
+use eventkit::wal::{Append, Unsettled, Wal, record, testing};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+const LANES: u16 = 4;
+
+fn config() -> PublisherConfig {
+    PublisherConfig {
+        batch_events: Some(10),
+        batch_bytes: 1 << 20,
+        flush_interval: Duration::from_millis(20),
+        budget_bytes: 64 << 20,
+    }
+}
+
+async fn append(wal: &Wal, ids: impl Iterator<Item = u32>) {
+    let mut append = Append::default();
+    for id in ids {
+        let message_id = format!("m-{id}");
+        let key = EventKey {
+            source: "default",
+            message_id: &message_id,
+        };
+        let event = Event {
+            format: PayloadFormat::Json,
+            payload: b"{}",
+            source: key.source,
+            message_id: key.message_id,
+            message_id_assigned: false,
+            stream: "default",
+            kind: None,
+            lane: Lane(u16::try_from(id % u32::from(LANES)).unwrap()),
+            received_at: 1_700_000_000_000_000,
+            sent_at: None,
+            trace: None,
+            batch_context: &[],
+            batch_integrations: &[],
+        };
+        append.push(&event, wal.fingerprint(key));
+    }
+    wal.append(append).unwrap().await.unwrap();
+}
+
+fn ids(batch: &Batch) -> Vec<u32> {
+    let id = |bytes: &[u8]| {
+        record::decode(bytes).unwrap().message_id[2..]
+            .parse()
+            .unwrap()
+    };
+    batch.records.iter().map(|(_, bytes)| id(bytes)).collect()
+}
+
+/// Takes batches, and settles those of a lane as its semaphore allows.
+#[derive(Debug)]
+struct Gate {
+    taken: mpsc::Sender<Arc<Batch>>,
+    permits: HashMap<u16, Semaphore>,
+}
+
+#[async_trait]
+impl Producer for Gate {
+    async fn send(&self, batch: Arc<Batch>) -> Result<(), SendError> {
+        let lane = batch.id.lane.0;
+        self.taken
+            .send(batch)
+            .await
+            .map_err(|_gone| SendError::Closed)?;
+        match self.permits.get(&lane) {
+            Some(permits) => permits
+                .acquire()
+                .await
+                .map_err(|_closed| SendError::Closed)?
+                .forget(),
+            None => {}
+        }
+        Ok(())
+    }
+}
+
+fn gate(held: &[u16]) -> (Arc<Gate>, mpsc::Receiver<Arc<Batch>>) {
+    let (taken, batches) = mpsc::channel(1_000);
+    let permits = held.iter().map(|&lane| (lane, Semaphore::new(0))).collect();
+    (Arc::new(Gate { taken, permits }), batches)
+}
+
+fn publish(
+    wal: &Wal,
+    unsettled: Unsettled,
+    producer: Arc<dyn Producer>,
+    config: &PublisherConfig,
+) -> (tokio::task::JoinHandle<()>, CancellationToken) {
+    let publisher = Publisher::new(wal.clone(), unsettled, producer, config, Metrics::new());
+    let stop = CancellationToken::new();
+    let run = publisher.run(stop.clone());
+    #[expect(clippy::disallowed_methods, reason = "a test joins its own task")]
+    let task = tokio::spawn(async move { run.await.unwrap() });
+    (task, stop)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_settles_everything_in_order_and_moves_the_checkpoint_to_the_tail() {
+    let (wal, unsettled) = testing::open(&MemoryStorage::default(), LANES).unwrap();
+    append(&wal, 0..137).await;
+    let (gate, mut batches) = gate(&[]);
+    let (task, stop) = publish(&wal, unsettled, gate, &config());
+    append(&wal, 137..200).await;
+    stop.cancel();
+    task.await.unwrap();
+
+    let mut seen: BTreeMap<u16, (Vec<u32>, Vec<u64>)> = BTreeMap::new();
+    while let Some(batch) = batches.recv().await {
+        let lane = seen.entry(batch.id.lane.0).or_default();
+        lane.0.extend(ids(&batch));
+        lane.1.push(batch.id.number);
+        assert!(batch.records.len() <= 10);
+    }
+    for lane in 0..LANES {
+        let (events, numbers) = &seen[&lane];
+        let expected: Vec<u32> = (0..200)
+            .filter(|id| id % u32::from(LANES) == u32::from(lane))
+            .collect();
+        assert_eq!(events, &expected, "lane {lane}");
+        assert_eq!(
+            numbers,
+            &(0..numbers.len() as u64).collect::<Vec<_>>(),
+            "numbers are dense"
+        );
+    }
+    wal.close().await;
+    assert_eq!(wal.settled(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_crash_the_same_batches_come_again_under_the_same_names() {
+    let storage = MemoryStorage::default();
+    let (wal, unsettled) = testing::open(&storage, LANES).unwrap();
+    append(&wal, 0..100).await;
+    let all: Vec<u16> = (0..LANES).collect();
+    let (held, mut batches) = gate(&all);
+    let (task, _stop) = publish(
+        &wal,
+        unsettled,
+        Arc::clone(&held) as Arc<dyn Producer>,
+        &config(),
+    );
+    let mut before: Vec<BatchId> = Vec::new();
+    for _ in 0..LANES {
+        before.push(batches.recv().await.unwrap().id);
+    }
+    // Lane 2's first batch settles, its second is handed on; then the process dies.
+    held.permits[&2].add_permits(1);
+    before.push(batches.recv().await.unwrap().id);
+    task.abort();
+    assert!(task.await.unwrap_err().is_cancelled());
+    wal.close().await;
+    let settled = before
+        .iter()
+        .position(|id| id.lane == Lane(2) && id.number == 0)
+        .unwrap();
+    before.remove(settled);
+
+    let (wal, unsettled) = testing::open(&storage.crash(usize::MAX), LANES).unwrap();
+    assert_eq!(unsettled.seals.len(), usize::from(LANES));
+    let (open, mut batches) = gate(&[]);
+    let (task, stop) = publish(
+        &wal,
+        unsettled,
+        open,
+        &PublisherConfig {
+            batch_events: None,
+            ..config()
+        },
+    );
+    stop.cancel();
+    task.await.unwrap();
+    let mut after = Vec::new();
+    let mut events: BTreeMap<u16, Vec<u32>> = BTreeMap::new();
+    while let Some(batch) = batches.recv().await {
+        events
+            .entry(batch.id.lane.0)
+            .or_default()
+            .extend(ids(&batch));
+        after.push(batch.id);
+    }
+    for id in &before {
+        assert!(after.contains(id), "{id} was handed on before the crash");
+    }
+    for lane in 0..u32::from(LANES) {
+        let settled = if lane == 2 { 10 } else { 0 };
+        let expected: Vec<u32> = (0..100).filter(|id| id % 4 == lane).skip(settled).collect();
+        assert_eq!(events[&u16::try_from(lane).unwrap()], expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stalled_lane_falls_behind_alone_and_fetches_what_it_left() {
+    let (wal, unsettled) = testing::open(&MemoryStorage::default(), LANES).unwrap();
+    let (held, mut batches) = gate(&[1]);
+    let (task, stop) = publish(
+        &wal,
+        unsettled,
+        Arc::clone(&held) as Arc<dyn Producer>,
+        &config(),
+    );
+    append(&wal, 0..4_000).await;
+
+    // Every other lane gets all of its events although lane 1 has settled nothing.
+    let mut events: BTreeMap<u16, Vec<u32>> = BTreeMap::new();
+    while (0..LANES).any(|lane| lane != 1 && events.get(&lane).map_or(0, Vec::len) < 1_000) {
+        let batch = batches.recv().await.unwrap();
+        events
+            .entry(batch.id.lane.0)
+            .or_default()
+            .extend(ids(&batch));
+    }
+    assert_eq!(
+        events[&1].len(),
+        10,
+        "one batch of the stalled lane is under way"
+    );
+    assert_eq!(wal.settled(), 1, "the stalled lane pins the checkpoint");
+
+    held.permits[&1].add_permits(1_000);
+    stop.cancel();
+    task.await.unwrap();
+    while let Some(batch) = batches.try_recv().ok() {
+        events
+            .entry(batch.id.lane.0)
+            .or_default()
+            .extend(ids(&batch));
+    }
+    let expected: Vec<u32> = (0..4_000).filter(|id| id % 4 == 1).collect();
+    assert_eq!(events[&1], expected);
+    wal.close().await;
+    assert_eq!(wal.settled(), 4_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delivery_that_is_dropped_comes_again_and_ok_means_settled() {
+    let backoff = Backoff {
+        base: Duration::from_millis(1),
+        max: Duration::from_millis(5),
+    };
+    let (producer, mut consumers) = in_process(1, backoff, Metrics::new());
+    let batch = Arc::new(Batch {
+        id: BatchId {
+            log_id: eventkit::event::LogId(1),
+            lane: Lane(3),
+            number: 0,
+            first: 0,
+            last: 0,
+            input_hash: 0,
+        },
+        day: eventkit::event::Day(0),
+        records: Vec::new(),
+    });
+    let settled = Arc::new(Mutex::new(false));
+    let worker = {
+        let settled = Arc::clone(&settled);
+        let mut consumer = consumers.remove(0);
+        async move {
+            for attempt in 1..=3 {
+                let delivery = consumer.receive().await.unwrap();
+                assert_eq!(delivery.attempt, attempt);
+                match attempt {
+                    1 => drop(delivery),
+                    2 => delivery.nack(),
+                    _ => {
+                        *settled.lock().unwrap() = true;
+                        delivery.ack();
+                    }
+                }
+            }
+            consumer
+        }
+    };
+    let (sent, consumer) = tokio::join!(producer.send(Arc::clone(&batch)), worker);
+    assert_eq!(sent, Ok(()));
+    assert!(*settled.lock().unwrap());
+    drop(consumer);
+    assert_eq!(producer.send(batch).await, Err(SendError::Closed));
+}

@@ -1,0 +1,81 @@
+//! Clients as other people write them: JSON over HTTP, and the generated gRPC client.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use bytes::Bytes;
+use eventkit::proto::v1::ingest_service_client::IngestServiceClient;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+use tonic::transport::Channel;
+
+use super::gateway::Endpoints;
+
+/// The largest answer that a client reads.
+const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How long a client waits for an answer.
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// An HTTP client of one gateway. It never repeats a request by itself.
+#[derive(Debug, Clone)]
+pub(crate) struct Http {
+    client: Client<HttpConnector, Full<Bytes>>,
+    base: String,
+}
+
+impl Http {
+    /// A client; connects when it is used.
+    pub(crate) fn new(endpoints: &Endpoints) -> Self {
+        let client = Client::builder(TokioExecutor::new())
+            .retry_canceled_requests(false)
+            .build_http();
+        Self {
+            client,
+            base: format!("http://{}", endpoints.http),
+        }
+    }
+
+    /// GET; the status and the body.
+    pub(crate) async fn get(&self, path: &str) -> Result<(u16, Value)> {
+        self.request(http::Method::GET, path, Bytes::new()).await
+    }
+
+    /// POST with a JSON body; the status and the body of the answer.
+    pub(crate) async fn post(&self, path: &str, body: impl Into<Bytes>) -> Result<(u16, Value)> {
+        self.request(http::Method::POST, path, body.into()).await
+    }
+
+    async fn request(&self, method: http::Method, path: &str, body: Bytes) -> Result<(u16, Value)> {
+        let request = http::Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base))
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))?;
+        let exchange = async {
+            let response = self.client.request(request).await?;
+            let status = response.status().as_u16();
+            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
+                .collect()
+                .await
+                .map_err(|error| anyhow!(error))?
+                .to_bytes();
+            let body = serde_json::from_slice(&body)
+                .with_context(|| format!("the answer {status} is not JSON: {body:?}"))?;
+            Ok((status, body))
+        };
+        tokio::time::timeout(ANSWER_TIMEOUT, exchange)
+            .await
+            .context("no answer in time")?
+    }
+}
+
+/// A gRPC client of one gateway; connects when it is used.
+pub(crate) fn grpc(endpoints: &Endpoints) -> Result<IngestServiceClient<Channel>> {
+    let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", endpoints.grpc))?
+        .timeout(ANSWER_TIMEOUT)
+        .connect_lazy();
+    Ok(IngestServiceClient::new(channel))
+}

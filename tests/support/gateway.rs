@@ -1,0 +1,241 @@
+//! The real binary as a process: start, wait until it is ready, kill, terminate.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::clients;
+
+/// How long a start may take, recovery included, on a busy machine.
+pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How many of the last log lines a report shows.
+const TAIL_LINES: usize = 60;
+
+/// Where a running gateway listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Endpoints {
+    /// The public port.
+    pub(crate) http: String,
+    /// The gRPC port.
+    pub(crate) grpc: String,
+}
+
+/// What a process said, filled while it runs.
+#[derive(Debug, Default)]
+struct Said {
+    tail: VecDeque<String>,
+    /// Lines of level "error", and panics.
+    alarms: Vec<String>,
+}
+
+/// A running gateway. Dropped, it is killed.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    child: Child,
+    said: Arc<Mutex<Said>>,
+    pumps: JoinSet<()>,
+    listening: watch::Receiver<Option<Endpoints>>,
+}
+
+impl Gateway {
+    /// Starts `eventkit dev` on a data directory with every port free, and does not wait for anything.
+    pub(crate) fn spawn(data_dir: &Path, settings: &[(&str, &str)]) -> Result<Self> {
+        let mut command = Command::new(binary());
+        // Neither a person's settings nor those of the tests are meant for the gateway under test.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("EVENTKIT_") {
+                command.env_remove(name);
+            }
+        }
+        let mut child = command
+            .arg("dev")
+            .env("EVENTKIT_DATA_DIR", data_dir)
+            .env("EVENTKIT_HTTP_ADDR", "127.0.0.1:0")
+            .env("EVENTKIT_GRPC_ADDR", "127.0.0.1:0")
+            .env("EVENTKIT_ADMIN_ADDR", "127.0.0.1:0")
+            .env("EVENTKIT_JSON_LOGS", "true")
+            .envs(settings.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("start {}", binary()))?;
+        let said = Arc::new(Mutex::new(Said::default()));
+        let (listens, listening) = watch::channel(None);
+        let mut pumps = JoinSet::new();
+        let stdout = child.stdout.take().context("the process has no stdout")?;
+        let stderr = child.stderr.take().context("the process has no stderr")?;
+        pumps.spawn(pump(stdout, Arc::clone(&said), Some(listens)));
+        pumps.spawn(pump(stderr, Arc::clone(&said), None));
+        Ok(Self {
+            child,
+            said,
+            pumps,
+            listening,
+        })
+    }
+
+    /// Starts a gateway and waits until `/ready` says so.
+    pub(crate) async fn start(
+        data_dir: &Path,
+        settings: &[(&str, &str)],
+    ) -> Result<(Self, Endpoints)> {
+        let mut gateway = Self::spawn(data_dir, settings)?;
+        let endpoints = gateway.ready(START_TIMEOUT).await?;
+        Ok((gateway, endpoints))
+    }
+
+    /// Waits until the gateway listens and is ready.
+    pub(crate) async fn ready(&mut self, within: Duration) -> Result<Endpoints> {
+        let deadline = Instant::now() + within;
+        let listening = timeout_at(deadline, self.listening.wait_for(Option::is_some))
+            .await
+            .map(|listening| listening.map(|endpoints| endpoints.clone()));
+        let endpoints = match listening {
+            Ok(Ok(endpoints)) => endpoints.context("no endpoints")?,
+            Ok(Err(_closed)) => bail!("the gateway ended before it listened\n{}", self.tail()),
+            Err(_elapsed) => bail!("no line \"listening\" within {within:?}\n{}", self.tail()),
+        };
+        let http = clients::Http::new(&endpoints);
+        loop {
+            if let Ok((200, _)) = http.get("/ready").await {
+                return Ok(endpoints);
+            }
+            if Instant::now() >= deadline {
+                bail!("not ready within {within:?}\n{}", self.tail());
+            }
+            if let Some(status) = self.child.try_wait()? {
+                bail!(
+                    "the gateway ended with {status} before it was ready\n{}",
+                    self.tail()
+                );
+            }
+            // Readiness is only visible from outside by asking again.
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// SIGKILL, now; returns when the process is gone.
+    pub(crate) async fn kill(mut self) -> Result<Vec<String>> {
+        self.child.start_kill().context("kill the gateway")?;
+        let status = self
+            .child
+            .wait()
+            .await
+            .context("wait for the killed gateway")?;
+        self.drain().await;
+        if status.code().is_some() {
+            bail!(
+                "the gateway ended by itself with {status} before it was killed\n{}",
+                self.tail()
+            );
+        }
+        Ok(self.alarms())
+    }
+
+    /// SIGTERM; returns how the process ended.
+    pub(crate) async fn terminate(self, within: Duration) -> Result<Ended> {
+        let pid = self.child.id().context("the gateway has ended by itself")?;
+        let pid =
+            rustix::process::Pid::from_raw(pid.try_into()?).context("a process id is not 0")?;
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        self.ended(within).await
+    }
+
+    /// Waits until the process ends by itself.
+    pub(crate) async fn ended(mut self, within: Duration) -> Result<Ended> {
+        let status = timeout(within, self.child.wait())
+            .await
+            .map_err(|_elapsed| anyhow!("still running after {within:?}\n{}", self.tail()))??;
+        self.drain().await;
+        Ok(Ended {
+            status,
+            said: self.tail(),
+            alarms: self.alarms(),
+        })
+    }
+
+    /// The last lines of its output.
+    pub(crate) fn tail(&self) -> String {
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.tail.iter().fold(String::new(), |mut text, line| {
+            text.push_str("    | ");
+            text.push_str(line);
+            text.push('\n');
+            text
+        })
+    }
+
+    fn alarms(&self) -> Vec<String> {
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.alarms.clone()
+    }
+
+    /// Takes in what the ended process wrote last.
+    async fn drain(&mut self) {
+        while self.pumps.join_next().await.is_some() {}
+    }
+}
+
+/// How a gateway ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    /// The last lines of its output.
+    pub(crate) said: String,
+    /// Its lines of level "error", and panics.
+    pub(crate) alarms: Vec<String>,
+}
+
+/// Reads one output line by line to its end.
+async fn pump(
+    output: impl AsyncRead + Unpin,
+    said: Arc<Mutex<Said>>,
+    listens: Option<watch::Sender<Option<Endpoints>>>,
+) {
+    let mut lines = BufReader::new(output).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        let fields = serde_json::from_str(&line).unwrap_or(serde_json::Value::Null);
+        let field = |name: &str| fields.get(name).and_then(serde_json::Value::as_str);
+        if let (Some(listens), Some("listening")) = (&listens, field("event"))
+            && let (Some(http), Some(grpc)) = (field("http"), field("grpc"))
+        {
+            listens.send_replace(Some(Endpoints {
+                http: http.to_owned(),
+                grpc: grpc.to_owned(),
+            }));
+        }
+        let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+        if field("level") == Some("error") || line.contains("panicked at") {
+            said.alarms.push(line.clone());
+        }
+        if said.tail.len() == TAIL_LINES {
+            said.tail.pop_front();
+        }
+        said.tail.push_back(line);
+    }
+}
+
+/// The binary under test: the one cargo built, unless `EVENTKIT_BIN` names another (a release build, say).
+pub(crate) fn binary() -> String {
+    setting("EVENTKIT_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_eventkit").to_owned())
+}
+
+/// A setting of the tests themselves.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the tests' own settings, outside the program's configuration"
+)]
+pub(crate) fn setting(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
