@@ -293,7 +293,10 @@ fn damage_in_a_log_in_use_exits_with_1() {
     let run = log.run(&["verify"]);
     assert_eq!(
         (run.code, run.out.as_str()),
-        (Some(0), "read 2 records in 1 groups\nthe log is whole\n")
+        (
+            Some(0),
+            "records read: 2, in group commits: 1\nthe log is whole\n"
+        )
     );
     let run = log.run(&["verify"]);
     assert_eq!(run.code, Some(1));
@@ -349,4 +352,78 @@ fn an_owner_that_cannot_answer_is_named_with_its_reason() {
     let run = log.run(&["stat"]);
     assert_eq!(run.code, Some(1));
     assert!(run.err.contains("names no admin port"), "{}", run.err);
+}
+
+/// Does not outlive a test that fails.
+struct Child(std::process::Child);
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.0.kill().unwrap_or_default();
+        self.0.wait().map_or((), drop);
+    }
+}
+
+#[test]
+fn a_real_log_is_shown_while_it_is_in_use_and_afterwards() {
+    let dir = tempfile::tempdir().unwrap();
+    let data_dir = dir.path().to_str().unwrap();
+    let any = "127.0.0.1:0";
+    let child = Command::new(env!("CARGO_BIN_EXE_eventkit"))
+        .args(["dev", "--json-logs", "--http-addr", any])
+        .args(["--grpc-addr", any, "--admin-addr", any])
+        .env_clear()
+        .env("EVENTKIT_DATA_DIR", data_dir)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut child = Child(child);
+    let mut log = BufReader::new(child.0.stdout.take().unwrap())
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
+    let listening = log.find(|line| line["event"] == "listening").unwrap();
+
+    let mut door = std::net::TcpStream::connect(listening["http"].as_str().unwrap()).unwrap();
+    let body = r#"[{"type":"track","event":"a","messageId":"m0"},{"type":"track","event":"b","messageId":"m1"}]"#;
+    let length = body.len();
+    let head = format!(
+        "POST /collect HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
+    );
+    door.write_all((head + body).as_bytes()).unwrap();
+    let mut answer = String::new();
+    door.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
+
+    let check = || {
+        let wal = |arguments: &[&str]| {
+            let run = eventkit(
+                &[&["wal"], arguments].concat(),
+                &[("EVENTKIT_DATA_DIR", data_dir)],
+            );
+            assert_eq!((run.code, run.err.as_str()), (Some(0), ""));
+            run.out
+        };
+        let stat: Value = serde_json::from_str(&wal(&["stat", "--json"])).unwrap();
+        assert_eq!(
+            (&stat["records"], &stat["next_offset"]),
+            (&json!(2), &json!(2))
+        );
+        assert!(wal(&["verify"]).ends_with("the log is whole\n"));
+        let dump = wal(&["dump", "--json", "--payload", "--from", "1"]);
+        let line: Value = serde_json::from_str(&dump).unwrap();
+        assert_eq!(line["message_id"], "m1");
+        assert_eq!(
+            line["payload"],
+            r#"{"type":"track","event":"b","messageId":"m1"}"#
+        );
+    };
+    check();
+    rustix::process::kill_process(
+        rustix::process::Pid::from_child(&child.0),
+        rustix::process::Signal::TERM,
+    )
+    .unwrap();
+    assert!(log.any(|line| line["event"] == "shutdown_completed"));
+    assert_eq!(child.0.wait().unwrap().code(), Some(0));
+    check();
 }
