@@ -46,9 +46,7 @@ pub mod warehouse;
 pub use inbox::Limits;
 pub use manifest::{Manifest, ManifestObject};
 pub use sqlite::SqliteWarehouse;
-pub use warehouse::{
-    LoadError, MergeError, Merged, Outcome, Staged, Warehouse, WarehouseError,
-};
+pub use warehouse::{LoadError, MergeError, Merged, Outcome, Staged, Warehouse, WarehouseError};
 
 /// The component's name in [`Health`].
 const COMPONENT: &str = "warehouse";
@@ -346,7 +344,9 @@ impl Loader {
             events.duplicate = merged.events_duplicate,
             errors.inserted = merged.errors_inserted,
             errors.duplicate = merged.errors_duplicate,
-            errors.superseded = merged.errors_superseded.saturating_add(merged.errors_removed),
+            errors.superseded = merged
+                .errors_superseded
+                .saturating_add(merged.errors_removed),
             "manifest_recorded"
         );
         Ok(())

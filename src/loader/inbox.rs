@@ -43,7 +43,10 @@ pub(super) async fn read(
     names: &[String],
 ) -> Result<Vec<(String, Found)>, WriteError> {
     let reads: Vec<_> = names.iter().map(|name| read_one(objects, name)).collect();
-    stream::iter(reads).buffered(CONCURRENCY).try_collect().await
+    stream::iter(reads)
+        .buffered(CONCURRENCY)
+        .try_collect()
+        .await
 }
 
 async fn read_one(objects: &dyn Objects, name: &str) -> Result<(String, Found), WriteError> {
@@ -254,7 +257,10 @@ mod tests {
         for (objects, taken) in [
             (vec![object("a", 1, 1); 1], 1),
             (vec![object("a", 1_000, 1_000)], 1),
-            (vec![object("a", 60, 1), object("b", 40, 1), object("c", 1, 1)], 2),
+            (
+                vec![object("a", 60, 1), object("b", 40, 1), object("c", 1, 1)],
+                2,
+            ),
             (vec![object("a", 1, 6), object("b", 1, 5)], 1),
             (
                 ["a", "b", "c", "d"].map(|name| object(name, 1, 1)).to_vec(),
@@ -301,7 +307,10 @@ mod tests {
         }
         for text in ["", "{}", "[]", "{\"version\":1}", "\u{0}\u{1}"] {
             assert!(
-                matches!(judge("inbox/m.json", Bytes::from(text)), Found::Malformed(..)),
+                matches!(
+                    judge("inbox/m.json", Bytes::from(text)),
+                    Found::Malformed(..)
+                ),
                 "{text}"
             );
         }

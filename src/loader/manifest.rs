@@ -178,19 +178,28 @@ mod tests {
             r#"{"table":"events","object":"a","day":"2026-01-31","rows":1,"bytes":2,"marker":"inbox/a"}]}"#
         );
         assert_eq!(manifest(&["a"]).encode(), text);
-        assert_eq!(Manifest::parse(7, text.as_bytes()).unwrap(), manifest(&["a"]));
+        assert_eq!(
+            Manifest::parse(7, text.as_bytes()).unwrap(),
+            manifest(&["a"])
+        );
     }
 
     #[test]
     fn damage_another_number_and_a_later_version_are_told_apart() {
         let file = manifest(&["a"]).encode();
-        assert!(matches!(Manifest::parse(7, &file[..20]), Err(ParseError::Malformed(_))));
+        assert!(matches!(
+            Manifest::parse(7, &file[..20]),
+            Err(ParseError::Malformed(_))
+        ));
         assert!(matches!(
             Manifest::parse(8, &file),
             Err(ParseError::Number { named: 8, held: 7 })
         ));
         let newer = br#"{"version":2,"number":"seven"}"#;
-        assert!(matches!(Manifest::parse(7, newer), Err(ParseError::Newer(2))));
+        assert!(matches!(
+            Manifest::parse(7, newer),
+            Err(ParseError::Newer(2))
+        ));
     }
 
     #[test]

@@ -42,7 +42,10 @@ impl Loader {
     async fn open_after(&mut self, last: u64) -> Result<Option<Manifest>, RoundError> {
         let mut after = Manifest::name(last);
         loop {
-            let names = self.objects.list(manifest::FOLDER, Some(&after), PAGE).await?;
+            let names = self
+                .objects
+                .list(manifest::FOLDER, Some(&after), PAGE)
+                .await?;
             let Some(end) = names.last() else {
                 return Ok(None);
             };
@@ -208,13 +211,18 @@ impl Loader {
         for objects in parts {
             loop {
                 number = number.checked_add(1).ok_or(RoundError::Numbers)?;
-                let part = self.manifest(number, manifest.attempt.saturating_add(1), objects.clone());
+                let part =
+                    self.manifest(number, manifest.attempt.saturating_add(1), objects.clone());
                 if self.create(&part).await? || self.holds(number, &objects).await? {
                     break;
                 }
             }
         }
-        tracing::warn!(manifest.number = manifest.number, reason, "manifest_superseded");
+        tracing::warn!(
+            manifest.number = manifest.number,
+            reason,
+            "manifest_superseded"
+        );
         let outcome = Outcome::Superseded { reason };
         self.warehouse.record(manifest, &outcome).await?;
         Ok(())

@@ -20,9 +20,7 @@ use async_trait::async_trait;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _};
 
 use super::manifest::Manifest;
-use super::warehouse::{
-    LoadError, MergeError, Merged, Outcome, Staged, Warehouse, WarehouseError,
-};
+use super::warehouse::{LoadError, MergeError, Merged, Outcome, Staged, Warehouse, WarehouseError};
 use crate::clock::Clock;
 use crate::store::{Objects, Table};
 
@@ -194,13 +192,13 @@ impl Warehouse for SqliteWarehouse {
                 .ok_or_else(|| unreadable("there is no such object".to_owned()))?;
             let (path, table) = (self.path.clone(), object.table);
             let rows = self
-                .with(move |open| {
-                    match stage::object(&mut open.connection, table, file) {
+                .with(
+                    move |open| match stage::object(&mut open.connection, table, file) {
                         Ok(rows) => Ok(Ok(rows)),
                         Err(StageError::Object(reason)) => Ok(Err(reason)),
                         Err(StageError::Sqlite(error)) => Err(sqlite_error(&path, error)),
-                    }
-                })
+                    },
+                )
                 .await?
                 .map_err(unreadable)?;
             match table {
@@ -302,9 +300,8 @@ impl Database {
         connection.busy_timeout(self.busy_timeout)?;
         // Before anything is set that stays in the file: it may be somebody else's.
         schema::check(&connection)?;
-        connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| {
-            row.get::<_, String>(0)
-        })?;
+        connection
+            .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
         connection.pragma_update_and_check(None, "journal_size_limit", JOURNAL_BYTES, |row| {

@@ -183,11 +183,7 @@ pub(super) fn check(connection: &Connection) -> Result<Found, SchemaError> {
     }
 }
 
-fn table(
-    transaction: &Transaction<'_>,
-    name: &str,
-    columns: &[Column],
-) -> Result<(), SchemaError> {
+fn table(transaction: &Transaction<'_>, name: &str, columns: &[Column]) -> Result<(), SchemaError> {
     transaction.execute_batch(&create("TABLE IF NOT EXISTS", name, columns))?;
     for column in columns {
         let exists: bool = transaction.query_row(

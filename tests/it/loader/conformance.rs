@@ -1,8 +1,6 @@
 //! What every warehouse promises, run against each implementation and the fake.
 
-use eventkit::loader::{
-    LoadError, Manifest, MergeError, Merged, Outcome, Staged, Warehouse,
-};
+use eventkit::loader::{LoadError, Manifest, MergeError, Merged, Outcome, Staged, Warehouse};
 use eventkit::store::fake::MemoryObjects;
 use eventkit::store::{ErrorRow, Objects as _, Row};
 
@@ -17,7 +15,10 @@ async fn complete(
     warehouse.load(manifest, objects).await.expect("a load");
     let merged = warehouse.merge(manifest).await.expect("a merge");
     let outcome = Outcome::Loaded(merged);
-    warehouse.record(manifest, &outcome).await.expect("a record");
+    warehouse
+        .record(manifest, &outcome)
+        .await
+        .expect("a record");
     merged
 }
 
@@ -101,10 +102,16 @@ async fn a_merge_without_a_load_of_the_same_manifest_is_refused() {
         let (one, two) = (manifest(1, &[&name]), manifest(2, &[&name]));
         let mut warehouse = world.prepared().await;
         let merged = warehouse.merge(&one).await;
-        assert!(matches!(merged, Err(MergeError::NotStaged(1))), "{merged:?}");
+        assert!(
+            matches!(merged, Err(MergeError::NotStaged(1))),
+            "{merged:?}"
+        );
         warehouse.load(&one, &objects).await.unwrap();
         let merged = warehouse.merge(&two).await;
-        assert!(matches!(merged, Err(MergeError::NotStaged(2))), "{merged:?}");
+        assert!(
+            matches!(merged, Err(MergeError::NotStaged(2))),
+            "{merged:?}"
+        );
         assert!(world.events().is_empty());
     }
 }
@@ -238,21 +245,35 @@ async fn an_object_that_is_missing_or_damaged_is_named_and_nothing_is_staged() {
         let whole = objects.get(&good).await.unwrap().unwrap();
         let cut = whole.slice(..whole.len() / 2);
         objects.put_if_absent("events/cut", cut).await.unwrap();
-        objects.put_if_absent("events/empty", "".into()).await.unwrap();
+        objects
+            .put_if_absent("events/empty", "".into())
+            .await
+            .unwrap();
         // A file of the other table lacks columns.
         objects.put_if_absent("errors/other", whole).await.unwrap();
         let mut warehouse = world.prepared().await;
-        for bad in ["events/cut", "events/empty", "events/missing", "errors/other"] {
+        for bad in [
+            "events/cut",
+            "events/empty",
+            "events/missing",
+            "errors/other",
+        ] {
             let manifest = manifest(1, &[&good, bad]);
             match warehouse.load(&manifest, &objects).await {
                 Err(LoadError::Object { object, .. }) => assert_eq!(object.as_deref(), Some(bad)),
                 other => panic!("{bad}: {other:?}"),
             }
             let merged = warehouse.merge(&manifest).await;
-            assert!(matches!(merged, Err(MergeError::NotStaged(1))), "{merged:?}");
+            assert!(
+                matches!(merged, Err(MergeError::NotStaged(1))),
+                "{merged:?}"
+            );
         }
         let merged = complete(&mut *warehouse, &manifest(1, &[&good]), &objects).await;
-        assert_eq!(merged.events_inserted, 1, "what the failed loads staged is gone");
+        assert_eq!(
+            merged.events_inserted, 1,
+            "what the failed loads staged is gone"
+        );
     }
 }
 
@@ -263,7 +284,11 @@ async fn any_flipped_byte_of_an_object_is_an_error_or_a_load_and_never_a_panic()
         let good = put_events(&objects, 1, &[event("a", 1), event("b", 2)]).await;
         let whole = objects.get(&good).await.unwrap().unwrap();
         let mut warehouse = world.prepared().await;
-        let step = if matches!(world, World::Sqlite(_)) { 37 } else { whole.len() };
+        let step = if matches!(world, World::Sqlite(_)) {
+            37
+        } else {
+            whole.len()
+        };
         for at in (0..whole.len()).step_by(step) {
             let mut bytes = whole.to_vec();
             bytes[at] ^= 0xff;
