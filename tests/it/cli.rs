@@ -360,7 +360,7 @@ struct Child(std::process::Child);
 impl Drop for Child {
     fn drop(&mut self) {
         self.0.kill().unwrap_or_default();
-        self.0.wait().map_or((), drop);
+        self.0.wait().map(drop).unwrap_or_default();
     }
 }
 
