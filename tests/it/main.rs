@@ -23,3 +23,5 @@ mod grpcurl;
 mod config;
 mod cli;
 mod logs;
+// What the documents say about it.
+mod docs;
