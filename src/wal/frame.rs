@@ -421,3 +421,6 @@ impl Fields<'_> {
         Ok(*field)
     }
 }
+
+#[cfg(test)]
+mod tests;

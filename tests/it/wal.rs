@@ -12,8 +12,8 @@ use eventkit::event::{BatchId, Day, Event, Lane, Offset, PayloadFormat};
 use eventkit::telemetry::Metrics;
 use eventkit::wal::storage::memory::MemoryStorage;
 use eventkit::wal::{
-    Append, Checkpoint, Committed, LaneCheckpoint, OpenError, Options, Seal, Unsettled, Wal, record,
-    testing,
+    Append, Checkpoint, Committed, LaneCheckpoint, OpenError, Options, Seal, Unsettled, Wal,
+    record, testing,
 };
 
 mod appends;
@@ -59,7 +59,10 @@ struct Sent {
 impl Sent {
     fn new(id: impl Into<String>, payload: impl Into<Vec<u8>>) -> Self {
         let id = id.into();
-        let lane = id.bytes().fold(0u16, |sum, byte| sum.wrapping_add(u16::from(byte))) % 4;
+        let lane = id
+            .bytes()
+            .fold(0u16, |sum, byte| sum.wrapping_add(u16::from(byte)))
+            % 4;
         Self {
             id,
             lane,
@@ -96,7 +99,12 @@ impl Sent {
 /// `count` events whose ids begin with `prefix`, each with a payload of `bytes` bytes that does not compress.
 fn events(prefix: &str, count: usize, bytes: usize) -> Vec<Sent> {
     (0..count)
-        .map(|n| Sent::new(format!("{prefix}-{n}"), noise(&format!("{prefix}{n}"), bytes)))
+        .map(|n| {
+            Sent::new(
+                format!("{prefix}-{n}"),
+                noise(&format!("{prefix}{n}"), bytes),
+            )
+        })
         .collect()
 }
 
@@ -182,7 +190,10 @@ fn read_from(wal: &Wal, from: Offset) -> Vec<(Offset, Vec<u8>)> {
     let mut next = from;
     while next < durable(wal) {
         let groups = wal.read(next, 64 << 10).unwrap();
-        assert!(!groups.is_empty(), "nothing at {next} below the durable tail");
+        assert!(
+            !groups.is_empty(),
+            "nothing at {next} below the durable tail"
+        );
         for group in groups {
             for (offset, record) in (group.first..).zip(group.records) {
                 if offset >= next {
@@ -193,7 +204,11 @@ fn read_from(wal: &Wal, from: Offset) -> Vec<(Offset, Vec<u8>)> {
             }
         }
     }
-    assert_eq!(next, durable(wal).max(from), "nothing beyond the durable tail");
+    assert_eq!(
+        next,
+        durable(wal).max(from),
+        "nothing beyond the durable tail"
+    );
     records
 }
 
@@ -214,7 +229,11 @@ fn assert_holds(wal: &Wal, from: Offset, expected: &[Sent]) {
 /// The lowest offset that the log still holds.
 fn first_held(wal: &Wal) -> Offset {
     let stat = eventkit::wal::inspect::Inspector::live(wal).stat().unwrap();
-    if stat.groups == 0 { durable(wal) } else { stat.first_offset }
+    if stat.groups == 0 {
+        durable(wal)
+    } else {
+        stat.first_offset
+    }
 }
 
 /// Where a log lies: both engines behind one face.

@@ -96,9 +96,15 @@ fn a_key_is_stored_once_within_an_append_a_group_and_the_log() {
         assert_eq!(duplicates(&within), [2, 3], "within an append");
 
         // Sent without waiting in between: whether they meet in one commit or not, the outcome is the same.
-        let first = wal.append(to_append(&wal, std::slice::from_ref(&c))).unwrap();
-        let second = wal.append(to_append(&wal, &[c.clone(), b.clone()])).unwrap();
-        let third = wal.append(to_append(&wal, std::slice::from_ref(&c))).unwrap();
+        let first = wal
+            .append(to_append(&wal, std::slice::from_ref(&c)))
+            .unwrap();
+        let second = wal
+            .append(to_append(&wal, &[c.clone(), b.clone()]))
+            .unwrap();
+        let third = wal
+            .append(to_append(&wal, std::slice::from_ref(&c)))
+            .unwrap();
         assert_eq!(duplicates(&wait(first).unwrap()), [] as [u32; 0]);
         assert_eq!(duplicates(&wait(second).unwrap()), [0, 1]);
         assert_eq!(duplicates(&wait(third).unwrap()), [0]);
@@ -106,7 +112,11 @@ fn a_key_is_stored_once_within_an_append_a_group_and_the_log() {
         assert_eq!(duplicates(&append(&wal, &[other])), [0], "across groups");
         let stored = [a, b, c];
         let (wal, _) = place.reopen(wal);
-        assert_eq!(duplicates(&append(&wal, &stored)), [0, 1, 2], "after a reopen");
+        assert_eq!(
+            duplicates(&append(&wal, &stored)),
+            [0, 1, 2],
+            "after a reopen"
+        );
         assert_holds(&wal, 0, &stored);
         close(wal);
     }
@@ -119,7 +129,16 @@ fn the_source_is_part_of_the_key() {
     assert_ne!(of("ab", "c"), of("a", "bc"));
     assert_ne!(of("a", "c"), of("b", "c"));
     assert_eq!(of("a", "c"), of("a", "c"));
-    assert_ne!(of("a", "c"), fingerprint(&[8; 16], EventKey { source: "a", message_id: "c" }));
+    assert_ne!(
+        of("a", "c"),
+        fingerprint(
+            &[8; 16],
+            EventKey {
+                source: "a",
+                message_id: "c"
+            }
+        )
+    );
 }
 
 #[test]
@@ -153,7 +172,12 @@ fn no_more_keys_are_remembered_than_configured() {
         assert_eq!(duplicates(&append(&wal, &sent[..1])), [] as [u32; 0]);
         close(wal);
         let (wal, _) = place.open_with(|config| config.dedup_ids_max = 3);
-        let again = [sent[3].clone(), sent[4].clone(), sent[0].clone(), sent[2].clone()];
+        let again = [
+            sent[3].clone(),
+            sent[4].clone(),
+            sent[0].clone(),
+            sent[2].clone(),
+        ];
         assert_eq!(duplicates(&append(&wal, &again)), [0, 1, 2]);
         close(wal);
     }
@@ -182,7 +206,11 @@ fn large_events_and_large_appends_come_back_whole() {
         settle(&wal, sent.len() as u64);
         barrier(&wal);
         barrier(&wal);
-        assert_eq!(first_held(&wal), sent.len() as u64 - 1, "the last group stays");
+        assert_eq!(
+            first_held(&wal),
+            sent.len() as u64 - 1,
+            "the last group stays"
+        );
         let (wal, _) = place.reopen(wal);
         assert_eq!(durable(&wal), sent.len() as u64);
         assert_holds(&wal, sent.len() as u64 - 1, &sent[sent.len() - 1..]);
@@ -197,7 +225,10 @@ fn a_closed_log_commits_what_waits_and_refuses_the_rest() {
         let sent = events("e", 50, 10);
         let commits: Vec<_> = sent
             .iter()
-            .map(|event| wal.append(to_append(&wal, std::slice::from_ref(event))).unwrap())
+            .map(|event| {
+                wal.append(to_append(&wal, std::slice::from_ref(event)))
+                    .unwrap()
+            })
             .collect();
         wait(wal.close());
         assert_eq!(*wal.state().borrow(), LogState::Closed);

@@ -59,7 +59,12 @@ fn traced(path: &Path, inject: Option<&str>) -> Option<(Vec<String>, String)> {
         command.args(["-e", &format!("inject={inject}")]);
     }
     command.arg(std::env::current_exe().unwrap());
-    command.args(["--exact", "wal::barrier::child", "--nocapture", "--test-threads=1"]);
+    command.args([
+        "--exact",
+        "wal::barrier::child",
+        "--nocapture",
+        "--test-threads=1",
+    ]);
     command.env(CHILD_DIR, path);
     let output = match command.output() {
         Ok(output) => output,
@@ -107,7 +112,9 @@ fn calls(trace: &str) -> Vec<Call> {
         let mut call = if rest.starts_with("<... ") {
             open.remove(pid).expect("the half before it")
         } else if let Some((name, arguments)) = rest.split_once('(') {
-            let file = arguments.split_once('<').and_then(|(_, rest)| rest.split_once('>'));
+            let file = arguments
+                .split_once('<')
+                .and_then(|(_, rest)| rest.split_once('>'));
             Call {
                 name: name.to_owned(),
                 file: file.map_or(String::new(), |(file, _)| file.to_owned()),
@@ -147,7 +154,11 @@ fn an_acknowledgement_comes_after_a_completed_fdatasync_of_its_data() {
     assert_eq!(said, expected);
     let calls = calls(&trace);
     let count = |name: &str| calls.iter().filter(|call| call.name == name).count();
-    assert_eq!(count("sync_file_range"), 0, "sled's own barrier is replaced");
+    assert_eq!(
+        count("sync_file_range"),
+        0,
+        "sled's own barrier is replaced"
+    );
 
     let db = path.join("db").to_str().unwrap().to_owned();
     let mark = beside(&path, ".mark").to_str().unwrap().to_owned();
@@ -170,13 +181,21 @@ fn an_acknowledgement_comes_after_a_completed_fdatasync_of_its_data() {
         let sync = calls.iter().filter(between).find(|call| {
             call.name == "fdatasync" && call.file == db && call.began > written && call.succeeded
         });
-        let synced = sync.unwrap_or_else(|| panic!("commit {n} was not synced")).ended;
-        assert!(synced < answer, "commit {n} was answered while its sync went on");
+        let synced = sync
+            .unwrap_or_else(|| panic!("commit {n} was not synced"))
+            .ended;
+        assert!(
+            synced < answer,
+            "commit {n} was answered while its sync went on"
+        );
         let marked = calls
             .iter()
             .filter(between)
             .any(|call| call.name == "pwrite64" && call.file == mark && call.began > synced);
-        assert!(marked, "commit {n}: the mark is written after the sync and before the answer");
+        assert!(
+            marked,
+            "commit {n}: the mark is written after the sync and before the answer"
+        );
         from = answer;
     }
 }
@@ -189,13 +208,17 @@ fn a_new_log_is_durable_by_name_before_its_first_answer() {
         return;
     };
     let calls = calls(&trace);
-    let answer = calls.iter().find(|call| call.text.contains("acknowledged 0")).unwrap().began;
+    let answer = calls
+        .iter()
+        .find(|call| call.text.contains("acknowledged 0"))
+        .unwrap()
+        .began;
     let parent = path.parent().unwrap().to_path_buf();
     for file in [path.join("conf"), path.clone(), parent] {
         let name = file.to_str().unwrap();
-        let synced = calls
-            .iter()
-            .any(|call| call.name == "fsync" && call.file == name && call.ended < answer && call.succeeded);
+        let synced = calls.iter().any(|call| {
+            call.name == "fsync" && call.file == name && call.ended < answer && call.succeeded
+        });
         assert!(synced, "{name} is synced");
     }
     let mark = beside(&path, ".mark").to_str().unwrap().to_owned();
@@ -217,12 +240,23 @@ fn a_failing_fdatasync_is_never_acknowledged_and_the_next_open_has_everything() 
             return;
         };
         let calls = calls(&trace);
-        let failed = calls.iter().find(|call| call.name == "fdatasync" && !call.succeeded);
+        let failed = calls
+            .iter()
+            .find(|call| call.name == "fdatasync" && !call.succeeded);
         let failed = failed.expect("a sync failed").ended;
-        for call in calls.iter().filter(|call| call.text.contains("acknowledged ")) {
-            assert!(call.name != "write" || call.began < failed, "from {from}: {call:?}");
+        for call in calls
+            .iter()
+            .filter(|call| call.text.contains("acknowledged "))
+        {
+            assert!(
+                call.name != "write" || call.began < failed,
+                "from {from}: {call:?}"
+            );
         }
-        let count = said.iter().filter(|line| line.starts_with("acknowledged")).count();
+        let count = said
+            .iter()
+            .filter(|line| line.starts_with("acknowledged"))
+            .count();
         acknowledged.push(count);
         let first = (0..count).map(|n| format!("acknowledged {n}"));
         assert!(first.eq(said.iter().take(count).cloned()), "{said:?}");
@@ -241,7 +275,10 @@ fn a_failing_fdatasync_is_never_acknowledged_and_the_next_open_has_everything() 
         check_after(&path, count);
     }
     assert!(refused > 0, "no failure hit the open");
-    assert!(acknowledged.iter().any(|&count| count > 0), "{acknowledged:?}");
+    assert!(
+        acknowledged.iter().any(|&count| count > 0),
+        "{acknowledged:?}"
+    );
 }
 
 /// The log opens, holds what was acknowledged, and at most the one group beyond it whose outcome was unknown.
@@ -252,7 +289,10 @@ fn check_after(path: &Path, acknowledged: usize) {
     let least: usize = (0..acknowledged).map(|n| group(n).len()).sum();
     let most: usize = (0..=acknowledged).map(|n| group(n).len()).sum();
     let held = usize::try_from(super::durable(&wal)).unwrap();
-    assert!(held == least || held == most, "{held} events; {least} were acknowledged");
+    assert!(
+        held == least || held == most,
+        "{held} events; {least} were acknowledged"
+    );
     assert_holds(&wal, 0, &sent[..held]);
     // What the clients send again is stored once.
     let again = append(&wal, &sent);

@@ -79,22 +79,37 @@ impl Template {
     fn judge(&self, path: &Path, case: &str) -> Verdict {
         let verdict = match open_at(path) {
             Ok((wal, unsettled)) => {
-                assert_eq!(durable(&wal), self.sent.len() as u64, "{case}: records lost");
+                assert_eq!(
+                    durable(&wal),
+                    self.sent.len() as u64,
+                    "{case}: records lost"
+                );
                 let settled = usize::try_from(SETTLED).unwrap();
                 assert_holds(&wal, SETTLED, &self.sent[settled..]);
                 let exact =
                     unsettled.checkpoint == self.checkpoint && unsettled.seals == self.seals;
                 let known = |seal| self.seals.contains(seal) || *seal == self.first_seal;
-                assert!(unsettled.seals.iter().all(known), "{case}: a seal out of nowhere");
+                assert!(
+                    unsettled.seals.iter().all(known),
+                    "{case}: a seal out of nowhere"
+                );
                 assert!(unsettled.checkpoint.offset <= SETTLED, "{case}: ahead");
                 let again = append(&wal, &self.sent[settled..]);
                 assert_eq!(again.duplicates.len(), self.sent.len() - settled, "{case}");
                 append(&wal, &events("after", 3, 1_000));
                 close(wal);
                 let (wal, _) = open_at(path).unwrap();
-                assert_eq!(durable(&wal), self.sent.len() as u64 + 3, "{case}: used and reopened");
+                assert_eq!(
+                    durable(&wal),
+                    self.sent.len() as u64 + 3,
+                    "{case}: used and reopened"
+                );
                 close(wal);
-                if exact { Verdict::Whole } else { Verdict::Replays }
+                if exact {
+                    Verdict::Whole
+                } else {
+                    Verdict::Replays
+                }
             }
             Err(OpenError::Damaged { damage, .. }) => Verdict::Damaged(damage),
             Err(OpenError::Storage { .. }) => Verdict::Storage,
@@ -104,7 +119,10 @@ impl Template {
         if !matches!(verdict, Verdict::Whole | Verdict::Replays) {
             // A refusal must not repair itself into a loss.
             let again = open_at(path);
-            assert!(again.is_err(), "{case}: refused as {verdict:?}, then opened");
+            assert!(
+                again.is_err(),
+                "{case}: refused as {verdict:?}, then opened"
+            );
         }
         verdict
     }
@@ -122,9 +140,7 @@ enum Verdict {
 }
 
 fn lost(from: u64, to: u64) -> impl Fn(&Verdict) -> bool {
-    move |verdict| {
-        matches!(verdict, Verdict::Damaged(Damage::Lost { from: f, to: t, .. }) if (*f, *t) == (from, to))
-    }
+    move |verdict| matches!(verdict, Verdict::Damaged(Damage::Lost { from: f, to: t, .. }) if (*f, *t) == (from, to))
 }
 
 fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
@@ -134,9 +150,17 @@ fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
 }
 
 fn snapshots(path: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    let entries = fs::read_dir(path)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
     entries
-        .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("snap."))
+        .filter(|path| {
+            path.file_name()
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .starts_with("snap.")
+        })
         .collect()
 }
 
@@ -176,7 +200,10 @@ fn a_cut_or_zeroed_tail_is_never_a_silent_loss() {
             }
         }
     }
-    assert!(named > 3, "the cuts reach records: {named} refusals name offsets");
+    assert!(
+        named > 3,
+        "the cuts reach records: {named} refusals name offsets"
+    );
 }
 
 #[test]
@@ -184,14 +211,19 @@ fn flipped_bytes_are_never_a_silent_loss() {
     let template = Template::make();
     let mut refused = 0;
     for state in STATES {
-        let length = fs::metadata(template.dir.path().join(state).join("db")).unwrap().len();
+        let length = fs::metadata(template.dir.path().join(state).join("db"))
+            .unwrap()
+            .len();
         let length = usize::try_from(length).unwrap();
         for n in 0..40 {
             let at = length * n / 40 + n * 7;
             let case = format!("{state}: flipped at {at} of {length}");
             let (_dir, path) = template.copy(state);
             change(&path.join("db"), |db| {
-                db.iter_mut().skip(at).take(4).for_each(|byte| *byte ^= 0x5a);
+                db.iter_mut()
+                    .skip(at)
+                    .take(4)
+                    .for_each(|byte| *byte ^= 0x5a);
             });
             let verdict = template.judge(&path, &case);
             refused += usize::from(!matches!(verdict, Verdict::Whole | Verdict::Replays));
@@ -207,8 +239,12 @@ fn damaged_snapshots_cost_nothing() {
     let hurts: [(&str, Hurt); 5] = [
         ("deleted", |snapshot| fs::remove_file(snapshot).unwrap()),
         ("empty", |snapshot| fs::write(snapshot, b"").unwrap()),
-        ("cut", |snapshot| change(snapshot, |bytes| bytes.truncate(bytes.len() / 2))),
-        ("flipped", |snapshot| change(snapshot, |bytes| bytes[10] ^= 0x5a)),
+        ("cut", |snapshot| {
+            change(snapshot, |bytes| bytes.truncate(bytes.len() / 2))
+        }),
+        ("flipped", |snapshot| {
+            change(snapshot, |bytes| bytes[10] ^= 0x5a)
+        }),
         ("zeroed", |snapshot| change(snapshot, |bytes| bytes.fill(0))),
     ];
     for (name, hurt) in hurts {
@@ -223,7 +259,12 @@ fn damaged_snapshots_cost_nothing() {
             let (_dir, path) = template.copy(state);
             fs::write(path.join("snap.00000000000FFFFF.generating"), content).unwrap();
             let verdict = template.judge(&path, state);
-            assert_eq!(verdict, Verdict::Whole, "{state}: {} bytes left over", content.len());
+            assert_eq!(
+                verdict,
+                Verdict::Whole,
+                "{state}: {} bytes left over",
+                content.len()
+            );
         }
     }
 }
@@ -235,7 +276,9 @@ fn a_missing_or_damaged_conf_is_never_a_silent_loss() {
         let (_dir, path) = template.copy(state);
         fs::remove_file(path.join("conf")).unwrap();
         template.judge(&path, "conf deleted");
-        let length = fs::metadata(template.dir.path().join(state).join("conf")).unwrap().len();
+        let length = fs::metadata(template.dir.path().join(state).join("conf"))
+            .unwrap()
+            .len();
         for at in (0..usize::try_from(length).unwrap()).step_by(5) {
             let (_dir, path) = template.copy(state);
             change(&path.join("conf"), |bytes| bytes[at] ^= 0x5a);
@@ -255,23 +298,36 @@ fn a_missing_foreign_or_damaged_mark_is_refused() {
 
     let (_dir, path) = template.copy("killed");
     fs::remove_file(mark(&path)).unwrap();
-    assert_eq!(template.judge(&path, "no mark"), Verdict::Damaged(Damage::NoMark));
+    assert_eq!(
+        template.judge(&path, "no mark"),
+        Verdict::Damaged(Damage::NoMark)
+    );
 
     for content in [vec![], vec![0; 128], vec![0xff; 200]] {
         let (_dir, path) = template.copy("killed");
         fs::write(mark(&path), content).unwrap();
-        assert_eq!(template.judge(&path, "bad mark"), Verdict::Damaged(Damage::NoMark));
+        assert_eq!(
+            template.judge(&path, "bad mark"),
+            Verdict::Damaged(Damage::NoMark)
+        );
     }
 
     let (_dir, path) = template.copy("killed");
     fs::copy(mark(&other.dir.path().join("killed")), mark(&path)).unwrap();
-    assert_eq!(template.judge(&path, "other mark"), Verdict::Damaged(Damage::OtherMark));
+    assert_eq!(
+        template.judge(&path, "other mark"),
+        Verdict::Damaged(Damage::OtherMark)
+    );
 
     // One slot torn, the other one older or newer: the log itself says the rest.
     for at in [0, 30, 63, 64, 100] {
         let (_dir, path) = template.copy("killed");
         change(&mark(&path), |bytes| bytes[at] ^= 0x5a);
-        assert_eq!(template.judge(&path, "torn mark"), Verdict::Whole, "slot byte {at}");
+        assert_eq!(
+            template.judge(&path, "torn mark"),
+            Verdict::Whole,
+            "slot byte {at}"
+        );
     }
 
     // After a power cut the mark may be older than the log.
@@ -310,11 +366,15 @@ fn a_log_whose_files_are_gone_is_not_begun_anew() {
         }),
         ("db and its snapshots", |path| {
             fs::remove_file(path.join("db")).unwrap();
-            snapshots(path).iter().for_each(|snapshot| fs::remove_file(snapshot).unwrap());
+            snapshots(path)
+                .iter()
+                .for_each(|snapshot| fs::remove_file(snapshot).unwrap());
         }),
         ("what is in db", |path| {
             fs::write(path.join("db"), b"").unwrap();
-            snapshots(path).iter().for_each(|snapshot| fs::remove_file(snapshot).unwrap());
+            snapshots(path)
+                .iter()
+                .for_each(|snapshot| fs::remove_file(snapshot).unwrap());
         }),
     ];
     for state in STATES {

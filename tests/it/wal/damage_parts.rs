@@ -184,7 +184,10 @@ fn what_a_newer_version_wrote_is_refused_and_kept() {
         let newer = change(&parts_of(&storage, 40)[&0]);
         storage.damage(&part_key(40, 0), Some(&newer));
         let found = damage(open(&place));
-        assert!(matches!(found, Damage::UnknownGroup { first: 40, .. }), "{found:?}");
+        assert!(
+            matches!(found, Damage::UnknownGroup { first: 40, .. }),
+            "{found:?}"
+        );
         assert_eq!(parts_of(&storage, 40)[&0], newer, "left as it is");
     }
     for key in [&[0, 0][..], &[2, 1], &[3], &[5], &[255], b"key"] {
@@ -197,7 +200,10 @@ fn what_a_newer_version_wrote_is_refused_and_kept() {
     let (place, storage, _) = memory(0);
     storage.damage(&[&part_key(20, 0)[..], &[0]].concat(), Some(b"newer"));
     let opened = open(&place);
-    assert!(matches!(opened, Err(OpenError::Storage { .. })), "{opened:?}");
+    assert!(
+        matches!(opened, Err(OpenError::Storage { .. })),
+        "{opened:?}"
+    );
 }
 
 #[test]
@@ -251,7 +257,11 @@ fn stale_parts_of_a_torn_group_are_never_read() {
     let place = Place::Memory(storage.clone());
     let (wal, _) = open(&place).unwrap();
     assert_holds(&wal, 0, &sent);
-    assert_eq!(parts_of(&storage, 40).len(), short, "the stale parts are gone");
+    assert_eq!(
+        parts_of(&storage, 40).len(),
+        short,
+        "the stale parts are gone"
+    );
     close(wal);
 
     // A part of another nonce in the middle is not this group's: damage, never a mixture.
@@ -298,7 +308,11 @@ fn the_mark_tells_a_torn_last_group_from_a_lost_one() {
     let (wal, _) = open(&place).unwrap();
     assert_holds(&wal, 0, &sent);
     let committed = append(&wal, &last[..1]);
-    assert_eq!(committed.duplicates, [] as [u32; 0], "a torn event is not known");
+    assert_eq!(
+        committed.duplicates,
+        [] as [u32; 0],
+        "a torn event is not known"
+    );
     sent.push(last[0].clone());
     close(wal);
     let (wal, _) = open(&place).unwrap();

@@ -43,9 +43,15 @@ fn the_lock_file_says_who_holds_the_log_and_where_to_ask() {
     let pid = std::process::id();
     assert_eq!(read(), serde_json::json!({ "pid": pid, "admin": null }));
     wal.announce("127.0.0.1:9090".parse().unwrap()).unwrap();
-    assert_eq!(read(), serde_json::json!({ "pid": pid, "admin": "127.0.0.1:9090" }));
+    assert_eq!(
+        read(),
+        serde_json::json!({ "pid": pid, "admin": "127.0.0.1:9090" })
+    );
     wal.announce("[::1]:80".parse().unwrap()).unwrap();
-    assert_eq!(read(), serde_json::json!({ "pid": pid, "admin": "[::1]:80" }));
+    assert_eq!(
+        read(),
+        serde_json::json!({ "pid": pid, "admin": "[::1]:80" })
+    );
     close(wal);
     // A log without files has nowhere to say it.
     let (wal, _) = Place::memory().open();
@@ -69,7 +75,10 @@ fn a_foreign_directory_is_refused_and_left_as_it_is() {
         fs::create_dir(place.path()).unwrap();
         fs::write(place.path().join(name), b"foreign").unwrap();
         let opened = open_at(&place.path());
-        assert!(matches!(opened, Err(OpenError::Foreign(_))), "{name}: {opened:?}");
+        assert!(
+            matches!(opened, Err(OpenError::Foreign(_))),
+            "{name}: {opened:?}"
+        );
         let left: Vec<_> = fs::read_dir(place.path())
             .unwrap()
             .map(|entry| entry.unwrap().file_name())
@@ -89,10 +98,16 @@ fn a_sled_database_of_another_program_is_refused() {
         db.flush().unwrap();
     }
     let opened = open_at(&place.path());
-    assert!(matches!(opened, Err(OpenError::Damaged { .. })), "{opened:?}");
+    assert!(
+        matches!(opened, Err(OpenError::Damaged { .. })),
+        "{opened:?}"
+    );
     let db = sled::open(place.path()).unwrap();
     let pairs: Vec<_> = db.iter().map(Result::unwrap).collect();
-    assert_eq!(pairs, [(b"somebody's key".into(), b"somebody's value".into())]);
+    assert_eq!(
+        pairs,
+        [(b"somebody's key".into(), b"somebody's value".into())]
+    );
 }
 
 #[test]

@@ -4,9 +4,7 @@ use eventkit::event::Offset;
 use eventkit::wal::{Checkpoint, Commit, LaneCheckpoint, LogState, Seal, Unsettled, Wal};
 use futures::FutureExt;
 
-use super::{
-    LANES, Sent, append, assert_holds, durable, first_held, seal, to_append, wait,
-};
+use super::{LANES, Sent, append, assert_holds, durable, first_held, seal, to_append, wait};
 
 /// One thing that is done to a log.
 #[derive(Debug, Clone)]
@@ -85,9 +83,9 @@ impl Oracle {
                 let before = self.newest_checkpoint().clone();
                 let offset = before.offset + (self.sealed_below - before.offset) * quarters / 4;
                 let lanes = (0..LANES).map(|lane| LaneCheckpoint {
-                    next_number: self.settled_number(lane, offset).max(
-                        before.lanes.get(lane).map_or(0, |lane| lane.next_number),
-                    ),
+                    next_number: self
+                        .settled_number(lane, offset)
+                        .max(before.lanes.get(lane).map_or(0, |lane| lane.next_number)),
                     settled_below: offset,
                 });
                 let checkpoint = Checkpoint {
@@ -165,9 +163,14 @@ impl Oracle {
         self.seals = unsettled.seals.iter().map(|&seal| (seal, true)).collect();
         let settled = |lane: usize| unsettled.checkpoint.lanes.get(lane);
         for (lane, number) in self.numbers.iter_mut().enumerate() {
-            let own = unsettled.seals.iter().filter(|seal| usize::from(seal.batch.lane.0) == lane);
+            let own = unsettled
+                .seals
+                .iter()
+                .filter(|seal| usize::from(seal.batch.lane.0) == lane);
             let after = own.map(|seal| seal.batch.number + 1).max();
-            *number = after.or(settled(lane).map(|lane| lane.next_number)).unwrap_or(0);
+            *number = after
+                .or(settled(lane).map(|lane| lane.next_number))
+                .unwrap_or(0);
         }
         let last = unsettled.seals.iter().map(|seal| seal.batch.last + 1).max();
         self.sealed_below = last.unwrap_or(0).max(unsettled.checkpoint.offset);
@@ -178,14 +181,22 @@ impl Oracle {
         let first = usize::try_from(first_held(wal)).unwrap();
         let held = &self.sent[first..];
         let again = append(wal, held);
-        assert_eq!(again.duplicates.len(), held.len(), "all that is held is known");
+        assert_eq!(
+            again.duplicates.len(),
+            held.len(),
+            "all that is held is known"
+        );
         let more = super::events(id, 3, 3_000);
         assert!(self.append(wal, &more), "an append after a reopen");
         assert!(self.apply(wal, &Step::Barrier));
     }
 
     fn append(&mut self, wal: &Wal, events: &[Sent]) -> bool {
-        let twice = [events, events.last().map(std::slice::from_ref).unwrap_or_default()].concat();
+        let twice = [
+            events,
+            events.last().map(std::slice::from_ref).unwrap_or_default(),
+        ]
+        .concat();
         let commit = wal.append(to_append(wal, &twice));
         let Ok(commit) = commit else {
             return false;
@@ -194,7 +205,11 @@ impl Oracle {
         let Ok(committed) = wait(commit) else {
             return false;
         };
-        let expected: Vec<u32> = (0u32..).zip(&twice).skip(events.len()).map(|(at, _)| at).collect();
+        let expected: Vec<u32> = (0u32..)
+            .zip(&twice)
+            .skip(events.len())
+            .map(|(at, _)| at)
+            .collect();
         assert_eq!(committed.duplicates, expected);
         self.acknowledged = self.sent.len();
         true
@@ -236,7 +251,10 @@ impl Oracle {
             );
         }
         for (seal, acknowledged) in &self.seals {
-            let lane = unsettled.checkpoint.lanes.get(usize::from(seal.batch.lane.0));
+            let lane = unsettled
+                .checkpoint
+                .lanes
+                .get(usize::from(seal.batch.lane.0));
             let settled = lane.is_some_and(|lane| seal.batch.number < lane.next_number);
             let found = unsettled.seals.contains(seal);
             assert!(!(settled && found), "{seal:?} is settled");

@@ -21,7 +21,9 @@ fn nothing_is_acknowledged_after_a_failed_write_or_sync() {
         append(&wal, &sent);
         storage.fail_after(operations);
         let mut state = wal.state();
-        let failing = wal.append(to_append(&wal, &events("failing", 3, 5_000))).unwrap();
+        let failing = wal
+            .append(to_append(&wal, &events("failing", 3, 5_000)))
+            .unwrap();
         let queued = wal.append(to_append(&wal, &sent));
         assert_eq!(wait(failing), Err(CommitError::Failed), "at {operations}");
         wait(state.wait_for(|state| *state == LogState::Failed)).unwrap();
@@ -38,7 +40,11 @@ fn nothing_is_acknowledged_after_a_failed_write_or_sync() {
         // What was durable can still be read and published.
         assert_holds(&wal, 0, &sent);
         close(wal);
-        assert_eq!(*state.borrow(), LogState::Failed, "a close does not hide it");
+        assert_eq!(
+            *state.borrow(),
+            LogState::Failed,
+            "a close does not hide it"
+        );
 
         let (wal, _) = Place::Memory(storage.crash(0)).open();
         assert_holds(&wal, 0, &sent);

@@ -133,7 +133,11 @@ fn settled_events_are_kept_for_the_configured_time() {
         assert_eq!(first_held(&wal), 20, "half of it is old");
         clock.set(super::RECEIVED_AT + 36_000_000_000);
         barrier(&wal);
-        assert_eq!(first_held(&wal), 30, "all of it is old, the rest is not settled");
+        assert_eq!(
+            first_held(&wal),
+            30,
+            "all of it is old, the rest is not settled"
+        );
         close(wal);
     }
 }
@@ -183,9 +187,15 @@ fn a_large_full_log_takes_work_again_within_seconds_of_being_settled() {
     assert!(wait(wal.checkpoint(checkpoint(durable(&wal)))));
     let opens = state.wait_for(|state| *state == LogState::Open);
     let opened = wait(async {
-        tokio::time::timeout(Duration::from_millis(900), opens).await.is_ok()
+        tokio::time::timeout(Duration::from_millis(900), opens)
+            .await
+            .is_ok()
     });
-    assert!(opened, "still full, with {} bytes stored", wal.stored_bytes());
+    assert!(
+        opened,
+        "still full, with {} bytes stored",
+        wal.stored_bytes()
+    );
     close(wal);
 }
 
@@ -215,7 +225,11 @@ fn lanes_change_only_when_nothing_is_unsettled() {
         close(wal);
 
         let (wal, _) = place.open_with(lanes(8));
-        assert_eq!((wal.lanes(), wal.log_id()), (8, id), "everything is settled");
+        assert_eq!(
+            (wal.lanes(), wal.log_id()),
+            (8, id),
+            "everything is settled"
+        );
         close(wal);
         let (wal, _) = place.open_with(lanes(8));
         assert_eq!((wal.lanes(), durable(&wal)), (8, 10));

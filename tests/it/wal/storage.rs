@@ -67,7 +67,10 @@ fn a_scan_is_ascending_from_a_key_on_and_ends_when_told() {
             storage.insert(key, key).unwrap();
         }
         let keys = |from: &[u8]| -> Vec<Vec<u8>> {
-            pairs(&*storage, from).into_iter().map(|pair| pair.0).collect()
+            pairs(&*storage, from)
+                .into_iter()
+                .map(|pair| pair.0)
+                .collect()
         };
         assert_eq!(
             keys(&[]),
@@ -110,7 +113,10 @@ fn a_value_may_be_as_large_as_the_limit_and_no_larger() {
         let largest = noise("largest", VALUE_BYTES_MAX);
         storage.insert(b"k", &largest).unwrap();
         let over = storage.insert(b"l", &noise("over", VALUE_BYTES_MAX + 1));
-        assert!(matches!(over, Err(StorageError::TooLarge(6_001))), "{over:?}");
+        assert!(
+            matches!(over, Err(StorageError::TooLarge(6_001))),
+            "{over:?}"
+        );
         storage.sync().unwrap();
         assert_eq!(pairs(&*storage, b""), [pair(b"k", &largest)]);
         assert!(storage.disk_bytes().unwrap() >= 6_000);
@@ -171,8 +177,13 @@ fn sled_reuses_its_space_and_never_moves_values_to_blobs() {
     assert!(largest < 12 * live, "{largest} bytes for {live} live ones");
     drop(storage);
     let storage = SledStorage::open(&path).unwrap();
-    let keys: Vec<Vec<u8>> = pairs(&storage, b"").into_iter().map(|pair| pair.0).collect();
-    let expected: Vec<Vec<u8>> = (4_500..5_000u64).map(|n| n.to_be_bytes().to_vec()).collect();
+    let keys: Vec<Vec<u8>> = pairs(&storage, b"")
+        .into_iter()
+        .map(|pair| pair.0)
+        .collect();
+    let expected: Vec<Vec<u8>> = (4_500..5_000u64)
+        .map(|n| n.to_be_bytes().to_vec())
+        .collect();
     assert_eq!(keys, expected);
     assert_eq!(blobs(&path), [] as [PathBuf; 0]);
 }
@@ -188,7 +199,10 @@ fn a_second_open_of_a_sled_directory_is_refused() {
     assert!(matches!(second, Err(StorageError::Io(_))), "{second:?}");
     assert_eq!(pairs(&first, b""), [pair(b"k", b"v")]);
     drop(first);
-    assert_eq!(pairs(&SledStorage::open(&path).unwrap(), b""), [pair(b"k", b"v")]);
+    assert_eq!(
+        pairs(&SledStorage::open(&path).unwrap(), b""),
+        [pair(b"k", b"v")]
+    );
 }
 
 #[test]
