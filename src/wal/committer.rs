@@ -35,6 +35,9 @@ const IDLE: Duration = Duration::from_millis(500);
 
 type Reply = oneshot::Sender<Result<Committed, CommitError>>;
 
+/// What an append is told once the commit is durable.
+type Answer = (Committed, Reply);
+
 /// Why a commit failed.
 #[derive(Debug, thiserror::Error)]
 enum CommitFailure {
@@ -227,7 +230,7 @@ impl Committer {
     }
 
     /// Sorts the events into new ones, which get offsets and whose frames it collects, and duplicates.
-    fn admit(&mut self, appends: Vec<(Append, Reply)>) -> Vec<(Committed, Reply)> {
+    fn admit(&mut self, appends: Vec<(Append, Reply)>) -> Vec<Answer> {
         self.frames.clear();
         let mut replies = Vec::with_capacity(appends.len());
         for (append, reply) in appends {
@@ -395,7 +398,7 @@ fn gather(commands: &Receiver<Command>, wait: Duration) -> Work {
 }
 
 /// Tells everyone; whoever does not listen any more has lost nothing but the answer.
-fn answer(replies: Vec<(Committed, Reply)>, seals: Vec<(Vec<Seal>, oneshot::Sender<()>)>) {
+fn answer(replies: Vec<Answer>, seals: Vec<(Vec<Seal>, oneshot::Sender<()>)>) {
     for (committed, reply) in replies {
         drop(reply.send(Ok(committed)));
     }
