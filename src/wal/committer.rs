@@ -35,6 +35,9 @@ const IDLE: Duration = Duration::from_millis(500);
 
 type Reply = oneshot::Sender<Result<Committed, CommitError>>;
 
+/// What an append is told once the commit is durable.
+type Answer = (Committed, Reply);
+
 /// Why a commit failed.
 #[derive(Debug, thiserror::Error)]
 enum CommitFailure {
@@ -229,10 +232,7 @@ impl Committer {
 
     /// Sorts the events into new ones, whose frames it collects, and duplicates; answers the group's number of records and
     /// when the first of them was received.
-    fn admit(
-        &mut self,
-        appends: Vec<(Append, Reply)>,
-    ) -> (Vec<(Committed, Reply)>, Option<(u32, Micros)>) {
+    fn admit(&mut self, appends: Vec<(Append, Reply)>) -> (Vec<Answer>, Option<(u32, Micros)>) {
         self.frames.clear();
         let first = self.next;
         let mut replies = Vec::with_capacity(appends.len());
@@ -403,7 +403,7 @@ fn gather(commands: &Receiver<Command>, wait: Duration) -> Work {
 }
 
 /// Tells everyone; whoever does not listen any more has lost nothing but the answer.
-fn answer(replies: Vec<(Committed, Reply)>, seals: Vec<(Vec<Seal>, oneshot::Sender<()>)>) {
+fn answer(replies: Vec<Answer>, seals: Vec<(Vec<Seal>, oneshot::Sender<()>)>) {
     for (committed, reply) in replies {
         drop(reply.send(Ok(committed)));
     }

@@ -158,7 +158,9 @@ fn every_flipped_byte_of_every_value_is_noticed() {
                     assert_holds(&wal, 0, &sent[..40]);
                     close(wal);
                 }
-                (opened, key) => drop((damage(opened), key)),
+                (opened, _) => {
+                    damage(opened);
+                }
             }
         }
     }
@@ -178,7 +180,8 @@ fn with_codec(key: &[u8], value: &[u8], codec: u8) -> Vec<u8> {
 fn what_a_newer_version_wrote_is_refused_and_kept() {
     let codec = |value: &[u8]| with_codec(&part_key(40, 0), value, 9);
     let format = |value: &[u8]| [&[2], &value[1..]].concat();
-    let changes: [&dyn Fn(&[u8]) -> Vec<u8>; 2] = [&codec, &format];
+    type Change<'a> = &'a dyn Fn(&[u8]) -> Vec<u8>;
+    let changes: [Change<'_>; 2] = [&codec, &format];
     for change in changes {
         let (place, storage, _) = memory(0);
         let newer = change(&parts_of(&storage, 40)[&0]);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use eventkit::clock::ManualClock;
+use eventkit::wal::storage::memory::MemoryStorage;
 use eventkit::wal::{AppendError, Checkpoint, LaneCheckpoint, LogState, Wal};
 
 use super::{
@@ -79,27 +80,25 @@ fn nothing_that_is_not_settled_is_trimmed_and_the_last_group_stays() {
     }
 }
 
-/// A checkpoint that shares a commit with the removes that it allows would not be a valid log at every prefix.
+/// An engine may keep a remove and lose the checkpoint that was written just before it, if one sync covers both.
 #[test]
 fn a_checkpoint_trims_nothing_in_its_own_commit() {
-    let Place::Memory(storage) = Place::memory() else {
-        unreachable!("it is one in memory")
-    };
-    let place = Place::Memory(storage.clone());
-    let (wal, _) = place.open();
-    fill(&wal, 3, 10);
+    let storage = MemoryStorage::default();
+    let (wal, _) = Place::Memory(storage.clone()).open();
+    let sent = fill(&wal, 3, 10);
     let before = storage.operations();
     assert!(wait(wal.checkpoint(checkpoint(20))));
-    // Everything that is written from here on fails after the checkpoint itself: no part may be gone then.
-    barrier(&wal);
-    let after = storage.operations();
-    let kept = (0..=storage.pending()).map(|kept| storage.crash(kept));
-    for image in kept {
-        let (wal, _) = Place::Memory(image).open();
-        assert_eq!(durable(&wal), 30);
-        close(wal);
+    while wal.settled() < 20 {
+        std::thread::yield_now();
     }
-    assert!(after > before);
+    assert_eq!(
+        storage.operations() - before,
+        2,
+        "the checkpoint and its sync"
+    );
+    assert_holds(&wal, 0, &sent);
+    barrier(&wal);
+    assert_eq!(first_held(&wal), 20, "the next commit trims");
     close(wal);
 }
 
