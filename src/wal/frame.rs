@@ -143,7 +143,7 @@ pub struct PartHeader {
 /// A part's key and value.
 pub type Part = ([u8; 11], Vec<u8>);
 
-/// Cuts a group into parts: their keys and values, in order.
+/// Cuts a group into parts, in order.
 ///
 /// # Errors
 ///
