@@ -9,8 +9,8 @@ use super::reader::Reader;
 use super::rules;
 use super::settings;
 use super::stages::{
-    AdminConfig, Config, Engine, IngressConfig, LoaderConfig, LogLevel, PublisherConfig, StoreConfig,
-    StoreKind, TelemetryConfig, WalConfig,
+    AdminConfig, Config, Engine, IngressConfig, LoaderConfig, LogLevel, PublisherConfig,
+    StoreConfig, StoreKind, TelemetryConfig, WalConfig,
 };
 
 /// What keeps a configuration from being used.
