@@ -225,7 +225,7 @@ settings! {
     }
     "The log" {
         RING_BUFFER_MODE: "ring-buffer-mode", "EVENTKIT_RING_BUFFER_MODE", Is("sled"), Choice(&["sled", "sqlite"]),
-            "The log's engine; this version has sled";
+            "The log's engine. A log of the other one at the path is refused: empty it with `eventkit wal drain` and move it away";
         LANES: "lanes", "EVENTKIT_LANES", Is("16"), Count(1, 1024),
             "Ordered partitions; a new number takes effect at a start with nothing unsettled";
         WAL_MAX_BYTES: "wal-max-bytes", "EVENTKIT_WAL_MAX_BYTES",

@@ -11,7 +11,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Storage, StorageError, VALUE_BYTES_MAX, Visit};
+use super::{Storage, StorageError, VALUE_BYTES_MAX, Visit, sync_directory};
 
 pub mod barrier;
 
@@ -201,14 +201,4 @@ fn set_snapshots_aside(path: &Path) -> io::Result<()> {
         fs::rename(path.join(&name), Path::new(&aside).join(&name))?;
     }
     sync_directory(path)
-}
-
-/// Makes the names in a directory durable.
-pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
-    let path = if path.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        path
-    };
-    File::open(path)?.sync_all()
 }
