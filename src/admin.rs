@@ -3,6 +3,7 @@
 
 use std::future::IntoFuture as _;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{RawQuery, State};
@@ -13,6 +14,7 @@ use axum::{Json, Router};
 use serde::Serialize;
 use serde_json::json;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::event::Offset;
@@ -22,44 +24,54 @@ use crate::telemetry::Metrics;
 use crate::wal::Wal;
 use crate::wal::inspect::{InspectError, Inspector};
 
-/// The most records of one `/admin/wal/dump`; ask again with a higher `from` for more.
-const DUMP_RECORDS_MAX: usize = 10_000;
+/// The most records of one `/admin/wal/dump`, without and with payloads: an answer is built in memory. Ask again with a
+/// higher `from` for more.
+const DUMP_RECORDS_MAX: usize = 1_000;
+const DUMP_PAYLOADS_MAX: usize = 100;
 const DUMP_RECORDS_DEFAULT: usize = 100;
 /// How long requests may go on once the port is to close: a full read of the log is not worth waiting for.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-#[derive(Debug, Clone)]
-struct Admin {
-    metrics: Metrics,
-    wal: Wal,
-    health: Health,
+/// Everything that the admin port answers.
+pub fn router(metrics: Metrics, wal: Wal, health: Health) -> Router {
+    closed(state_of_things(metrics, health).merge(questions(wal)))
 }
 
-/// Everything that the admin port answers.
-#[must_use]
-pub fn router(metrics: Metrics, wal: Wal, health: Health) -> Router {
+fn state_of_things(metrics: Metrics, health: Health) -> Router {
     Router::new()
-        .route("/metrics", get(render_metrics))
+        .route("/metrics", get(render_metrics).with_state(metrics))
         .route("/health", get(|| async { Json(json!({ "status": "ok" })) }))
-        .route("/ready", get(ready))
+        .route("/ready", get(ready).with_state(health))
+}
+
+/// The live log, which answers one question at a time: each may read all of it.
+#[derive(Debug, Clone)]
+struct Log {
+    wal: Wal,
+    turn: Arc<Semaphore>,
+}
+
+fn questions(wal: Wal) -> Router {
+    Router::new()
         .route("/admin/wal/stat", get(stat))
         .route("/admin/wal/verify", get(verify))
         .route("/admin/wal/dump", get(dump))
+        .with_state(Log {
+            wal,
+            turn: Arc::new(Semaphore::new(1)),
+        })
+}
+
+/// What is not there says so in JSON, too.
+fn closed(router: Router) -> Router {
+    router
         .fallback(|uri: Uri| async move {
-            failure(
-                Code::NotFound,
-                StatusCode::NOT_FOUND,
-                &format!("no {}", uri.path()),
-            )
+            let text = format!("there is no {} on the admin port", uri.path());
+            failure(Code::NotFound, StatusCode::NOT_FOUND, &text)
         })
         .method_not_allowed_fallback(|| async {
             let code = Code::MethodNotAllowed;
             failure(code, StatusCode::METHOD_NOT_ALLOWED, code.text())
-        })
-        .with_state(Admin {
-            metrics,
-            wal,
-            health,
         })
 }
 
@@ -88,13 +100,13 @@ pub async fn serve(
     }
 }
 
-async fn render_metrics(State(admin): State<Admin>) -> Response {
+async fn render_metrics(State(metrics): State<Metrics>) -> Response {
     let format = "text/plain; version=0.0.4; charset=utf-8";
-    ([(header::CONTENT_TYPE, format)], admin.metrics.render()).into_response()
+    ([(header::CONTENT_TYPE, format)], metrics.render()).into_response()
 }
 
-async fn ready(State(admin): State<Admin>) -> Response {
-    let readiness = admin.health.readiness();
+async fn ready(State(health): State<Health>) -> Response {
+    let readiness = health.readiness();
     let (status, word) = if readiness.is_ready() {
         (StatusCode::OK, "ready")
     } else {
@@ -108,21 +120,21 @@ async fn ready(State(admin): State<Admin>) -> Response {
     (status, Json(body)).into_response()
 }
 
-async fn stat(State(admin): State<Admin>) -> Response {
-    inspect(admin.wal, |log| log.stat()).await
+async fn stat(State(log): State<Log>) -> Response {
+    inspect(log, |log| log.stat()).await
 }
 
-async fn verify(State(admin): State<Admin>) -> Response {
-    inspect(admin.wal, |log| log.verify()).await
+async fn verify(State(log): State<Log>) -> Response {
+    inspect(log, |log| log.verify()).await
 }
 
-async fn dump(State(admin): State<Admin>, RawQuery(query): RawQuery) -> Response {
+async fn dump(State(log): State<Log>, RawQuery(query): RawQuery) -> Response {
     match DumpQuery::parse(query.as_deref().unwrap_or_default()) {
         Ok(DumpQuery {
             from,
             limit,
             payload,
-        }) => inspect(admin.wal, move |log| log.dump(from, limit, payload)).await,
+        }) => inspect(log, move |log| log.dump(from, limit, payload)).await,
         Err(text) => failure(Code::MalformedRequest, StatusCode::BAD_REQUEST, &text),
     }
 }
@@ -149,23 +161,37 @@ impl DumpQuery {
                 "payload" => value.parse().map(|shown| parsed.payload = shown).is_ok(),
                 _ => return Err("the parameters are from, limit and payload".into()),
             };
-            if !known || parsed.limit > DUMP_RECORDS_MAX {
-                return Err(format!(
-                    "from is an offset, limit at most {DUMP_RECORDS_MAX}, payload true or false"
-                ));
+            if !known {
+                return Err("from is an offset, limit a number, payload true or false".into());
             }
+        }
+        let most = if parsed.payload {
+            DUMP_PAYLOADS_MAX
+        } else {
+            DUMP_RECORDS_MAX
+        };
+        if parsed.limit > most {
+            return Err(format!(
+                "with this payload parameter limit is at most {most}"
+            ));
         }
         Ok(parsed)
     }
 }
 
 /// Reading the log blocks: it is done beside the runtime.
-async fn inspect<T, F>(wal: Wal, question: F) -> Response
+async fn inspect<T, F>(log: Log, question: F) -> Response
 where
     T: Serialize + Send + 'static,
     F: FnOnce(&Inspector) -> Result<T, InspectError> + Send + 'static,
 {
-    let answer = tokio::task::spawn_blocking(move || question(&Inspector::live(&wal))).await;
+    let turn = log.turn.acquire_owned().await;
+    let answer = tokio::task::spawn_blocking(move || {
+        // Held here: the reading goes on even if the one who asked has gone.
+        let _turn = turn;
+        question(&Inspector::live(&log.wal))
+    })
+    .await;
     match answer {
         Ok(Ok(answer)) => Json(answer).into_response(),
         Ok(Err(error)) => {
@@ -197,14 +223,98 @@ fn failure(code: Code, status: StatusCode, text: &str) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
+    use http_body_util::BodyExt as _;
+    use serde_json::Value;
+    use tower::ServiceExt as _;
+
     use super::*;
+
+    async fn ask(method: &str, path: &str, health: &Health) -> (StatusCode, String, String) {
+        let metrics = Metrics::new();
+        metrics.wal_commits.add(3, &[]);
+        let request = axum::http::Request::builder()
+            .method(method)
+            .uri(path)
+            .body(Body::empty())
+            .unwrap();
+        let router = closed(state_of_things(metrics, health.clone()));
+        let response = router.oneshot(request).await.unwrap();
+        let status = response.status();
+        let format = response.headers()[header::CONTENT_TYPE]
+            .to_str()
+            .unwrap()
+            .to_owned();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, format, String::from_utf8(body.into()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn metrics_are_in_the_format_of_prometheus() {
+        let (status, format, body) = ask("GET", "/metrics", &Health::default()).await;
+        assert_eq!(status, StatusCode::OK);
+        assert_eq!(format, "text/plain; version=0.0.4; charset=utf-8");
+        assert!(
+            body.lines()
+                .any(|line| line == "eventkit_wal_commits_total 3"),
+            "{body}"
+        );
+    }
+
+    #[tokio::test]
+    async fn readiness_names_what_is_not_well() {
+        let health = Health::default();
+        health.degraded("store", Some("unavailable".into()));
+        let (status, _, body) = ask("GET", "/ready", &health).await;
+        let body: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!((status, &body["status"]), (StatusCode::OK, &json!("ready")));
+        assert_eq!(body["degraded"]["store"], "unavailable");
+
+        health.not_ready("log", Some("full".into()));
+        let (status, _, body) = ask("GET", "/ready", &health).await;
+        let body: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(body["not_ready"]["log"], "full");
+        let (status, ..) = ask("GET", "/health", &health).await;
+        assert_eq!(status, StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_there_says_so_in_json() {
+        for (method, path, expect, code) in [
+            ("GET", "/nothing", 404, "not_found"),
+            ("POST", "/metrics", 405, "method_not_allowed"),
+        ] {
+            let (status, format, body) = ask(method, path, &Health::default()).await;
+            let body: Value = serde_json::from_str(&body).unwrap();
+            assert_eq!(
+                (status.as_u16(), format.as_str()),
+                (expect, "application/json")
+            );
+            assert_eq!(
+                (&body["success"], &body["code"]),
+                (&json!(false), &json!(code))
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn the_port_closes_when_told() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let shutdown = CancellationToken::new();
+        shutdown.cancel();
+        let router = closed(state_of_things(Metrics::new(), Health::default()));
+        serve(listener, router, shutdown).await.unwrap();
+    }
 
     #[test]
     fn a_dump_asks_for_what_its_parameters_say() {
         for (query, expect) in [
             ("", Some((0, 100, false))),
-            ("from=5&limit=10000&payload=true", Some((5, 10_000, true))),
-            ("limit=10001", None),
+            ("from=5&limit=1000", Some((5, 1_000, false))),
+            ("limit=100&payload=true&from=7", Some((7, 100, true))),
+            ("limit=1001", None),
+            ("limit=101&payload=true", None),
             ("from=-1", None),
             ("payload=maybe", None),
             ("form=5", None),

@@ -29,8 +29,9 @@ Try it:
   sqlite3 eventkit-data/warehouse.db 'select received_at, type, event from events'
 
 Settings:
-  Every setting is a flag and an environment variable; a flag wins over the environment, the environment over the
-  default. `eventkit serve --help` lists them all, `eventkit config print` shows what applies and why.
+  Every setting is a flag and an environment variable. A flag wins over the environment, the
+  environment over the default. `eventkit serve --help` lists them all; `eventkit config print`
+  shows what applies and where it comes from.
 
 Exit codes:
   0  ended well          1  failed at run time (wal verify: damage found)
@@ -48,8 +49,8 @@ Examples:
   eventkit serve --event-store local --data-dir /var/lib/eventkit
   EVENTKIT_EVENT_STORE=local EVENTKIT_JSON_LOGS=true eventkit serve
 
-The first SIGTERM or Ctrl-C stops accepting, finishes what is under way and exits with 0; a second one exits at once.
-Neither loses an accepted event.";
+The first SIGTERM or Ctrl-C stops accepting, finishes what is under way and exits with 0; a second
+one exits at once. Neither loses an accepted event.";
 
 const WAL_HELP: &str = "\
 Examples:
@@ -57,8 +58,8 @@ Examples:
   eventkit wal verify ./eventkit-data/wal
   eventkit wal dump --from 1000 --limit 20 --payload --json
 
-A log that is in use is asked through its process's admin port; any other is copied to a temporary directory first
-(TMPDIR must have room for it). The log itself is never opened.";
+A log that is in use is asked through its process's admin port; any other is copied to a temporary
+directory first (TMPDIR must have room for it). The log itself is never opened.";
 
 /// A durable event-ingestion gateway: accepted means on disk, and each event becomes one row in the warehouse.
 #[derive(Debug, Parser)]
@@ -193,13 +194,9 @@ pub fn config_problems(error: &anyhow::Error) -> Option<&Problems> {
     })
 }
 
-/// Whether the error is that nobody reads the output any more.
-#[must_use]
-pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
-        .any(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+/// Whoever reads the output has seen enough, as `head` does: that is no failure.
+fn reader_gone(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::BrokenPipe
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::lifecycle::Health;
-use crate::store::{Objects, WriteError};
+use crate::store::{Disposition, Objects, WriteError};
 use crate::telemetry::Metrics;
 
 pub mod fake;
@@ -106,6 +106,35 @@ pub enum RoundError {
     /// There is no number left for a manifest.
     #[error("manifest numbers are used up")]
     Numbers,
+}
+
+impl RoundError {
+    /// Whether it stays until a person acts, as far as one can tell from here.
+    #[must_use]
+    pub fn needs_a_person(&self) -> bool {
+        let store = |error: &WriteError| error.disposition() == Disposition::Alarm;
+        let warehouse = |error: &WarehouseError| match error {
+            WarehouseError::Locked { .. } | WarehouseError::Unavailable { .. } => false,
+            WarehouseError::Damaged { .. }
+            | WarehouseError::Gone { .. }
+            | WarehouseError::Foreign { .. }
+            | WarehouseError::Newer { .. } => true,
+        };
+        match self {
+            Self::Store(error) => store(error),
+            Self::Warehouse(error) => warehouse(error),
+            Self::Load { source, .. } => match source {
+                LoadError::Warehouse(error) => warehouse(error),
+                LoadError::Store(error) => store(error),
+                LoadError::Object { .. } | LoadError::Attempt { .. } => false,
+            },
+            Self::Merge { source, .. } => match source {
+                MergeError::Warehouse(error) => warehouse(error),
+                MergeError::NotStaged(_) => false,
+            },
+            Self::Newer { .. } | Self::Blocked { .. } | Self::Numbers => true,
+        }
+    }
 }
 
 /// What a round did.
@@ -370,9 +399,13 @@ impl Loader {
     fn failed(&self, error: &RoundError, failures: u32) -> Duration {
         let wait = self.backoff.wait(failures);
         self.context.metrics.loader_failures.add(1, &[]);
-        let error = chain(error);
-        tracing::warn!(%error, failures, wait = ?wait, "loader_round_failed");
-        self.context.health.degraded(COMPONENT, Some(error));
+        let text = chain(error);
+        if error.needs_a_person() {
+            tracing::error!(error = %text, failures, ?wait, "loader_round_failed");
+        } else {
+            tracing::warn!(error = %text, failures, ?wait, "loader_round_failed");
+        }
+        self.context.health.degraded(COMPONENT, Some(text));
         wait
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -37,25 +38,24 @@ fn start(inputs: &Inputs, colour: bool) -> anyhow::Result<ExitCode> {
     for warning in &checked.warnings {
         tracing::warn!(setting = warning.setting, problem = %warning.text, "setting_questionable");
     }
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .context("start the runtime")?
-        .block_on(async {
-            let stop = Stop::on_signals().context("listen to signals")?;
-            app::run(checked.config, stop).await
-        })
+        .context("start the runtime")?;
+    let ended = runtime.block_on(async {
+        let stop = Stop::on_signals().context("listen to signals")?;
+        app::run(checked.config, stop).await
+    });
+    // The app has drained; a question to the log that is still being answered is not worth waiting for.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    ended
 }
 
 /// Says what went wrong; the exit code says whose fault it was.
 fn explain(error: &anyhow::Error) -> ExitCode {
-    let (text, code) = if let Some(problems) = cli::config_problems(error) {
-        (format!("eventkit: {problems}"), cli::EXIT_USAGE)
-    } else if cli::is_broken_pipe(error) {
-        // Whoever reads the output has seen enough, as `head` does.
-        return ExitCode::SUCCESS;
-    } else {
-        (format!("failed to {error:#}"), cli::EXIT_FAILED)
+    let (text, code) = match cli::config_problems(error) {
+        Some(problems) => (format!("eventkit: {problems}"), cli::EXIT_USAGE),
+        None => (format!("failed to {error:#}"), cli::EXIT_FAILED),
     };
     // There is nobody left to tell if this fails.
     writeln!(io::stderr(), "{text}").unwrap_or_default();

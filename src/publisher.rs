@@ -15,6 +15,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -82,6 +83,8 @@ pub struct Publisher {
     read: VecDeque<(Offset, Bytes)>,
     sending: FuturesUnordered<Sending>,
     checkpoint: Checkpoint,
+    /// How far each lane is settled, for the gauges.
+    settled: Arc<[AtomicU64]>,
 }
 
 impl Publisher {
@@ -106,6 +109,10 @@ impl Publisher {
                 .collect();
             LaneState::new(Lane(lane), log_id, settled.unwrap_or_default(), resumed)
         });
+        let settled: Arc<[AtomicU64]> = (0..count)
+            .map(|_| AtomicU64::new(checkpoint.offset))
+            .collect();
+        observe(&metrics, &wal, &settled);
         // Each lane may hold two batches: its share of the budget is the same whatever the others do.
         let share = config.budget_bytes / (2 * count.max(1));
         Self {
@@ -122,6 +129,7 @@ impl Publisher {
             read: VecDeque::new(),
             sending: FuturesUnordered::new(),
             checkpoint,
+            settled,
         }
     }
 
@@ -296,6 +304,9 @@ impl Publisher {
             .iter()
             .map(|lane| lane.checkpoint(self.scanned))
             .collect();
+        for (gauge, lane) in self.settled.iter().zip(&lanes) {
+            gauge.store(lane.settled_below, Ordering::Relaxed);
+        }
         let offset = lanes
             .iter()
             .map(|lane| lane.settled_below)
@@ -334,6 +345,23 @@ impl Publisher {
 fn lane_index(lane: Lane, lanes: usize) -> usize {
     let lane = usize::from(lane.0);
     if lane < lanes { lane } else { 0 }
+}
+
+/// A gauge per lane: the one that lags most is the one that pins the log.
+fn observe(metrics: &Metrics, wal: &Wal, settled: &Arc<[AtomicU64]>) {
+    let (wal, settled) = (wal.clone(), Arc::clone(settled));
+    metrics.observe_lanes(
+        "eventkit_publisher_lane_lag",
+        "Offsets between the durable tail and what the lane has settled",
+        settled.len(),
+        move |lane| {
+            let below = settled
+                .get(lane)
+                .map_or(0, |below| below.load(Ordering::Relaxed));
+            let lag = wal.durable().borrow().saturating_sub(below);
+            u32::try_from(lag).map_or(f64::from(u32::MAX), f64::from)
+        },
+    );
 }
 
 /// Records the seal of a new batch, or fetches the events of one that was sealed before; then hands it on.

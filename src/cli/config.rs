@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::{ConfigArgs, ConfigCommand, EXIT_OK, EXIT_USAGE, inputs};
+use super::{ConfigArgs, ConfigCommand, EXIT_OK, EXIT_USAGE, inputs, reader_gone};
 use crate::config::{self, Environment, Inputs, Problems, Profile, Resolved};
 
 /// One setting as `config print --json` shows it.
@@ -22,6 +22,18 @@ struct Entry {
 ///
 /// When the output cannot be written.
 pub fn run(
+    command: ConfigCommand,
+    environment: &Environment,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> io::Result<u8> {
+    match judge(command, environment, out, err) {
+        Err(error) if reader_gone(&error) => Ok(EXIT_OK),
+        judged => judged,
+    }
+}
+
+fn judge(
     command: ConfigCommand,
     environment: &Environment,
     out: &mut dyn Write,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::value::RawValue;
 
-use super::{EXIT_FAILED, EXIT_OK, WalArgs, WalCommand, inputs};
+use super::{EXIT_FAILED, EXIT_OK, WalArgs, WalCommand, inputs, reader_gone};
 use crate::config::{self, Environment, Profile};
 use crate::event::Offset;
 use crate::wal::inspect::{InspectError, Inspector};
@@ -18,8 +18,9 @@ mod show;
 
 pub use live::{LockFile, lock_path};
 
-/// Records that are asked for at a time.
+/// Records that are asked for at a time; with what the clients sent, an answer is a hundred times as large.
 const PAGE: u64 = 1000;
+const PAGE_WITH_PAYLOAD: u64 = 100;
 
 /// Why the log could not be shown.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +50,7 @@ pub enum WalError {
         what: String,
     },
     /// The copy could not be made or read.
-    #[error(transparent)]
+    #[error("look into the log")]
     Inspect(#[from] InspectError),
     /// An answer is not what this program understands: another version gave it.
     #[error("read the answer")]
@@ -116,6 +117,17 @@ pub fn run(
     environment: &Environment,
     out: &mut dyn Write,
 ) -> Result<u8, WalError> {
+    match answer(command, environment, out) {
+        Err(WalError::Output(error)) if reader_gone(&error) => Ok(EXIT_OK),
+        answered => answered,
+    }
+}
+
+fn answer(
+    command: WalCommand,
+    environment: &Environment,
+    out: &mut dyn Write,
+) -> Result<u8, WalError> {
     match command {
         WalCommand::Stat { shared } => {
             let json = shared.json;
@@ -178,9 +190,10 @@ fn dump(
     if !json {
         show::dump_heading(payload, out)?;
     }
+    let page = if payload { PAGE_WITH_PAYLOAD } else { PAGE };
     let mut left = limit;
     while left > 0 {
-        let asked = left.min(PAGE);
+        let asked = left.min(page);
         let answer = source.dump(from, asked, payload)?;
         let lines: Vec<&RawValue> = serde_json::from_str(&answer)?;
         for line in &lines {

@@ -63,10 +63,9 @@ pub(super) fn http_prefix(reader: &mut Reader<'_>) -> String {
 
 /// Engines that this version does not have, or that the command does not use.
 pub(super) fn engines(reader: &mut Reader<'_>) {
-    let built: [(&'static Setting, &str); 3] = [
+    let built: [(&'static Setting, &str); 2] = [
         (&settings::EVENT_STORE, "local"),
         (&settings::QUEUE_MODE, "async"),
-        (&settings::RING_BUFFER_MODE, "sled"),
     ];
     for (setting, word) in built {
         let chosen = reader.choice(setting);

@@ -117,7 +117,7 @@ impl Setting {
         if let Kind::Choice(words) = self.kind {
             text.push_str(&format!(" [one of: {}]", words.join(", ")));
         }
-        text.push_str(&format!(" [env: {}]", self.env));
+        text.push_str(&format!("\n[env: {}]", self.env));
         match self.default {
             Fallback::Is(value) => text.push_str(&format!(" [default: {value}]")),
             Fallback::Per { dev, serve } => {
@@ -225,7 +225,7 @@ settings! {
     }
     "The log" {
         RING_BUFFER_MODE: "ring-buffer-mode", "EVENTKIT_RING_BUFFER_MODE", Is("sled"), Choice(&["sled", "sqlite"]),
-            "The log's engine; this version has sled";
+            "The log's engine. A log of the other one at the path is refused: empty it with `eventkit wal drain` and move it away";
         LANES: "lanes", "EVENTKIT_LANES", Is("16"), Count(1, 1024),
             "Ordered partitions; a new number takes effect at a start with nothing unsettled";
         WAL_MAX_BYTES: "wal-max-bytes", "EVENTKIT_WAL_MAX_BYTES",
@@ -258,7 +258,7 @@ settings! {
         FLUSH_INTERVAL: "eventloader-flush-interval", "EVENTKIT_EVENTLOADER_FLUSH_INTERVAL", Is("1"), Seconds(0.01, DAY),
             "The age at which a batch is stored";
         BATCH_BYTES: "batch-bytes", "EVENTKIT_BATCH_BYTES", Is("8MiB"), Bytes(KIB, 8 * MIB),
-            "Bytes per batch";
+            "The most bytes of events per batch, before compression";
         PIPELINE_BUDGET_BYTES: "pipeline-budget-bytes", "EVENTKIT_PIPELINE_BUDGET_BYTES", Is("64MiB"), Bytes(MIB, TIB),
             "The most bytes that open and unsettled batches hold together";
         PUBLISHER_BATCH_SIZE: "ring-buffer-publisher-batch-size", "EVENTKIT_RING_BUFFER_PUBLISHER_BATCH_SIZE", Is("100"),

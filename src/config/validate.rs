@@ -9,8 +9,8 @@ use super::reader::Reader;
 use super::rules;
 use super::settings;
 use super::stages::{
-    AdminConfig, Config, IngressConfig, LoaderConfig, LogLevel, PublisherConfig, StoreConfig,
-    StoreKind, TelemetryConfig, WalConfig,
+    AdminConfig, Config, Engine, IngressConfig, LoaderConfig, LogLevel, PublisherConfig,
+    StoreConfig, StoreKind, TelemetryConfig, WalConfig,
 };
 
 /// What keeps a configuration from being used.
@@ -157,6 +157,10 @@ fn ingress(reader: &mut Reader<'_>) -> IngressConfig {
 
 fn wal(reader: &mut Reader<'_>) -> WalConfig {
     WalConfig {
+        engine: match reader.choice(&settings::RING_BUFFER_MODE) {
+            "sqlite" => Engine::Sqlite,
+            _ => Engine::Sled,
+        },
         path: reader.path(&settings::WAL_PATH),
         lanes: reader.count(&settings::LANES),
         bytes_max: reader.count_if_set(&settings::WAL_MAX_BYTES),

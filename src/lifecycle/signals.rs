@@ -120,6 +120,8 @@ fn exit(received: Received) -> ! {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead as _, Write as _};
+
     use super::*;
 
     #[tokio::test]
@@ -130,6 +132,43 @@ mod tests {
         rustix::process::kill_process(this, rustix::process::Signal::TERM).unwrap();
         stop.requested().await;
         assert!(stop.token().is_cancelled());
+    }
+
+    #[tokio::test]
+    #[ignore = "runs in a process of its own, started by the test below"]
+    async fn ignore_the_first_signal() {
+        let stop = Stop::on_signals().unwrap();
+        say("listening");
+        stop.requested().await;
+        say("stopping");
+        std::future::pending::<()>().await;
+    }
+
+    fn say(word: &str) {
+        writeln!(std::io::stderr(), "{word}").unwrap();
+    }
+
+    #[test]
+    fn the_second_signal_ends_the_process_at_once() {
+        use rustix::process::{Pid, Signal, kill_process};
+
+        let name = "lifecycle::signals::tests::ignore_the_first_signal";
+        for (second, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+            let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", name, "--ignored", "--nocapture"])
+                .stdout(std::process::Stdio::null())
+                .stderr(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            let pid = Pid::from_child(&child);
+            let mut lines = std::io::BufReader::new(child.stderr.take().unwrap()).lines();
+            let mut wait_for = |word: &str| assert!(lines.any(|line| line.unwrap() == word));
+            wait_for("listening");
+            kill_process(pid, Signal::TERM).unwrap();
+            wait_for("stopping");
+            kill_process(pid, second).unwrap();
+            assert_eq!(child.wait().unwrap().code(), Some(code));
+        }
     }
 
     #[tokio::test]

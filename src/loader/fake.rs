@@ -258,7 +258,8 @@ async fn call<T, E: From<WarehouseError>>(
         None => work.await,
         Some(Fault::Unavailable | Fault::Denied) => Err(outage().into()),
         Some(Fault::AnswerLost) => {
-            work.await?;
+            // Whatever the answer was, a refusal included: nobody hears it.
+            drop(work.await);
             Err(outage().into())
         }
     }

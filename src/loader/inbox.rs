@@ -186,7 +186,7 @@ impl Default for Limits {
         Self {
             objects: 1_000,
             bytes: 64 << 20,
-            rows: 500_000,
+            rows: 250_000,
         }
     }
 }

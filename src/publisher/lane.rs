@@ -339,7 +339,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_batch_is_ripe_by_count_bytes_age_day_or_drain() {
         let now = Instant::now();
-        let cases: [(&[(Offset, i32, usize)], Duration, bool, Option<Reason>); 6] = [
+        type Case = (
+            &'static [(Offset, i32, usize)],
+            Duration,
+            bool,
+            Option<Reason>,
+        );
+        let cases: [Case; 6] = [
             (&[(0, 1, 1), (1, 1, 1)], Duration::ZERO, false, None),
             (
                 &[(0, 1, 1), (1, 1, 1), (2, 1, 1)],

@@ -4,6 +4,7 @@
 //! the fields of the spans it was written in, from the outermost, then its own; of two fields with one name the
 //! inner one stands. A line is written with one call, so that lines of several threads never mix.
 
+use std::any::Any;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::sync::Arc;
@@ -22,7 +23,8 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{LogLevel, TelemetryConfig};
 use crate::event::Micros;
 
-/// Makes the log lines of the whole process go to standard output. `colour`: whether people may get colours.
+/// Makes the log lines of the whole process go to standard output, panics included. `colour`: whether people may get
+/// colours.
 ///
 /// # Errors
 ///
@@ -37,7 +39,19 @@ pub fn init(
         (false, false) => Form::Text,
     };
     let lines = Lines::new(form, std::io::stdout, Arc::new(SystemClock));
-    tracing::subscriber::set_global_default(subscriber(config.level, lines))
+    tracing::subscriber::set_global_default(subscriber(config.level, lines))?;
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string);
+        let text = constant_text(panic.payload());
+        tracing::error!(place, text, "panicked");
+    }));
+    Ok(())
+}
+
+/// A panic's text if it is a constant. One that was put together may quote what a client sent: a bad string index
+/// does; then the place must do.
+fn constant_text(payload: &(dyn Any + Send)) -> Option<&'static str> {
+    payload.downcast_ref::<&'static str>().copied()
 }
 
 /// Lines of our own from a level on; of other crates only what is at least a warning.
@@ -302,5 +316,18 @@ fn printable(text: &str) -> String {
         text.to_owned()
     } else {
         format!("{text:?}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_quotes_nothing_that_came_from_outside() {
+        let constant: Box<dyn Any + Send> = Box::new("a lane has no queue");
+        let built: Box<dyn Any + Send> = Box::new(format!("no char at 1 of {}", "alice"));
+        assert_eq!(constant_text(&*constant), Some("a lane has no queue"));
+        assert_eq!(constant_text(&*built), None);
     }
 }

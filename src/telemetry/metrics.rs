@@ -194,6 +194,32 @@ impl Metrics {
             .build();
     }
 
+    /// Registers a gauge with a value for each of a fixed number of lanes.
+    pub fn observe_lanes(
+        &self,
+        name: &'static str,
+        description: &'static str,
+        lanes: usize,
+        value: impl Fn(usize) -> f64 + Send + Sync + 'static,
+    ) {
+        let label = |lane: usize| {
+            [KeyValue::new(
+                "lane",
+                i64::try_from(lane).unwrap_or(i64::MAX),
+            )]
+        };
+        let labels: Vec<_> = (0..lanes).map(label).collect();
+        self.meter
+            .f64_observable_gauge(name)
+            .with_description(description)
+            .with_callback(move |gauge| {
+                for (lane, labels) in labels.iter().enumerate() {
+                    gauge.observe(value(lane), labels);
+                }
+            })
+            .build();
+    }
+
     /// Everything in Prometheus' text format.
     #[must_use]
     pub fn render(&self) -> String {

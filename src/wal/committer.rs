@@ -24,7 +24,7 @@ use super::storage::StorageError;
 use super::{
     Append, Checkpoint, Command, CommitError, Committed, LogState, Seal, Shared, Unsettled, frame,
 };
-use crate::event::{Lane, Micros, Offset};
+use crate::event::{Lane, Offset};
 
 /// A group takes further appends until it holds so many bytes.
 const GROUP_BYTES: usize = 4 << 20;
@@ -34,6 +34,9 @@ const COMMIT_COMMANDS_MAX: usize = 4_096;
 const IDLE: Duration = Duration::from_millis(500);
 
 type Reply = oneshot::Sender<Result<Committed, CommitError>>;
+
+/// What an append is told once the commit is durable.
+type Answer = (Committed, Reply);
 
 /// Why a commit failed.
 #[derive(Debug, thiserror::Error)]
@@ -156,9 +159,8 @@ impl Committer {
     fn commit(&mut self, work: Work) -> Result<(), CommitFailure> {
         let started = Instant::now();
         let first = self.next;
-        let (replies, group) = self.admit(work.appends);
-        let records = group.map_or(0, |group| group.0);
-        let received_at = group.map_or(0, |group| group.1);
+        let replies = self.admit(work.appends);
+        let records = u32::try_from(self.next - first).unwrap_or(u32::MAX);
         let parts = if records > 0 {
             frame::encode_group(first, records, rand::rng().next_u64(), &self.frames)?
         } else {
@@ -204,7 +206,7 @@ impl Committer {
                 records,
                 parts: count,
                 stored_bytes: bytes,
-                received_at,
+                received_at: self.options.clock.now(),
             });
         } else if let Some(mark) = &mut self.mark {
             let synced = if work.idle {
@@ -227,14 +229,9 @@ impl Committer {
         Ok(())
     }
 
-    /// Sorts the events into new ones, whose frames it collects, and duplicates; answers the group's number of records and
-    /// when the first of them was received.
-    fn admit(
-        &mut self,
-        appends: Vec<(Append, Reply)>,
-    ) -> (Vec<(Committed, Reply)>, Option<(u32, Micros)>) {
+    /// Sorts the events into new ones, which get offsets and whose frames it collects, and duplicates.
+    fn admit(&mut self, appends: Vec<(Append, Reply)>) -> Vec<Answer> {
         self.frames.clear();
-        let first = self.next;
         let mut replies = Vec::with_capacity(appends.len());
         for (append, reply) in appends {
             let mut committed = Committed::default();
@@ -255,9 +252,7 @@ impl Committer {
             }
             replies.push((committed, reply));
         }
-        let records = u32::try_from(self.next - first).unwrap_or(u32::MAX);
-        let group = (records > 0).then(|| (records, self.options.clock.now()));
-        (replies, group)
+        replies
     }
 
     /// Makes a synced group visible.
@@ -403,7 +398,7 @@ fn gather(commands: &Receiver<Command>, wait: Duration) -> Work {
 }
 
 /// Tells everyone; whoever does not listen any more has lost nothing but the answer.
-fn answer(replies: Vec<(Committed, Reply)>, seals: Vec<(Vec<Seal>, oneshot::Sender<()>)>) {
+fn answer(replies: Vec<Answer>, seals: Vec<(Vec<Seal>, oneshot::Sender<()>)>) {
     for (committed, reply) in replies {
         drop(reply.send(Ok(committed)));
     }

@@ -140,7 +140,10 @@ pub struct PartHeader {
     codec: u8,
 }
 
-/// Cuts a group into parts: their keys and values, in order.
+/// A part's key and value.
+pub type Part = ([u8; 11], Vec<u8>);
+
+/// Cuts a group into parts, in order.
 ///
 /// # Errors
 ///
@@ -150,7 +153,7 @@ pub fn encode_group(
     records: u32,
     nonce: u64,
     frames: &[u8],
-) -> Result<Vec<([u8; 11], Vec<u8>)>, FrameError> {
+) -> Result<Vec<Part>, FrameError> {
     let compressed = (frames.len() >= COMPRESS_BYTES_MIN)
         .then(|| lz4_flex::block::compress(frames))
         .filter(|compressed| compressed.len() < frames.len());
@@ -421,3 +424,6 @@ impl Fields<'_> {
         Ok(*field)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,9 @@ use eventkit::clock::ManualClock;
 use eventkit::event::{BatchId, DAY_MICROS, Day, Lane, LogId, Micros};
 use eventkit::lifecycle::Health;
 use eventkit::loader::fake::MemoryWarehouse;
-use eventkit::loader::{Context, Loader, Manifest, ManifestObject, SqliteWarehouse, Warehouse};
+use eventkit::loader::{
+    Context, Limits, Loader, Manifest, ManifestObject, SqliteWarehouse, Warehouse,
+};
 use eventkit::store::fake::MemoryObjects;
 use eventkit::store::objects::{marker_name, object_name};
 use eventkit::store::{
@@ -20,8 +22,9 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 mod conformance;
+mod crash;
 mod driver;
-
+mod race;
 mod sqlite;
 
 const NOW: Micros = 1_769_903_999_000_001;
@@ -285,4 +288,21 @@ fn loader(objects: Arc<dyn Objects>, warehouse: Box<dyn Warehouse>) -> Loader {
 
 fn yesterday() -> Day {
     Day::of(NOW - DAY_MICROS)
+}
+
+/// So that a handful of objects makes several manifests.
+const FEW: Limits = Limits {
+    objects: 3,
+    bytes: 64 << 20,
+    rows: 1_000,
+};
+
+async fn put(objects: &MemoryObjects, name: &str, text: &'static str) {
+    let put = objects.put_if_absent(name, text.into()).await;
+    assert!(put.expect("memory works"));
+}
+
+fn names(objects: &MemoryObjects, folder: &str) -> Vec<String> {
+    let names = objects.names().into_iter();
+    names.filter(|name| name.starts_with(folder)).collect()
 }

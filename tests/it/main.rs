@@ -19,3 +19,9 @@ mod oracle;
 mod e2e;
 // Every script of `grpcurl-examples/`.
 mod grpcurl;
+// How it is started, what it says, and the tools.
+mod config;
+mod cli;
+mod logs;
+// What the documents say about it.
+mod docs;

@@ -57,9 +57,8 @@ async fn append(wal: &Wal, ids: impl Iterator<Item = u32>) {
 
 fn ids(batch: &Batch) -> Vec<u32> {
     let id = |bytes: &[u8]| {
-        record::decode(bytes).unwrap().message_id[2..]
-            .parse()
-            .unwrap()
+        let message_id = record::decode(bytes).unwrap().message_id;
+        message_id.strip_prefix("m-").unwrap().parse().unwrap()
     };
     batch.records.iter().map(|(_, bytes)| id(bytes)).collect()
 }
@@ -79,13 +78,9 @@ impl Producer for Gate {
             .send(batch)
             .await
             .map_err(|_gone| SendError::Closed)?;
-        match self.permits.get(&lane) {
-            Some(permits) => permits
-                .acquire()
-                .await
-                .map_err(|_closed| SendError::Closed)?
-                .forget(),
-            None => {}
+        if let Some(permits) = self.permits.get(&lane) {
+            let permit = permits.acquire().await;
+            permit.map_err(|_closed| SendError::Closed)?.forget();
         }
         Ok(())
     }
@@ -237,7 +232,7 @@ async fn a_stalled_lane_falls_behind_alone_and_fetches_what_it_left() {
     held.permits[&1].add_permits(1_000);
     stop.cancel();
     task.await.unwrap();
-    while let Some(batch) = batches.try_recv().ok() {
+    while let Ok(batch) = batches.try_recv() {
         events
             .entry(batch.id.lane.0)
             .or_default()

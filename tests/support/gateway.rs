@@ -27,6 +27,8 @@ pub(crate) struct Endpoints {
     pub(crate) http: String,
     /// The gRPC port.
     pub(crate) grpc: String,
+    /// The admin port.
+    pub(crate) admin: String,
 }
 
 /// What a process said, filled while it runs.
@@ -208,11 +210,13 @@ async fn pump(
         let fields = serde_json::from_str(&line).unwrap_or(serde_json::Value::Null);
         let field = |name: &str| fields.get(name).and_then(serde_json::Value::as_str);
         if let (Some(listens), Some("listening")) = (&listens, field("event"))
-            && let (Some(http), Some(grpc)) = (field("http"), field("grpc"))
+            && let (Some(http), Some(grpc), Some(admin)) =
+                (field("http"), field("grpc"), field("admin"))
         {
             listens.send_replace(Some(Endpoints {
                 http: http.to_owned(),
                 grpc: grpc.to_owned(),
+                admin: admin.to_owned(),
             }));
         }
         let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);

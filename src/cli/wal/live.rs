@@ -74,7 +74,7 @@ pub(super) fn ask(lock: &LockFile, path_and_query: &str) -> Result<String, WalEr
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(WalError::Output)?
+        .map_err(|error| failed(error.to_string()))?
         .block_on(async {
             tokio::time::timeout(ANSWER_TIMEOUT, get(reachable(lock.admin), path_and_query))
                 .await

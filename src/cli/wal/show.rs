@@ -66,7 +66,7 @@ pub(super) fn stat(stat: &Value, out: &mut dyn Write) -> io::Result<()> {
 pub(super) fn verification(found: &Found, out: &mut dyn Write) -> io::Result<()> {
     writeln!(
         out,
-        "read {} records in {} groups",
+        "records read: {}, in group commits: {}",
         found.records, found.groups
     )?;
     match found.problems.len() {

@@ -25,9 +25,8 @@ fn text(value: &str) -> Value {
     Value::Text(value.into())
 }
 
-#[tokio::test]
-async fn every_column_arrives_under_its_name() {
-    let world = World::sqlite();
+/// Loads one full event and one full error row; answers the names of their objects.
+async fn load_full_rows(world: &World) -> [String; 2] {
     let objects = MemoryObjects::default();
     let row = Row {
         anonymous_id: Some("an".into()),
@@ -58,67 +57,82 @@ async fn every_column_arrives_under_its_name() {
     let merged = warehouse.merge(&manifest).await.unwrap();
     let outcome = Outcome::Loaded(merged);
     warehouse.record(&manifest, &outcome).await.unwrap();
+    names
+}
 
+/// A row as name and value of each column, as the `sqlite3` shell would show it.
+fn shown(reader: &Connection, table: &str) -> Vec<String> {
+    let mut query = reader.prepare(&format!("SELECT * FROM {table}")).unwrap();
+    let names: Vec<String> = query.column_names().map(str::to_owned).collect();
+    query
+        .query_row([], |row| {
+            let columns = names.iter().enumerate();
+            columns
+                .map(|(at, name)| Ok(format!("{name} = {:?}", row.get::<_, Value>(at)?)))
+                .collect()
+        })
+        .unwrap()
+}
+
+#[tokio::test]
+async fn every_column_arrives_under_its_name() {
+    let world = World::sqlite();
+    load_full_rows(&world).await;
     let reader = world.reader();
-    let found = values(
-        &reader,
-        "SELECT message_id, source, type, stream, user_id, anonymous_id, event, name, category, group_id, previous_id,
-        properties, traits, context, integrations, extra, timestamp, original_timestamp, sent_at, received_at, node,
-        log_id, lane, offset, trace_id FROM events",
-    );
-    let log = "00000000000000000000000000000007";
     let expected = [
-        text("m"),
-        text("web"),
-        text("track"),
-        text("events"),
-        text("u"),
-        text("an"),
-        text("Clicked"),
-        text("n"),
-        text("c"),
-        text("g"),
-        text("p"),
-        text("{\"a\": 1.0}"),
-        text("{ }"),
-        text("{}"),
-        text("{\"All\":true}"),
-        text("{\"x\":\"\u{1f980}\"}"),
-        text("2026-01-31T23:59:58.999996Z"),
-        text("1969-12-31T23:59:59.999999Z"),
-        text("2026-01-31T23:59:59.000000Z"),
-        text("2026-01-31T23:59:59.000001Z"),
-        text("node-1"),
-        text(log),
-        Value::Integer(65_535),
-        Value::Integer(i64::MAX),
-        text("0af7651916cd43dd8448eb211c80319c"),
+        r#"message_id = Text("m")"#,
+        r#"source = Text("web")"#,
+        r#"type = Text("track")"#,
+        r#"stream = Text("events")"#,
+        r#"user_id = Text("u")"#,
+        r#"anonymous_id = Text("an")"#,
+        r#"event = Text("Clicked")"#,
+        r#"name = Text("n")"#,
+        r#"category = Text("c")"#,
+        r#"group_id = Text("g")"#,
+        r#"previous_id = Text("p")"#,
+        r#"properties = Text("{\"a\": 1.0}")"#,
+        r#"traits = Text("{ }")"#,
+        r#"context = Text("{}")"#,
+        r#"integrations = Text("{\"All\":true}")"#,
+        r#"extra = Text("{\"x\":\"🦀\"}")"#,
+        r#"timestamp = Text("2026-01-31T23:59:58.999996Z")"#,
+        r#"original_timestamp = Text("1969-12-31T23:59:59.999999Z")"#,
+        r#"sent_at = Text("2026-01-31T23:59:59.000000Z")"#,
+        r#"received_at = Text("2026-01-31T23:59:59.000001Z")"#,
+        r#"node = Text("node-1")"#,
+        r#"log_id = Text("00000000000000000000000000000007")"#,
+        "lane = Integer(65535)",
+        "offset = Integer(9223372036854775807)",
+        r#"trace_id = Text("0af7651916cd43dd8448eb211c80319c")"#,
     ];
-    assert_eq!(found, expected);
-    let found = values(
-        &reader,
-        "SELECT log_id, offset, original_hash, original, original_format, stage, code, reason, source, message_id,
-        stream, received_at, node, lane, trace_id FROM errors",
-    );
+    assert_eq!(shown(&reader, "events"), expected);
     let expected = [
-        text(log),
-        Value::Integer(2),
-        text("00000000000000ff"),
-        Value::Blob(b"{\x00\xff".to_vec()),
-        text("json"),
-        text("validate"),
-        text("missing_field"),
-        text("field event is missing"),
-        text("web"),
-        text("e"),
-        text("events"),
-        text("2026-01-31T23:59:59.000001Z"),
-        text("node-1"),
-        Value::Integer(3),
-        text("t"),
+        r#"log_id = Text("00000000000000000000000000000007")"#,
+        "offset = Integer(2)",
+        r#"original_hash = Text("00000000000000ff")"#,
+        "original = Blob([123, 0, 255])",
+        r#"original_format = Text("json")"#,
+        r#"stage = Text("validate")"#,
+        r#"code = Text("missing_field")"#,
+        r#"reason = Text("field event is missing")"#,
+        r#"source = Text("web")"#,
+        r#"message_id = Text("e")"#,
+        r#"stream = Text("events")"#,
+        r#"received_at = Text("2026-01-31T23:59:59.000001Z")"#,
+        r#"node = Text("node-1")"#,
+        "lane = Integer(3)",
+        r#"trace_id = Text("t")"#,
     ];
-    assert_eq!(found, expected);
+    assert_eq!(shown(&reader, "errors"), expected);
+}
+
+#[tokio::test]
+async fn what_was_loaded_can_be_looked_up() {
+    let world = World::sqlite();
+    let names = load_full_rows(&world).await;
     assert_eq!(world.outcomes(), [(1, "loaded".to_owned(), 1, 0)]);
+    let reader = world.reader();
     let files = values(
         &reader,
         "SELECT group_concat(object, ' '), group_concat(\"table\", ' '), min(manifest), min(loaded_at), count(*)

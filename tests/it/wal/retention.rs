@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use eventkit::clock::ManualClock;
+use eventkit::wal::storage::memory::MemoryStorage;
 use eventkit::wal::{AppendError, Checkpoint, LaneCheckpoint, LogState, Wal};
 
 use super::{
@@ -25,7 +26,7 @@ fn fill(wal: &Wal, groups: usize, bytes: usize) -> Vec<Sent> {
 
 #[test]
 fn seals_and_the_checkpoint_are_found_again_until_they_are_settled() {
-    for place in Place::both() {
+    for place in Place::all() {
         let (wal, _) = place.open();
         let sent = fill(&wal, 4, 10);
         let seals = [
@@ -61,7 +62,7 @@ fn seals_and_the_checkpoint_are_found_again_until_they_are_settled() {
 
 #[test]
 fn nothing_that_is_not_settled_is_trimmed_and_the_last_group_stays() {
-    for place in Place::both() {
+    for place in Place::all() {
         let (wal, _) = place.open();
         let sent = fill(&wal, 6, 10);
         for (settled, first) in [(0, 0), (9, 0), (10, 10), (11, 10), (29, 20), (60, 50)] {
@@ -79,33 +80,31 @@ fn nothing_that_is_not_settled_is_trimmed_and_the_last_group_stays() {
     }
 }
 
-/// A checkpoint that shares a commit with the removes that it allows would not be a valid log at every prefix.
+/// An engine may keep a remove and lose the checkpoint that was written just before it, if one sync covers both.
 #[test]
 fn a_checkpoint_trims_nothing_in_its_own_commit() {
-    let Place::Memory(storage) = Place::memory() else {
-        unreachable!("it is one in memory")
-    };
-    let place = Place::Memory(storage.clone());
-    let (wal, _) = place.open();
-    fill(&wal, 3, 10);
+    let storage = MemoryStorage::default();
+    let (wal, _) = Place::Memory(storage.clone()).open();
+    let sent = fill(&wal, 3, 10);
     let before = storage.operations();
     assert!(wait(wal.checkpoint(checkpoint(20))));
-    // Everything that is written from here on fails after the checkpoint itself: no part may be gone then.
-    barrier(&wal);
-    let after = storage.operations();
-    let kept = (0..=storage.pending()).map(|kept| storage.crash(kept));
-    for image in kept {
-        let (wal, _) = Place::Memory(image).open();
-        assert_eq!(durable(&wal), 30);
-        close(wal);
+    while wal.settled() < 20 {
+        std::thread::yield_now();
     }
-    assert!(after > before);
+    assert_eq!(
+        storage.operations() - before,
+        2,
+        "the checkpoint and its sync"
+    );
+    assert_holds(&wal, 0, &sent);
+    barrier(&wal);
+    assert_eq!(first_held(&wal), 20, "the next commit trims");
     close(wal);
 }
 
 #[test]
 fn settled_events_are_kept_up_to_the_configured_number() {
-    for place in Place::both() {
+    for place in Place::all() {
         let (wal, _) = place.open_with(|config| config.retained_events_max = 25);
         fill(&wal, 6, 10);
         settle(&wal, 60);
@@ -116,7 +115,7 @@ fn settled_events_are_kept_up_to_the_configured_number() {
 
 #[test]
 fn settled_events_are_kept_for_the_configured_time() {
-    for place in Place::both() {
+    for place in Place::all() {
         let clock = ManualClock::new(super::RECEIVED_AT);
         let options = options_at(place.path(), &clock, |config| {
             config.retained_events_max = 1_000;
@@ -144,7 +143,7 @@ fn settled_events_are_kept_for_the_configured_time() {
 
 #[test]
 fn a_full_log_sheds_and_takes_work_again_when_what_is_settled_has_gone() {
-    for place in Place::both() {
+    for place in Place::all() {
         let (wal, _) = place.open_with(|config| {
             config.bytes_max = Some(200_000);
             config.retained_events_max = 1_000_000;
@@ -201,7 +200,7 @@ fn a_large_full_log_takes_work_again_within_seconds_of_being_settled() {
 
 #[test]
 fn lanes_change_only_when_nothing_is_unsettled() {
-    for place in Place::both() {
+    for place in Place::all() {
         let lanes = |lanes| move |config: &mut eventkit::config::WalConfig| config.lanes = lanes;
         let (wal, _) = place.open_with(lanes(4));
         assert_eq!(wal.lanes(), 4);

@@ -1,0 +1,370 @@
+//! Configuration: text in, a whole configuration or every problem out.
+
+use std::path::Path;
+use std::time::Duration;
+
+use eventkit::config::settings::{self, Fallback};
+use eventkit::config::{
+    Checked, Config, Inputs, LogLevel, Problems, Profile, Source, parse, validate,
+};
+
+fn inputs(profile: Profile, env: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Inputs {
+    Inputs {
+        profile,
+        env: env
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
+        flags: flags
+            .iter()
+            .map(|(name, value)| (*name, (*value).to_owned()))
+            .collect(),
+        host_name: "a-host".to_owned(),
+    }
+}
+
+fn checked(env: &[(&str, &str)]) -> Checked {
+    validate(&inputs(Profile::Dev, env, &[])).unwrap()
+}
+
+fn config(env: &[(&str, &str)]) -> Config {
+    checked(env).config
+}
+
+fn problems(profile: Profile, env: &[(&str, &str)]) -> Vec<String> {
+    let Problems(problems) = validate(&inputs(profile, env, &[])).unwrap_err();
+    problems.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn dev_needs_no_configuration() {
+    let config = config(&[]);
+    assert_eq!(config.node, "a-host");
+    assert_eq!(config.wal.path, Path::new("./eventkit-data/wal"));
+    assert_eq!(config.store.dir, Path::new("./eventkit-data/store"));
+    assert_eq!(
+        config.loader.sqlite_path,
+        Path::new("./eventkit-data/warehouse.db")
+    );
+    assert_eq!(config.ingress.http_addr.to_string(), "127.0.0.1:8000");
+    assert_eq!(config.ingress.grpc_addr.to_string(), "127.0.0.1:50051");
+    assert_eq!(config.admin.addr.to_string(), "127.0.0.1:9090");
+    assert_eq!(config.ingress.event_bytes_max, 256 << 10);
+    assert_eq!(config.ingress.body_bytes_max, 4 << 20);
+    assert_eq!(config.ingress.batch_events_max, 10_000);
+    assert_eq!(config.ingress.depth_max, 64);
+    assert_eq!(config.ingress.keys_max, 10_000);
+    assert_eq!(config.ingress.connections_max, 10_000);
+    assert_eq!(config.ingress.concurrent_streams_max, 200);
+    assert_eq!(config.ingress.header_timeout, Duration::from_secs(10));
+    assert_eq!(config.ingress.body_timeout, Duration::from_secs(30));
+    assert_eq!(config.ingress.idle_timeout, Duration::from_secs(300));
+    assert_eq!(config.ingress.in_flight_bytes_max, 64 << 20);
+    assert!(config.ingress.reflection);
+    assert_eq!(config.wal.lanes, 16);
+    assert_eq!(config.wal.bytes_max, None);
+    assert_eq!(config.wal.retained_events_max, 100_000);
+    assert_eq!(config.wal.retention, Duration::from_secs(86_400));
+    assert_eq!(config.wal.cleanup_interval, Duration::from_secs(3600));
+    assert_eq!(config.wal.dedup_ids_max, 2_000_000);
+    assert_eq!(config.wal.ballast_bytes, 16 << 20);
+    assert_eq!(config.publisher.batch_events, None);
+    assert_eq!(config.publisher.batch_bytes, 8 << 20);
+    assert_eq!(config.publisher.flush_interval, Duration::from_secs(1));
+    assert_eq!(config.publisher.budget_bytes, 64 << 20);
+    assert_eq!(config.workers, 4);
+    assert!(config.loader.enabled);
+    assert_eq!(config.loader.interval, Duration::from_secs(300));
+    assert_eq!(config.telemetry.level, LogLevel::Info);
+    assert!(!config.telemetry.json);
+    assert_eq!(config.drain_timeout, Duration::from_secs(25));
+}
+
+#[test]
+fn serve_listens_on_every_address_but_for_the_admin_port() {
+    let inputs = inputs(Profile::Serve, &[("EVENTKIT_EVENT_STORE", "local")], &[]);
+    let config = validate(&inputs).unwrap().config;
+    assert_eq!(config.ingress.http_addr.to_string(), "0.0.0.0:8000");
+    assert_eq!(config.ingress.grpc_addr.to_string(), "0.0.0.0:50051");
+    assert_eq!(config.admin.addr.to_string(), "127.0.0.1:9090");
+}
+
+#[test]
+fn every_default_is_a_good_value() {
+    for setting in settings::ALL {
+        let texts = match setting.default {
+            Fallback::Is(text) => vec![text],
+            Fallback::Per { dev, serve } => vec![dev, serve],
+            Fallback::InDataDir(_) | Fallback::HostName | Fallback::Unset(_) => vec![],
+        };
+        for text in texts {
+            assert_eq!(
+                parse::value(setting.kind, text).err(),
+                None,
+                "{}",
+                setting.env
+            );
+        }
+    }
+}
+
+#[test]
+fn a_flag_wins_over_the_environment_and_that_over_the_default() {
+    let env = [("EVENTKIT_LANES", "8"), ("EVENTKIT_NODE", "")];
+    let from_env = inputs(Profile::Dev, &env, &[]);
+    let from_flag = inputs(Profile::Dev, &env, &[("EVENTKIT_LANES", "4")]);
+    for (inputs, lanes, source) in [
+        (inputs(Profile::Dev, &[], &[]), 16, Source::Default),
+        (from_env.clone(), 8, Source::Env),
+        (from_flag, 4, Source::Flag),
+    ] {
+        assert_eq!(inputs.resolve(&settings::LANES).source, source);
+        assert_eq!(validate(&inputs).unwrap().config.wal.lanes, lanes);
+    }
+    // Empty is not set.
+    assert_eq!(from_env.resolve(&settings::NODE).source, Source::Default);
+}
+
+#[test]
+fn the_log_follows_the_data_directory_unless_it_has_a_place_of_its_own() {
+    let moved = [("EVENTKIT_DATA_DIR", "/data")];
+    assert_eq!(config(&moved).wal.path, Path::new("/data/wal"));
+    let apart = [moved[0], ("EVENTKIT_RING_BUFFER_DB_PATH", "/fast/log")];
+    let config = config(&apart);
+    assert_eq!(config.wal.path, Path::new("/fast/log"));
+    assert_eq!(config.store.dir, Path::new("/data/store"));
+}
+
+#[test]
+fn all_problems_are_reported_at_once() {
+    let found = problems(
+        Profile::Serve,
+        &[
+            ("EVENTKIT_LANES", "none"),
+            ("EVENTKIT_HTTP_ADDR", "8000"),
+            ("EVENTKIT_EVENT_STOR", "local"),
+            ("EVENTKIT_MAX_EVENT_BYTES", "8MiB"),
+            ("EVENTKIT_JSON_LOGS", "perhaps"),
+        ],
+    );
+    assert_eq!(
+        found,
+        [
+            "EVENTKIT_EVENT_STOR: there is no such setting; did you mean EVENTKIT_EVENT_STORE?",
+            "EVENTKIT_HTTP_ADDR=8000: must be an IP address and a port, as in 127.0.0.1:8000 or [::1]:8000",
+            "EVENTKIT_LANES=none: must be a whole number from 1 to 1024",
+            "EVENTKIT_JSON_LOGS=perhaps: must be true or false",
+            "EVENTKIT_EVENT_STORE=gcs (the default): this version does not have it; set EVENTKIT_EVENT_STORE=local",
+            "EVENTKIT_MAX_EVENT_BYTES=8MiB and EVENTKIT_MAX_BODY_BYTES=4MiB (the default): an event cannot be larger than the body it comes in",
+        ]
+    );
+}
+
+#[test]
+fn a_setting_that_cannot_be_read_breaks_no_rule_as_well() {
+    let found = problems(Profile::Dev, &[("EVENTKIT_MAX_BODY_BYTES", "lots")]);
+    assert_eq!(found.len(), 1, "{found:?}");
+}
+
+#[test]
+fn contradictions_name_both_settings() {
+    for (env, words) in [
+        (
+            vec![("EVENTKIT_MAX_BODY_BYTES", "128MiB")],
+            [
+                "EVENTKIT_MAX_BODY_BYTES=128MiB",
+                "EVENTKIT_MAX_IN_FLIGHT_BYTES=64MiB",
+            ],
+        ),
+        (
+            vec![("EVENTKIT_BATCH_BYTES", "128KiB")],
+            [
+                "EVENTKIT_MAX_EVENT_BYTES=256KiB",
+                "EVENTKIT_BATCH_BYTES=128KiB",
+            ],
+        ),
+        (
+            vec![("EVENTKIT_PIPELINE_BUDGET_BYTES", "4MiB")],
+            [
+                "EVENTKIT_BATCH_BYTES=8MiB",
+                "EVENTKIT_PIPELINE_BUDGET_BYTES=4MiB",
+            ],
+        ),
+        (
+            vec![
+                ("EVENTKIT_WAL_MAX_BYTES", "64MiB"),
+                ("EVENTKIT_WAL_BALLAST_BYTES", "64MiB"),
+            ],
+            [
+                "EVENTKIT_WAL_BALLAST_BYTES=64MiB",
+                "EVENTKIT_WAL_MAX_BYTES=64MiB",
+            ],
+        ),
+        (
+            vec![("EVENTKIT_GRPC_ADDR", "0.0.0.0:8000")],
+            [
+                "EVENTKIT_HTTP_ADDR=127.0.0.1:8000",
+                "EVENTKIT_GRPC_ADDR=0.0.0.0:8000",
+            ],
+        ),
+        (
+            vec![("EVENTKIT_RING_BUFFER_DB_PATH", "eventkit-data")],
+            [
+                "EVENTKIT_RING_BUFFER_DB_PATH=eventkit-data",
+                "EVENTKIT_DATA_DIR=./eventkit-data",
+            ],
+        ),
+        (
+            vec![
+                ("EVENTKIT_EVENTLOADER_BATCH_SIZE", "500"),
+                ("EVENTKIT_BUFFER_MAX_SIZE", "100"),
+            ],
+            [
+                "EVENTKIT_EVENTLOADER_BATCH_SIZE=500",
+                "EVENTKIT_BUFFER_MAX_SIZE=100",
+            ],
+        ),
+    ] {
+        let found = problems(Profile::Dev, &env);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(
+            words.iter().all(|word| found[0].contains(word)),
+            "{found:?}"
+        );
+    }
+}
+
+#[test]
+fn ports_that_any_free_number_may_take_do_not_collide() {
+    let any = "127.0.0.1:0";
+    config(&[
+        ("EVENTKIT_HTTP_ADDR", any),
+        ("EVENTKIT_GRPC_ADDR", any),
+        ("EVENTKIT_ADMIN_ADDR", any),
+    ]);
+}
+
+#[test]
+fn an_engine_that_is_not_there_is_refused_with_the_one_that_is() {
+    for (name, value, use_this) in [
+        ("EVENTKIT_EVENT_STORE", "gcs", "EVENTKIT_EVENT_STORE=local"),
+        (
+            "EVENTKIT_EVENT_STORE",
+            "firestore",
+            "EVENTKIT_EVENT_STORE=local",
+        ),
+        ("EVENTKIT_QUEUE_MODE", "pubsub", "EVENTKIT_QUEUE_MODE=async"),
+        (
+            "EVENTKIT_RING_BUFFER_MODE",
+            "sqlite",
+            "EVENTKIT_RING_BUFFER_MODE=sled",
+        ),
+    ] {
+        for profile in [Profile::Dev, Profile::Serve] {
+            let found = problems(profile, &[("EVENTKIT_EVENT_STORE", "local"), (name, value)]);
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert!(
+                found[0].starts_with(&format!("{name}={value}")),
+                "{found:?}"
+            );
+            assert!(found[0].ends_with(use_this), "{found:?}");
+        }
+    }
+}
+
+#[test]
+fn only_unknown_variables_of_our_own_are_problems() {
+    config(&[
+        ("EVENTKIT_SERVICE_HOST", "10.0.0.1"),
+        ("EVENTKIT_SERVICE_PORT_HTTP", "8000"),
+        ("EVENTKIT_PORT", "tcp://10.0.0.1:8000"),
+        ("EVENTKIT_PORT_8000_TCP", "tcp://10.0.0.1:8000"),
+        ("EVENTKIT_EMPTY", ""),
+        ("GCP_PROJECT_ID", "p"),
+        ("PUBSUB_EMULATOR_HOST", "localhost:8085"),
+        ("PATH", "/bin"),
+    ]);
+    for (name, hint) in [
+        ("EVENTKIT_LANE", "did you mean EVENTKIT_LANES?"),
+        (
+            "EVENTKIT_EVENT_LOADER_BATCH_SIZE",
+            "did you mean EVENTKIT_EVENTLOADER_BATCH_SIZE?",
+        ),
+        ("EVENTKIT_XYZZY", "`eventkit serve --help` lists them"),
+    ] {
+        let found = problems(Profile::Dev, &[(name, "1")]);
+        assert_eq!(found.len(), 1);
+        assert!(
+            found[0].starts_with(name) && found[0].ends_with(hint),
+            "{found:?}"
+        );
+    }
+}
+
+#[test]
+fn deprecated_names_apply_only_when_set_and_with_a_warning() {
+    let alias = checked(&[
+        ("EVENTKIT_BUFFER_SIZE", "50"),
+        ("EVENTKIT_BUFFER_TIMEOUT", "5.0"),
+    ]);
+    assert_eq!(alias.config.publisher.batch_events, Some(50));
+    assert_eq!(
+        alias.config.publisher.flush_interval,
+        Duration::from_secs(5)
+    );
+    let warned: Vec<_> = alias
+        .warnings
+        .iter()
+        .map(|warning| warning.setting)
+        .collect();
+    assert_eq!(warned, ["EVENTKIT_BUFFER_SIZE", "EVENTKIT_BUFFER_TIMEOUT"]);
+    assert!(
+        alias.warnings[0]
+            .text
+            .ends_with("use EVENTKIT_EVENTLOADER_BATCH_SIZE")
+    );
+
+    let both = checked(&[
+        ("EVENTKIT_BUFFER_SIZE", "50"),
+        ("EVENTKIT_EVENTLOADER_BATCH_SIZE", "70"),
+        ("EVENTKIT_BUFFER_TIMEOUT", "5"),
+        ("EVENTKIT_EVENTLOADER_FLUSH_INTERVAL", "2"),
+    ]);
+    assert_eq!(both.config.publisher.batch_events, Some(70));
+    assert_eq!(both.config.publisher.flush_interval, Duration::from_secs(2));
+
+    let cap = config(&[("EVENTKIT_BUFFER_MAX_SIZE", "1000")]);
+    assert_eq!(cap.publisher.batch_events, Some(1000));
+}
+
+#[test]
+fn what_has_no_effect_is_said() {
+    let checked = checked(&[("EVENTKIT_RING_BUFFER_PUBLISHER_POLL_INTERVAL", "0.5")]);
+    assert_eq!(checked.warnings.len(), 1);
+    assert_eq!(
+        checked.warnings[0].text,
+        "no effect with EVENTKIT_QUEUE_MODE=async"
+    );
+}
+
+#[test]
+fn values_are_read_as_their_kind_says() {
+    let config = config(&[
+        ("EVENTKIT_MAX_BODY_BYTES", "8388608"),
+        ("EVENTKIT_WAL_MAX_BYTES", "2GiB"),
+        ("EVENTKIT_EVENTLOADER_FLUSH_INTERVAL", "0.25"),
+        ("EVENTKIT_RING_BUFFER_RETENTION_HOURS", "0.5"),
+        ("EVENTKIT_LOG_LEVEL", "warning"),
+        ("EVENTKIT_JSON_LOGS", "TRUE"),
+        ("EVENTKIT_WAREHOUSE_ENABLED", "0"),
+        ("EVENTKIT_NODE", "n1"),
+    ]);
+    assert_eq!(config.ingress.body_bytes_max, 8 << 20);
+    assert_eq!(config.wal.bytes_max, Some(2 << 30));
+    assert_eq!(config.publisher.flush_interval, Duration::from_millis(250));
+    assert_eq!(config.wal.retention, Duration::from_secs(1800));
+    assert_eq!(config.telemetry.level, LogLevel::Warning);
+    assert!(config.telemetry.json);
+    assert!(!config.loader.enabled);
+    assert_eq!(config.node, "n1");
+}

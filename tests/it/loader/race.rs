@@ -1,0 +1,179 @@
+//! What may happen between two calls: another loader is quicker; and nothing may go too early.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use eventkit::loader::fake::MemoryWarehouse;
+use eventkit::loader::{Manifest, Outcome, Warehouse as _};
+use eventkit::store::fake::MemoryObjects;
+use eventkit::store::{Marker, Objects, WriteError};
+
+use super::crash::scene;
+use super::{FEW, event, event_object, loader, manifest, names, put_events};
+
+/// Objects where somebody else is quicker, once: right before a manifest is created.
+#[derive(Debug)]
+struct Raced {
+    inner: MemoryObjects,
+    other: Other,
+    is_over: AtomicBool,
+}
+
+#[derive(Debug)]
+enum Other {
+    /// Creates this manifest first.
+    Creates(Manifest),
+    /// Has taken this manifest to its end, and its file is so old that it is gone.
+    HasRecorded(Manifest, MemoryWarehouse),
+}
+
+impl Raced {
+    async fn race(&self) {
+        match &self.other {
+            Other::Creates(manifest) => {
+                let name = Manifest::name(manifest.number);
+                let created = self.inner.put_if_absent(&name, manifest.encode()).await;
+                assert!(created.unwrap());
+            }
+            Other::HasRecorded(manifest, warehouse) => {
+                let mut warehouse = warehouse.clone();
+                warehouse.load(manifest, &self.inner).await.unwrap();
+                let merged = warehouse.merge(manifest).await.unwrap();
+                let outcome = Outcome::Loaded(merged);
+                warehouse.record(manifest, &outcome).await.unwrap();
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Objects for Raced {
+    async fn put_if_absent(&self, name: &str, bytes: Bytes) -> Result<bool, WriteError> {
+        if name.starts_with("manifests/") && !self.is_over.swap(true, Ordering::SeqCst) {
+            self.race().await;
+        }
+        self.inner.put_if_absent(name, bytes).await
+    }
+
+    async fn get(&self, name: &str) -> Result<Option<Bytes>, WriteError> {
+        self.inner.get(name).await
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<String>, WriteError> {
+        self.inner.list(prefix, after, limit).await
+    }
+
+    async fn delete(&self, name: &str) -> Result<(), WriteError> {
+        self.inner.delete(name).await
+    }
+}
+
+/// Objects that check, whenever a marker goes, that it may.
+#[derive(Debug)]
+struct Watched {
+    inner: MemoryObjects,
+    warehouse: MemoryWarehouse,
+    gone: AtomicU32,
+}
+
+#[async_trait]
+impl Objects for Watched {
+    async fn put_if_absent(&self, name: &str, bytes: Bytes) -> Result<bool, WriteError> {
+        self.inner.put_if_absent(name, bytes).await
+    }
+
+    async fn get(&self, name: &str) -> Result<Option<Bytes>, WriteError> {
+        self.inner.get(name).await
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<String>, WriteError> {
+        self.inner.list(prefix, after, limit).await
+    }
+
+    async fn delete(&self, name: &str) -> Result<(), WriteError> {
+        if name.starts_with("inbox/") {
+            let copy = name.replace("inbox/", "quarantine/");
+            let marker = self.inner.get(name).await?.unwrap();
+            let is_recorded = match serde_json::from_slice::<Marker>(&marker) {
+                Ok(marker) => {
+                    let mut warehouse = self.warehouse.clone();
+                    !warehouse
+                        .recorded(&[marker.object])
+                        .await
+                        .unwrap()
+                        .is_empty()
+                }
+                Err(_) => false,
+            };
+            let is_kept = self.inner.get(&copy).await?.as_ref() == Some(&marker);
+            assert!(is_recorded != is_kept, "{name}");
+            self.gone.fetch_add(1, Ordering::SeqCst);
+        }
+        self.inner.delete(name).await
+    }
+}
+
+#[tokio::test]
+async fn a_marker_goes_only_after_the_record_or_its_copy_in_quarantine() {
+    let warehouse = MemoryWarehouse::default();
+    let watched = Arc::new(Watched {
+        inner: scene().await,
+        warehouse: warehouse.clone(),
+        gone: AtomicU32::new(0),
+    });
+    let objects: Arc<dyn Objects> = Arc::<Watched>::clone(&watched);
+    let mut loader = loader(objects, Box::new(warehouse)).with_limits(FEW);
+    loader.drain().await.unwrap();
+    assert_eq!(watched.gone.load(Ordering::SeqCst), 9);
+}
+
+#[tokio::test]
+async fn who_loses_the_race_for_a_number_completes_the_winners_manifest() {
+    let (objects, warehouse) = (MemoryObjects::default(), MemoryWarehouse::default());
+    put_events(&objects, 1, &[event("a", 1)]).await;
+    put_events(&objects, 2, &[event("b", 2)]).await;
+    let winner = manifest(1, &[&event_object(1)]);
+    let raced = Raced {
+        inner: objects.clone(),
+        other: Other::Creates(winner.clone()),
+        is_over: AtomicBool::new(false),
+    };
+    let mut loader = loader(Arc::new(raced), Box::new(warehouse.clone()));
+    assert_eq!(loader.next().await.unwrap(), Some(winner));
+    loader.drain().await.unwrap();
+    let numbers: Vec<u64> = warehouse.outcomes().into_iter().map(|(n, _)| n).collect();
+    assert_eq!(numbers, [1, 2]);
+    assert_eq!(warehouse.events().len(), 2);
+}
+
+#[tokio::test]
+async fn a_number_that_was_recorded_meanwhile_is_discarded() {
+    let (objects, warehouse) = (MemoryObjects::default(), MemoryWarehouse::default());
+    put_events(&objects, 1, &[event("a", 1)]).await;
+    let other = manifest(1, &[&event_object(1)]);
+    let raced = Raced {
+        inner: objects.clone(),
+        other: Other::HasRecorded(other, warehouse.clone()),
+        is_over: AtomicBool::new(false),
+    };
+    let mut loader = loader(Arc::new(raced), Box::new(warehouse));
+    assert_eq!(loader.next().await.unwrap(), None);
+    assert_eq!(names(&objects, "manifests/"), [""; 0]);
+    assert_eq!(
+        names(&objects, "inbox/"),
+        [""; 0],
+        "the object was recorded"
+    );
+}
