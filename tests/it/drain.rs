@@ -206,7 +206,6 @@ async fn a_drain_that_is_ended_says_so_and_the_next_one_finishes() {
     let log = log.to_str().unwrap();
     // A file where the objects' directory of the day is to be: no rights stop a test that runs as root.
     let events = dir.path().join("store/events");
-    std::fs::remove_dir_all(&events).unwrap();
     std::fs::write(&events, b"").unwrap();
     let child = eventkit(&["wal", "drain", "--for", "dev", "--json", log])
         .env("EVENTKIT_JSON_LOGS", "true")

@@ -245,9 +245,9 @@ fn nothing_is_acknowledged_after_a_failed_commit() {
         wal.append(to_append(&wal, &sent)).is_err(),
         "not asked again"
     );
-    assert!(beside(&place.path(), ".poisoned").exists());
     assert_holds(&wal, 0, &sent);
-    drop(wal);
+    close(wal);
+    assert!(beside(&place.path(), ".poisoned").exists());
     let (wal, _) = place.open();
     assert!(!beside(&place.path(), ".poisoned").exists());
     assert_holds(&wal, 0, &sent);
