@@ -17,6 +17,10 @@ pub struct IngressConfig {
     pub body_bytes_max: usize,
     /// The most events in one request.
     pub batch_events_max: usize,
+    /// The most events in one `CollectStream`.
+    pub stream_events_max: usize,
+    /// Under which every HTTP path is served as well, `/first/party`; empty: only where it is.
+    pub http_prefix: String,
     /// The deepest nesting of one event.
     pub depth_max: usize,
     /// The most keys in one event, at all levels together.

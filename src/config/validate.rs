@@ -141,6 +141,8 @@ fn ingress(reader: &mut Reader<'_>) -> IngressConfig {
         event_bytes_max: reader.count(&settings::MAX_EVENT_BYTES),
         body_bytes_max: reader.count(&settings::MAX_BODY_BYTES),
         batch_events_max: reader.count(&settings::MAX_BATCH_EVENTS),
+        stream_events_max: reader.count(&settings::MAX_STREAM_EVENTS),
+        http_prefix: rules::http_prefix(reader),
         depth_max: reader.count(&settings::MAX_DEPTH),
         keys_max: reader.count(&settings::MAX_KEYS),
         connections_max: reader.count(&settings::MAX_CONNECTIONS),
