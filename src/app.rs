@@ -34,6 +34,10 @@ use crate::telemetry::Metrics;
 use crate::wal::{LogState, Options, Unsettled, Wal};
 use crate::worker::{Stores, Worker};
 
+mod drain;
+
+pub use drain::{Drained, NoLog, Progress, Warehouse, drain_log};
+
 /// How often a stop says what it waits for.
 const PENDING_EVERY: Duration = Duration::from_secs(5);
 

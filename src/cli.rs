@@ -57,9 +57,19 @@ Examples:
   eventkit wal stat
   eventkit wal verify ./eventkit-data/wal
   eventkit wal dump --from 1000 --limit 20 --payload --json
+  eventkit wal drain ./eventkit-data/wal --event-store local
 
 A log that is in use is asked through its process's admin port; any other is copied to a temporary
-directory first (TMPDIR must have room for it). The log itself is never opened.";
+directory first (TMPDIR must have room for it). Only `drain` opens the log itself.";
+
+const DRAIN_HELP: &str = "\
+Examples:
+  eventkit wal drain --event-store local --data-dir /var/lib/eventkit
+  eventkit wal drain --for dev ./eventkit-data/wal
+
+Opens a log that no process uses, whichever engine wrote it, and delivers what it holds exactly as a gateway would: before
+the engine is changed, or before the volume of a gateway that is gone for good is given up. The log stays; what it holds
+is then only the memory of the duplicate filter. SIGTERM ends it safely; run again, it goes on where it was.";
 
 /// A durable event-ingestion gateway: accepted means on disk, and each event becomes one row in the warehouse.
 #[derive(Debug, Parser)]
@@ -155,6 +165,25 @@ pub enum WalCommand {
         #[command(flatten)]
         shared: WalArgs,
     },
+    /// Deliver everything in the log to the store and the warehouse, without opening a port; exits with 1 if anything is left
+    #[command(after_help = DRAIN_HELP)]
+    Drain(DrainArgs),
+}
+
+/// What `wal drain` takes.
+#[derive(Debug, Args)]
+pub struct DrainArgs {
+    /// The log's directory; store and warehouse lie beside it unless --data-dir says otherwise [default: as the settings say]
+    pub path: Option<PathBuf>,
+    /// Show the summary as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The command whose defaults apply
+    #[arg(long = "for", value_name = "COMMAND", value_enum, default_value_t = Profile::Serve)]
+    pub profile: Profile,
+    /// Where events go: the settings of `serve`.
+    #[command(flatten)]
+    pub flags: RunFlags,
 }
 
 /// What the log tools share.

@@ -49,6 +49,7 @@ pub mod storage;
 pub mod testing;
 
 pub use open::{OpenError, Options};
+pub use place::engine_at;
 pub use recovery::Damage;
 use recovery::GroupInfo;
 use storage::{Storage, StorageError};

@@ -1,4 +1,4 @@
-//! `eventkit wal stat|verify|dump`: looks into a log without changing it.
+//! `eventkit wal stat|verify|dump|drain`: looks into a log without changing it, or empties it ([`drain`]).
 //!
 //! A log that is in use is asked through its process's admin port; any other is copied and the copy opened. Both give
 //! the same JSON, and everything that is shown is made from that.
@@ -13,6 +13,7 @@ use crate::config::{self, Environment, Profile};
 use crate::event::Offset;
 use crate::wal::inspect::{InspectError, Inspector};
 
+mod drain;
 mod live;
 mod show;
 
@@ -55,6 +56,9 @@ pub enum WalError {
     /// An answer is not what this program understands: another version gave it.
     #[error("read the answer")]
     Answer(#[from] serde_json::Error),
+    /// The log could not be drained.
+    #[error(transparent)]
+    Drain(#[from] anyhow::Error),
     /// The output could not be written.
     #[error("write the output")]
     Output(#[from] io::Error),
@@ -129,6 +133,11 @@ fn answer(
     out: &mut dyn Write,
 ) -> Result<u8, WalError> {
     match command {
+        WalCommand::Drain(args) => drain::run(args, environment, out).map_err(|error| {
+            error
+                .downcast::<config::Problems>()
+                .map_or_else(WalError::Drain, WalError::Config)
+        }),
         WalCommand::Stat { shared } => {
             let json = shared.json;
             let answer = Source::open(&path(shared, environment)?)?.stat()?;

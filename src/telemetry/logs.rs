@@ -33,12 +33,28 @@ pub fn init(
     config: &TelemetryConfig,
     colour: bool,
 ) -> Result<(), tracing::subscriber::SetGlobalDefaultError> {
+    init_on(config, colour, std::io::stdout)
+}
+
+/// The same, to a place of the caller's choice.
+///
+/// # Errors
+///
+/// When log lines go somewhere already.
+pub fn init_on<W>(
+    config: &TelemetryConfig,
+    colour: bool,
+    out: W,
+) -> Result<(), tracing::subscriber::SetGlobalDefaultError>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
     let form = match (config.json, colour) {
         (true, _) => Form::Json,
         (false, true) => Form::Colour,
         (false, false) => Form::Text,
     };
-    let lines = Lines::new(form, std::io::stdout, Arc::new(SystemClock));
+    let lines = Lines::new(form, out, Arc::new(SystemClock));
     tracing::subscriber::set_global_default(subscriber(config.level, lines))?;
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string);

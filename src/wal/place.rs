@@ -48,6 +48,21 @@ pub(crate) fn look(path: &Path) -> io::Result<Found> {
     Ok(found)
 }
 
+/// Which engine's log lies at a path; `None` when nothing does.
+///
+/// # Errors
+///
+/// [`OpenError::Foreign`], [`OpenError::Io`].
+pub fn engine_at(path: &Path) -> Result<Option<Engine>, OpenError> {
+    let path = path.to_owned();
+    match look(&path) {
+        Err(source) => Err(OpenError::Io { path, source }),
+        Ok(Found::Foreign) => Err(OpenError::Foreign(path)),
+        Ok(Found::Log(engine)) => Ok(Some(engine)),
+        Ok(Found::Nothing) => Ok(None),
+    }
+}
+
 /// Which engine writes files of a name.
 fn engine_of(name: &str) -> Option<Engine> {
     if matches!(name, "db" | "conf" | "blobs") || name.starts_with("snap.") {
@@ -65,16 +80,13 @@ fn engine_of(name: &str) -> Option<Engine> {
 ///
 /// [`OpenError::Foreign`], [`OpenError::OtherEngine`], [`OpenError::Io`].
 pub(crate) fn refuse(files: &Files, wanted: Engine) -> Result<(), OpenError> {
-    let path = files.log.clone();
-    match look(&path) {
-        Err(source) => Err(OpenError::Io { path, source }),
-        Ok(Found::Foreign) => Err(OpenError::Foreign(path)),
-        Ok(Found::Log(found)) if found != wanted => Err(OpenError::OtherEngine {
-            path,
+    match engine_at(&files.log)? {
+        Some(found) if found != wanted => Err(OpenError::OtherEngine {
+            path: files.log.clone(),
             found,
             wanted,
         }),
-        Ok(Found::Nothing | Found::Log(_)) => Ok(()),
+        _ => Ok(()),
     }
 }
 

@@ -1,8 +1,8 @@
 //! Kills the real binary with SIGKILL at random moments under concurrent load on every door, restarts it on the same
-//! directory, and lets the oracle compare what the clients were told with what became of it.
+//! directory, and lets the oracle compare what the clients were told with what became of it. A round for each log engine.
 //!
-//! `EVENTKIT_CRASH_KILLS` (20), `EVENTKIT_CRASH_SEED` (random, printed) and `EVENTKIT_BIN` (the binary cargo built) steer
-//! it. One kill in four meets a gateway that is still starting, recovery included. A failed run keeps its directory.
+//! `EVENTKIT_CRASH_KILLS` (22, 12 of them on sled and 10 on SQLite; other numbers are shared out alike),
+//! `EVENTKIT_CRASH_SEED` (random, printed) and `EVENTKIT_BIN` (the binary cargo built) steer it. One kill in four meets a gateway that is still starting, recovery included. A failed run keeps its directory.
 
 #[path = "../support/support.rs"]
 mod support;
@@ -50,8 +50,18 @@ const DOORS: [Door; 18] = [
     Door::Bidi,
 ];
 
+type Settings = &'static [(&'static str, &'static str)];
+
 /// A log so small that trimming goes on all the time, and yet remembers the last request of every client.
-const SETTINGS: &[(&str, &str)] = &[("EVENTKIT_RING_BUFFER_MAX_SIZE", "10000")];
+const SLED: Settings = &[
+    ("EVENTKIT_RING_BUFFER_MAX_SIZE", "10000"),
+    ("EVENTKIT_RING_BUFFER_MODE", "sled"),
+];
+/// The same on the other engine.
+const SQLITE: Settings = &[
+    ("EVENTKIT_RING_BUFFER_MAX_SIZE", "10000"),
+    ("EVENTKIT_RING_BUFFER_MODE", "sqlite"),
+];
 
 /// How long a gateway lives at most under load, in milliseconds.
 const LIFE_MS_MAX: u64 = 3_000;
@@ -105,10 +115,24 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
-    let kills = number("EVENTKIT_CRASH_KILLS", 20)?;
+    let kills = number("EVENTKIT_CRASH_KILLS", 22)?;
     let seed = number("EVENTKIT_CRASH_SEED", u64::from(rand::random::<u32>()))?;
+    let on_sled = (kills * 12).div_ceil(22);
+    say(&format!("crash: seed {seed}, {kills} kills"));
+    for (engine, settings, kills) in [("sled", SLED, on_sled), ("sqlite", SQLITE, kills - on_sled)]
+    {
+        if kills > 0 {
+            round(engine, settings, (seed, kills))
+                .with_context(|| format!("the log on {engine}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// One engine's kills, on a directory of its own.
+fn round(engine: &str, settings: Settings, (seed, kills): (u64, u64)) -> Result<()> {
     say(&format!(
-        "crash: seed {seed}, {kills} kills, {} clients",
+        "crash: {engine}: {kills} kills, {} clients",
         DOORS.len()
     ));
     let dir = tempfile::Builder::new()
@@ -118,10 +142,10 @@ fn run() -> Result<()> {
         .worker_threads(2)
         .enable_all()
         .build()?;
-    let result = runtime.block_on(crash(dir.path(), seed, kills));
+    let result = runtime.block_on(crash(dir.path(), settings, (seed, kills)));
     if result.is_err() {
         say(&format!(
-            "crash: data kept in {}; again with EVENTKIT_CRASH_SEED={seed} EVENTKIT_CRASH_KILLS={kills}",
+            "crash: data kept in {}; again with the same EVENTKIT_CRASH_SEED and EVENTKIT_CRASH_KILLS",
             dir.keep().display()
         ));
     }
@@ -129,7 +153,7 @@ fn run() -> Result<()> {
 }
 
 /// The whole run.
-async fn crash(dir: &Path, seed: u64, kills: u64) -> Result<()> {
+async fn crash(dir: &Path, settings: Settings, (seed, kills): (u64, u64)) -> Result<()> {
     let began = Instant::now();
     let shared = Arc::new(Shared::default());
     let (phase, phases) = watch::channel(Phase::Down);
@@ -138,9 +162,9 @@ async fn crash(dir: &Path, seed: u64, kills: u64) -> Result<()> {
         clients.spawn(Client::new(number, door, seed, &shared, &phases).run());
     }
 
-    let mut alarms = kill_again_and_again(dir, (seed, kills), &shared, &phase).await?;
+    let mut alarms = kill_again_and_again((dir, settings), (seed, kills), &shared, &phase).await?;
 
-    let (gateway, endpoints) = Gateway::start(dir, SETTINGS).await?;
+    let (gateway, endpoints) = Gateway::start(dir, settings).await?;
     phase.send_replace(Phase::Last(endpoints));
     let settled = async {
         while clients.join_next().await.transpose()?.is_some() {}
@@ -165,7 +189,7 @@ async fn crash(dir: &Path, seed: u64, kills: u64) -> Result<()> {
 
 /// Start, load, kill; now and then kill a gateway that is still starting. Returns the alarms in the logs.
 async fn kill_again_and_again(
-    dir: &Path,
+    (dir, settings): (&Path, Settings),
     (seed, kills): (u64, u64),
     shared: &Shared,
     phase: &watch::Sender<Phase>,
@@ -176,13 +200,13 @@ async fn kill_again_and_again(
     let (mut under_load, mut starting) = (0, 0);
     for kill in 0..kills {
         let gateway = if kill > 0 && rng.random_range(0..4) == 0 {
-            let gateway = Gateway::spawn(dir, SETTINGS)?;
+            let gateway = Gateway::spawn(dir, settings)?;
             starting += 1;
             sleep(start_up.mul_f64(rng.random_range(0.0..1.2))).await;
             gateway
         } else {
             let began = Instant::now();
-            let (gateway, endpoints) = Gateway::start(dir, SETTINGS)
+            let (gateway, endpoints) = Gateway::start(dir, settings)
                 .await
                 .with_context(|| format!("restart after {kill} kills"))?;
             start_up = began.elapsed();

@@ -17,6 +17,8 @@ mod loader;
 mod oracle;
 // Both doors to the warehouse, with the real binary.
 mod e2e;
+// A log emptied without a gateway.
+mod drain;
 // Every script of `grpcurl-examples/`.
 mod grpcurl;
 // How it is started, what it says, and the tools.

@@ -60,6 +60,9 @@ pub(crate) fn is_ours(name: &str) -> bool {
         .any(|suffix| SUFFIXES.contains(&suffix))
 }
 
+/// A key and its value.
+type Pair = (Vec<u8>, Vec<u8>);
+
 /// An SQLite database as an engine.
 #[derive(Debug)]
 pub struct SqliteStorage {
@@ -139,7 +142,7 @@ impl SqliteStorage {
     }
 
     /// At most `limit` pairs from a key on.
-    fn page(&self, from: &[u8], limit: i64) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StorageError> {
+    fn page(&self, from: &[u8], limit: i64) -> Result<Vec<Pair>, StorageError> {
         let reader = self.reader();
         let mut statement = reader.prepare_cached(PAGE).map_err(storage_error)?;
         let pairs = statement
@@ -385,3 +388,6 @@ fn storage_error(error: rusqlite::Error) -> StorageError {
     };
     StorageError::Io(io::Error::new(kind, error))
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,8 +9,12 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{append, assert_holds, beside, close, events, open_at, wait};
+use eventkit::config::Engine;
 
+use super::{append, assert_holds, beside, close, events, open_on, wait};
+
+/// Tells the child which engine it is to use.
+const CHILD_ENGINE: &str = "WAL_BARRIER_CHILD_ENGINE";
 /// Tells the child where its log is to be, and that it is one.
 const CHILD_DIR: &str = "WAL_BARRIER_CHILD_DIR";
 const GROUPS: usize = 12;
@@ -27,7 +31,9 @@ fn child() {
     let Some(path) = std::env::var_os(CHILD_DIR) else {
         return;
     };
-    let (wal, _) = match open_at(Path::new(&path)) {
+    let sqlite = std::env::var_os(CHILD_ENGINE).is_some_and(|engine| engine == "sqlite");
+    let engine = if sqlite { Engine::Sqlite } else { Engine::Sled };
+    let (wal, _) = match open_on(engine, Path::new(&path)) {
         Ok(opened) => opened,
         Err(error) => return line(&format!("refused {error}")),
     };
@@ -51,6 +57,10 @@ fn group(n: usize) -> Vec<super::Sent> {
 
 /// Runs the child; its standard output, and the trace if strace is there.
 fn traced(path: &Path, inject: Option<&str>) -> Option<(Vec<String>, String)> {
+    traced_on(Engine::Sled, path, inject)
+}
+
+fn traced_on(engine: Engine, path: &Path, inject: Option<&str>) -> Option<(Vec<String>, String)> {
     let trace = path.with_extension("trace");
     let mut command = Command::new("strace");
     command.args(["-f", "-y", "-s", "64", "-o"]).arg(&trace);
@@ -65,7 +75,9 @@ fn traced(path: &Path, inject: Option<&str>) -> Option<(Vec<String>, String)> {
         "--nocapture",
         "--test-threads=1",
     ]);
-    command.env(CHILD_DIR, path);
+    command
+        .env(CHILD_DIR, path)
+        .env(CHILD_ENGINE, engine.name());
     let output = match command.output() {
         Ok(output) => output,
         Err(error) => {
@@ -277,7 +289,7 @@ fn a_failing_fdatasync_is_never_acknowledged_and_the_next_open_has_everything() 
             assert!(!rest.is_empty() && rest.iter().all(bad), "{said:?}");
             assert!(poisoned, "from {from}: {said:?}");
         }
-        check_after(&path, count);
+        check_after(Engine::Sled, &path, count);
     }
     assert!(refused > 0, "no failure hit the open");
     assert!(
@@ -287,8 +299,8 @@ fn a_failing_fdatasync_is_never_acknowledged_and_the_next_open_has_everything() 
 }
 
 /// The log opens, holds what was acknowledged, and at most the one group beyond it whose outcome was unknown.
-fn check_after(path: &Path, acknowledged: usize) {
-    let (wal, _) = open_at(path).unwrap();
+fn check_after(engine: Engine, path: &Path, acknowledged: usize) {
+    let (wal, _) = open_on(engine, path).unwrap();
     assert!(!beside(path, ".poisoned").exists());
     let sent: Vec<super::Sent> = (0..GROUPS).flat_map(group).collect();
     let least: usize = (0..acknowledged).map(|n| group(n).len()).sum();
@@ -304,4 +316,131 @@ fn check_after(path: &Path, acknowledged: usize) {
     assert_eq!(again.duplicates.len(), held);
     assert_holds(&wal, 0, &sent);
     close(wal);
+}
+
+#[test]
+fn on_sqlite_an_acknowledgement_comes_after_a_completed_sync_of_its_data() {
+    let (_dir, path) = scene();
+    let Some((said, trace)) = traced_on(Engine::Sqlite, &path, None) else {
+        return;
+    };
+    let expected: Vec<String> = (0..GROUPS).map(|n| format!("acknowledged {n}")).collect();
+    assert_eq!(said, expected);
+    let calls = calls(&trace);
+    let is_sync = |call: &Call| matches!(call.name.as_str(), "fdatasync" | "fsync");
+    let data = path.join("log.db-wal").to_str().unwrap().to_owned();
+    let mark = beside(&path, ".mark").to_str().unwrap().to_owned();
+    let mut from = 0;
+    for n in 0..GROUPS {
+        let said = format!("acknowledged {n}\\n");
+        let answer = calls
+            .iter()
+            .find(|call| call.name == "write" && call.text.contains(&said))
+            .unwrap_or_else(|| panic!("no line for {n}"))
+            .began;
+        let between: Vec<&Call> = calls
+            .iter()
+            .filter(|call| call.began > from && call.began < answer)
+            .collect();
+        let written = between
+            .iter()
+            .filter(|call| call.name == "pwrite64" && call.file == data)
+            .map(|call| call.ended)
+            .max()
+            .unwrap_or_else(|| panic!("commit {n} wrote no data"));
+        let synced = between
+            .iter()
+            .find(|call| {
+                is_sync(call) && call.file == data && call.succeeded && call.began > written
+            })
+            .unwrap_or_else(|| panic!("commit {n} was not synced"))
+            .ended;
+        assert!(
+            synced < answer,
+            "commit {n} was answered while its sync went on"
+        );
+        let marked = between
+            .iter()
+            .any(|call| call.name == "pwrite64" && call.file == mark && call.began > synced);
+        assert!(
+            marked,
+            "commit {n}: the mark is written after the sync and before the answer"
+        );
+        from = answer;
+    }
+    // By name: the database as it was made, its directory after the rename and again with the first commit, the parent.
+    let first = calls
+        .iter()
+        .find(|call| call.text.contains("acknowledged 0"))
+        .unwrap()
+        .began;
+    let parent = path.parent().unwrap().to_path_buf();
+    for name in [path.join("log.creating"), path.clone(), parent] {
+        let name = name.to_str().unwrap();
+        let synced = calls
+            .iter()
+            .any(|call| is_sync(call) && call.file == name && call.ended < first && call.succeeded);
+        assert!(synced, "{name} is synced");
+    }
+    let opened = calls.iter().find(|call| call.file == data).unwrap().began;
+    let named = calls.iter().any(|call| {
+        is_sync(call) && Path::new(&call.file) == path && call.began > opened && call.ended < first
+    });
+    assert!(
+        named,
+        "the name of log.db-wal is durable before the first answer"
+    );
+}
+
+/// A sync that fails, and a volume that is full: whatever the call, nothing is acknowledged from then on.
+#[test]
+fn on_sqlite_a_failing_call_is_never_acknowledged_and_the_next_open_has_everything() {
+    let mut acknowledged = Vec::new();
+    let faults = [
+        ("fdatasync", "EIO"),
+        ("fsync", "EIO"),
+        ("pwrite64", "ENOSPC"),
+        ("pwrite64", "EIO"),
+    ];
+    for (call, error) in faults {
+        // The counts are each thread's own: the open makes some of the calls, the commits the others.
+        for from in [1, 2, 3, 6, 9, 14, 20] {
+            let (_dir, path) = scene();
+            close(open_on(Engine::Sqlite, &path).unwrap().0);
+            let inject = format!("{call}:error={error}:when={from}+");
+            let case = format!("{call} fails with {error} from {from} on");
+            let Some((said, trace)) = traced_on(Engine::Sqlite, &path, Some(&inject)) else {
+                return;
+            };
+            let calls = calls(&trace);
+            let failed = calls
+                .iter()
+                .find(|traced| traced.name == call && !traced.succeeded);
+            let count = said
+                .iter()
+                .filter(|line| line.starts_with("acknowledged"))
+                .count();
+            let Some(failed) = failed.map(|call| call.ended) else {
+                // SQLite makes fewer of these calls than that.
+                assert_eq!(count, GROUPS, "{case}");
+                continue;
+            };
+            let late = calls.iter().find(|call| {
+                call.name == "write" && call.text.contains("acknowledged ") && call.began > failed
+            });
+            // The mark's own failing sync comes after the data's: what it would have covered is durable without it.
+            assert!(late.is_none(), "{case}: {late:?}");
+            acknowledged.push(count);
+            if said.first().is_some_and(|line| line.starts_with("refused")) {
+                assert_eq!(count, 0, "{case}");
+            } else {
+                assert!(beside(&path, ".poisoned").exists(), "{case}: {said:?}");
+            }
+            check_after(Engine::Sqlite, &path, count);
+        }
+    }
+    assert!(
+        acknowledged.iter().any(|&count| count > 0) && acknowledged.contains(&0),
+        "{acknowledged:?}"
+    );
 }

@@ -198,9 +198,12 @@ fn every_prefix_of_the_commits_is_a_log_with_what_was_acknowledged_by_then() {
             let case = format!("cut at {cut} of {}, then {rest:?}", whole.len());
             let (opened, _) =
                 open_on(Engine::Sqlite, &path).unwrap_or_else(|error| panic!("{case}: {error}"));
-            assert_eq!(durable(&opened), *events as u64, "{case}");
-            assert_holds(&opened, 0, &sent[..*events]);
-            assert_eq!(append(&opened, &sent).duplicates.len(), *events, "{case}");
+            // A frame may end in zeros itself, and is then whole although it was cut.
+            let held = usize::try_from(durable(&opened)).unwrap();
+            let whole_commit = acknowledged.iter().any(|at| at.1 == held);
+            assert!(held >= *events && whole_commit, "{case}: {held} events");
+            assert_holds(&opened, 0, &sent[..held]);
+            assert_eq!(append(&opened, &sent).duplicates.len(), held, "{case}");
             assert_holds(&opened, 0, &sent);
             close(opened);
             kept.insert(*events);
@@ -242,9 +245,9 @@ fn nothing_is_acknowledged_after_a_failed_commit() {
         wal.append(to_append(&wal, &sent)).is_err(),
         "not asked again"
     );
-    assert!(beside(&place.path(), ".poisoned").exists());
     assert_holds(&wal, 0, &sent);
-    drop(wal);
+    close(wal);
+    assert!(beside(&place.path(), ".poisoned").exists());
     let (wal, _) = place.open();
     assert!(!beside(&place.path(), ".poisoned").exists());
     assert_holds(&wal, 0, &sent);

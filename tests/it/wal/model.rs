@@ -1,11 +1,12 @@
 //! Random histories of a log against a `Vec`.
 
+use eventkit::config::Engine;
 use eventkit::wal::storage::memory::MemoryStorage;
 use eventkit::wal::{Unsettled, Wal};
 use proptest::prelude::*;
 
 use super::oracle::{Oracle, Step};
-use super::{LANES, Place, Sent, close, noise};
+use super::{ENGINES, LANES, Place, Sent, close, copy_log, noise};
 
 #[derive(Debug, Clone)]
 enum Act {
@@ -142,5 +143,66 @@ proptest! {
         close(wal);
         let wal = world.open();
         close(wal);
+    }
+}
+
+/// The same histories on the engines whose logs are files. A death is a copy of the files as they lie between two commits;
+/// what a kill meets in the middle of one is the crash test's.
+fn lives_on_disk(engine: Engine, acts: &[Act], retained: u64) {
+    let mut made = World {
+        storage: MemoryStorage::default(),
+        oracle: Oracle::default(),
+        events: 0,
+        retained,
+    };
+    let mut place = Place::on(engine);
+    let open = |place: &Place, oracle: &mut Oracle| {
+        let (wal, unsettled) = place.open_with(|config| config.retained_events_max = retained);
+        oracle.check(&wal, &unsettled);
+        wal
+    };
+    let mut wal = open(&place, &mut made.oracle);
+    for act in acts {
+        let step = match act {
+            Act::Append(count, bytes) => Step::Append(made.events(*count, *bytes)),
+            Act::Repeat(count) => Step::Repeat(*count, made.events(1, 50).remove(0)),
+            Act::Seal(lane, count) => Step::Seal(*lane, *count),
+            Act::Checkpoint(quarters) => Step::Checkpoint(*quarters),
+            Act::Barrier => Step::Barrier,
+            Act::Reopen => {
+                close(wal);
+                wal = open(&place, &mut made.oracle);
+                continue;
+            }
+            Act::Fail(..) | Act::Cut(..) => {
+                assert!(made.oracle.apply(&wal, &Step::Barrier));
+                let copy = Place::on(engine);
+                copy_log(&place.path(), &copy.path());
+                close(wal);
+                place = copy;
+                wal = open(&place, &mut made.oracle);
+                continue;
+            }
+        };
+        assert!(made.oracle.apply(&wal, &step), "{step:?} failed");
+    }
+    close(wal);
+    let wal = open(&place, &mut made.oracle);
+    made.oracle.check_use(&wal, "last");
+    close(wal);
+    close(open(&place, &mut made.oracle));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(25))]
+
+    #[test]
+    fn a_log_on_disk_is_a_vec_that_survives(
+        acts in prop::collection::vec(act(), 1..30),
+        retained in prop_oneof![Just(0u64), 1..60u64],
+    ) {
+        for engine in ENGINES {
+            lives_on_disk(engine, &acts, retained);
+        }
     }
 }

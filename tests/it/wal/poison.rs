@@ -2,11 +2,12 @@
 
 use std::fs;
 
+use eventkit::config::Engine;
 use eventkit::wal::storage::memory::MemoryStorage;
 use eventkit::wal::{AppendError, CommitError, LogState};
 
 use super::{
-    Place, append, assert_holds, beside, checkpoint, close, durable, events, open_at, seal,
+    Place, append, assert_holds, beside, checkpoint, close, durable, events, open_on, seal,
     to_append, wait,
 };
 
@@ -73,27 +74,29 @@ fn a_seal_or_checkpoint_whose_sync_fails_poisons_as_well() {
 
 #[test]
 fn a_log_with_the_sign_is_copied_to_fresh_files_before_it_is_used() {
-    use std::os::unix::fs::MetadataExt as _;
+    for (engine, file) in [(Engine::Sled, "db"), (Engine::Sqlite, "log.db")] {
+        use std::os::unix::fs::MetadataExt as _;
 
-    let place = Place::sled();
-    let (wal, _) = place.open();
-    let sent = events("e", 30, 1_000);
-    append(&wal, &sent);
-    close(wal);
-    let inode = || fs::metadata(place.path().join("db")).unwrap().ino();
-    let old = inode();
-    fs::write(beside(&place.path(), ".poisoned"), b"").unwrap();
-    // A copy that an earlier open did not finish is no obstacle, and never used.
-    fs::create_dir(beside(&place.path(), ".copy")).unwrap();
-    fs::write(beside(&place.path(), ".copy").join("db"), b"half").unwrap();
-    let (wal, _) = open_at(&place.path()).unwrap();
-    assert_ne!(inode(), old, "fresh files");
-    assert!(!beside(&place.path(), ".poisoned").exists());
-    assert!(!beside(&place.path(), ".copy").exists());
-    assert_holds(&wal, 0, &sent);
-    append(&wal, &events("more", 1, 10));
-    close(wal);
-    let fresh = inode();
-    close(open_at(&place.path()).unwrap().0);
-    assert_eq!(inode(), fresh, "copied once");
+        let place = Place::on(engine);
+        let (wal, _) = place.open();
+        let sent = events("e", 30, 1_000);
+        append(&wal, &sent);
+        close(wal);
+        let inode = || fs::metadata(place.path().join(file)).unwrap().ino();
+        let old = inode();
+        fs::write(beside(&place.path(), ".poisoned"), b"").unwrap();
+        // A copy that an earlier open did not finish is no obstacle, and never used.
+        fs::create_dir(beside(&place.path(), ".copy")).unwrap();
+        fs::write(beside(&place.path(), ".copy").join("db"), b"half").unwrap();
+        let (wal, _) = open_on(engine, &place.path()).unwrap();
+        assert_ne!(inode(), old, "fresh files");
+        assert!(!beside(&place.path(), ".poisoned").exists());
+        assert!(!beside(&place.path(), ".copy").exists());
+        assert_holds(&wal, 0, &sent);
+        append(&wal, &events("more", 1, 10));
+        close(wal);
+        let fresh = inode();
+        close(open_on(engine, &place.path()).unwrap().0);
+        assert_eq!(inode(), fresh, "copied once");
+    }
 }
