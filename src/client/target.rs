@@ -27,7 +27,7 @@ pub struct Target {
 #[derive(Debug, thiserror::Error)]
 pub enum ParseTargetError {
     /// It is no URL.
-    #[error("not a URL like http://127.0.0.1:8000 or grpc://127.0.0.1:9000")]
+    #[error("not a URL like http://127.0.0.1:8000 or grpc://127.0.0.1:50051")]
     NotAUrl(#[source] http::uri::InvalidUri),
     /// The scheme is missing or another one.
     #[error("the address must begin with http:// or grpc://")]
