@@ -21,7 +21,7 @@ mod validate;
 pub use environment::Environment;
 pub use raw::{Inputs, Profile, Resolved, Source};
 pub use stages::{
-    AdminConfig, Config, IngressConfig, LoaderConfig, LogLevel, PublisherConfig, StoreConfig,
-    StoreKind, TelemetryConfig, WalConfig,
+    AdminConfig, Config, Engine, IngressConfig, LoaderConfig, LogLevel, PublisherConfig,
+    StoreConfig, StoreKind, TelemetryConfig, WalConfig,
 };
 pub use validate::{Checked, Problem, Problems, Warning, log_path, validate};

@@ -1,15 +1,15 @@
 //! The doors: bytes come in, by HTTP or gRPC, and every event gets exactly one outcome.
 //!
 //! ```text
-//!   http ──▶ decode::scan ──┐
-//!                           ├─▶ submit: admit ─▶ lane ─▶ one append ─▶ commit ─▶ one outcome per event
-//!   grpc ──▶ slices ────────┘
+//!   http, segment ──▶ decode::scan ──┐   begin                            settle
+//!                                    ├─▶ admit ─▶ lane ─▶ one append ─▶│─▶ commit ─▶ one outcome per event
+//!   grpc, streams ──▶ slices ────────┘
 //! ```
 //!
 //! What this stage promises:
 //!
-//! 1. One path behind all doors: [`Ingress::submit`]. A door only turns its protocol into a [`Submission`] and the
-//!    outcomes into its answer.
+//! 1. One path behind all doors: [`Ingress::submit`], or its two halves where several batches of a stream are under way
+//!    at once. A door only turns its protocol into a [`Submission`] and the outcomes into its answer.
 //! 2. Every event of a request has exactly one [`Outcome`], in the order of the request; a bad one never rejects those
 //!    beside it.
 //! 3. [`Outcome::Accepted`] and [`Outcome::Duplicate`] are said only after the log's commit. What is refused as a whole
@@ -27,12 +27,12 @@ use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
 use crate::config::IngressConfig;
-use crate::event::{DEFAULT_SOURCE, Event, EventKey, Lane, Micros};
+use crate::event::{DEFAULT_SOURCE, DEFAULT_STREAM, Event, EventKey, Lane, Micros};
 use crate::lifecycle::Health;
 use crate::sequencer;
 use crate::status::Code;
 use crate::telemetry::Metrics;
-use crate::wal::{Append, AppendError, CommitError, Wal};
+use crate::wal::{Append, AppendError, Commit, CommitError, Wal};
 
 pub mod admit;
 pub mod decode;
@@ -49,19 +49,25 @@ mod cors;
 mod deadline;
 mod grpc_layer;
 mod request_id;
+mod results;
 mod route;
 mod rpc_status;
+mod segment;
+mod stream;
 
 pub use deadline::Deadline;
 pub use outcome::{Counts, Outcome, RequestError};
 pub use server::{Door, Server, Stop};
 
-use admit::{Admitted, Limits};
+use admit::{Admitted, Limits, Shared};
 use decode::scan::Item;
 use shed::Budget;
 
 /// Bytes of a record that are not its payload, about: to size the buffer of an append once.
 const RECORD_OVERHEAD: usize = 96;
+
+/// How many times the largest body a batch may measure, once each event carries what they share.
+const MERGED_FACTOR: usize = 4;
 
 /// Which protocol an event came by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +96,51 @@ impl Input<'_> {
     }
 }
 
+/// Where events are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamOf<'a> {
+    /// All in this one; its name was judged by the door ([`admit::is_stream_name`]).
+    Named(&'a str),
+    /// Each where its type belongs.
+    ItsType,
+}
+
+impl<'a> StreamOf<'a> {
+    /// The stream of an event of this type.
+    fn of(self, kind: &str) -> &'a str {
+        match (self, kind) {
+            (Self::Named(name), _) => name,
+            (Self::ItsType, "identify") => "users",
+            (Self::ItsType, "track") => "events",
+            (Self::ItsType, "page") => "pages",
+            (Self::ItsType, "screen") => "screens",
+            (Self::ItsType, "group") => "groups",
+            (Self::ItsType, "alias") => "aliases",
+            (Self::ItsType, _) => DEFAULT_STREAM,
+        }
+    }
+}
+
+/// Events that were handed to the log; [`Ingress::settle`] says what became of them.
+#[derive(Debug)]
+#[must_use = "what became of the events is known only after `settle`"]
+pub struct Pending<'a> {
+    /// They say "accepted" already, and are not shown to anyone before the commit.
+    outcomes: Vec<Outcome<'a>>,
+    /// `None`: there was nothing to append.
+    commit: Option<Commit>,
+}
+
+impl Pending<'_> {
+    /// The same without what it borrows from the request.
+    pub fn into_owned(self) -> Pending<'static> {
+        Pending {
+            outcomes: self.outcomes.into_iter().map(Outcome::into_owned).collect(),
+            commit: self.commit,
+        }
+    }
+}
+
 /// One request's events, and what is known about all of them.
 #[derive(Debug)]
 pub struct Submission<'a> {
@@ -97,8 +148,12 @@ pub struct Submission<'a> {
     pub protocol: Protocol,
     /// Identifies the request in the logs.
     pub request_id: &'a str,
-    /// Where the events are stored; judged by the door ([`admit::is_stream_name`]).
-    pub stream: &'a str,
+    /// Where the events are stored.
+    pub stream: StreamOf<'a>,
+    /// The type of every event, where the path gives it; else each says itself.
+    pub kind: Option<&'static str>,
+    /// What the events have in common.
+    pub shared: Shared<'a>,
     /// When the client says it sent the request.
     pub sent_at: Option<Micros>,
     /// Until when the events may be appended.
@@ -214,6 +269,14 @@ impl Ingress {
         Err(refusal.into())
     }
 
+    /// Takes bytes of one batch of a stream from the budget of what is under way.
+    pub(crate) fn hold(&self, bytes: usize) -> Result<shed::Held, RequestError> {
+        self.0.in_flight.take(bytes).ok_or_else(|| {
+            self.shed(Code::Overloaded);
+            Code::Overloaded.into()
+        })
+    }
+
     /// Counts a request that is turned away for our own want of capacity.
     pub(crate) fn shed(&self, code: Code) {
         self.metrics()
@@ -233,30 +296,74 @@ impl Ingress {
         &self,
         submission: Submission<'a>,
     ) -> Result<Vec<Outcome<'a>>, RequestError> {
+        let pending = self.begin(submission)?;
+        self.settle(pending).await
+    }
+
+    /// Judges a request's events and hands them to the log. What is begun first lies first in the log.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError`]: nothing was stored.
+    pub fn begin<'a>(&self, submission: Submission<'a>) -> Result<Pending<'a>, RequestError> {
         self.metrics().events_received.add(
             submission.inputs.len() as u64,
             protocol_label(submission.protocol),
         );
-        let (count, max) = (submission.inputs.len(), self.config().batch_events_max);
-        if count > max {
-            return Err(RequestError::too_many_events(max));
-        }
+        self.check_sizes(&submission)?;
         let deadline = submission.deadline;
-        let (mut outcomes, append) = self.prepare(submission);
-        if !append.is_empty() {
-            if deadline.is_some_and(|deadline| !deadline.begin_append()) {
-                return Err(Code::DeadlineExceeded.into());
-            }
-            let commit = self.0.wal.append(append).map_err(|error| {
-                let code = append_code(error);
-                self.shed(code);
-                code
-            })?;
+        let (outcomes, append) = self.prepare(submission);
+        if append.is_empty() {
+            let commit = None;
+            return Ok(Pending { outcomes, commit });
+        }
+        if deadline.is_some_and(|deadline| !deadline.begin_append()) {
+            return Err(Code::DeadlineExceeded.into());
+        }
+        let commit = self.0.wal.append(append).map_err(|error| {
+            let code = append_code(error);
+            self.shed(code);
+            code
+        })?;
+        Ok(Pending {
+            outcomes,
+            commit: Some(commit),
+        })
+    }
+
+    /// Waits until what was begun is durable, and says what became of each event, in order. Dropped, it undoes nothing.
+    ///
+    /// # Errors
+    ///
+    /// The log failed: the events may or may not be stored.
+    pub async fn settle<'a>(&self, pending: Pending<'a>) -> Result<Vec<Outcome<'a>>, RequestError> {
+        let Pending {
+            mut outcomes,
+            commit,
+        } = pending;
+        if let Some(commit) = commit {
             let committed = commit.await.map_err(commit_code)?;
             outcome::mark_duplicates(&mut outcomes, &committed.duplicates);
         }
         self.count(&outcomes);
         Ok(outcomes)
+    }
+
+    /// What a request as a whole may measure. Only the shared parts can make it larger than its body was.
+    fn check_sizes(&self, submission: &Submission<'_>) -> Result<(), RequestError> {
+        let (count, max) = (submission.inputs.len(), self.config().batch_events_max);
+        if count > max {
+            return Err(RequestError::too_many_events(max));
+        }
+        let shared = submission.shared.bytes();
+        if shared > 0 {
+            let bytes: usize = submission.inputs.iter().map(Input::bytes).sum();
+            let max = self.config().body_bytes_max.saturating_mul(MERGED_FACTOR);
+            if bytes.saturating_add(shared.saturating_mul(count)) > max {
+                return Err(RequestError::merged_too_large(max));
+            }
+        }
+        Ok(())
     }
 
     /// Judges every event and encodes those that are taken into one append. Their outcomes say "accepted" already, and are
@@ -265,12 +372,13 @@ impl Ingress {
         let received_at = self.now();
         let bytes: usize = submission.inputs.iter().map(Input::bytes).sum();
         let count = submission.inputs.len();
-        let mut append = Append::with_capacity(count, bytes + count * RECORD_OVERHEAD);
+        let overhead = RECORD_OVERHEAD + submission.shared.bytes();
+        let mut append = Append::with_capacity(count, bytes + count * overhead);
         let mut outcomes = Vec::with_capacity(count);
         let debug = tracing::enabled!(tracing::Level::DEBUG);
         for input in &submission.inputs {
             let judged = match input {
-                Input::Json(item) => admit::json(*item, &self.0.limits),
+                Input::Json(item) => admit::json(*item, &submission.shared, &self.0.limits),
                 Input::Event(bytes) => admit::event(bytes, &self.0.limits),
             };
             let admitted = match judged {
@@ -284,7 +392,7 @@ impl Ingress {
                     continue;
                 }
             };
-            let kind = admitted.kind;
+            let kind = submission.kind.unwrap_or(admitted.kind);
             let (outcome, lane) = self.push(admitted, &submission, received_at, &mut append);
             outcomes.push(outcome);
             if debug {
@@ -323,14 +431,16 @@ impl Ingress {
                 source: DEFAULT_SOURCE,
                 message_id: &message_id,
                 message_id_assigned: assigned,
-                stream: submission.stream,
-                kind: None,
+                stream: submission
+                    .stream
+                    .of(submission.kind.unwrap_or(admitted.kind)),
+                kind: submission.kind,
                 lane,
                 received_at,
                 sent_at: submission.sent_at,
                 trace: None,
-                batch_context: &[],
-                batch_integrations: &[],
+                batch_context: submission.shared.context,
+                batch_integrations: submission.shared.integrations,
             },
             fingerprint,
         );
@@ -363,7 +473,7 @@ impl Ingress {
 
 /// The lines of one event, only when someone reads them. They carry no value that a client made up.
 fn trace_event(submission: &Submission<'_>, kind: &'static str, lane: Lane) {
-    let (request_id, stream) = (submission.request_id, submission.stream);
+    let (request_id, stream) = (submission.request_id, submission.stream.of(kind));
     tracing::debug!(event_type = kind, request_id, stream, "event_received");
     tracing::debug!(event_type = kind, request_id, stream, "event_adapted");
     tracing::debug!(partition = lane.0, request_id, stream, "event_sequenced");

@@ -41,6 +41,7 @@ mod groups;
 pub mod inspect;
 mod mark;
 mod open;
+mod place;
 pub mod record;
 mod recovery;
 mod room;

@@ -39,12 +39,33 @@ fn nearest(name: &str) -> Option<&'static str> {
         .map(|(_, known)| known)
 }
 
+/// A prefix of paths: `/` and a plain name, once or more, or nothing.
+pub(super) fn http_prefix(reader: &mut Reader<'_>) -> String {
+    let prefix = reader.text(&settings::HTTP_PREFIX);
+    let prefix = prefix.trim_end_matches('/');
+    let plain = |name: &str| {
+        !name.is_empty()
+            && !name.starts_with('.')
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte))
+    };
+    let is_path = prefix
+        .strip_prefix('/')
+        .is_none_or(|names| names.split('/').all(plain));
+    reader.rule(
+        &[&settings::HTTP_PREFIX],
+        is_path && (prefix.is_empty() || prefix.starts_with('/')),
+        "must be a path of plain names, for instance /first/party",
+    );
+    prefix.to_owned()
+}
+
 /// Engines that this version does not have, or that the command does not use.
 pub(super) fn engines(reader: &mut Reader<'_>) {
-    let built: [(&'static Setting, &str); 3] = [
+    let built: [(&'static Setting, &str); 2] = [
         (&settings::EVENT_STORE, "local"),
         (&settings::QUEUE_MODE, "async"),
-        (&settings::RING_BUFFER_MODE, "sled"),
     ];
     for (setting, word) in built {
         let chosen = reader.choice(setting);

@@ -192,6 +192,8 @@ settings! {
             "The port for gRPC alone. Port 0 takes any free one";
         ADMIN_ADDR: "admin-addr", "EVENTKIT_ADMIN_ADDR", Is("127.0.0.1:9090"), Address,
             "The admin port: /metrics, /health, /ready and what `eventkit wal` asks a live log. Whoever reaches it can read events: keep it private";
+        HTTP_PREFIX: "http-prefix", "EVENTKIT_HTTP_PREFIX", Unset("paths are served where they are"), Text,
+            "Serve every HTTP path under this prefix as well, for instance /ek: /ek/v1/batch";
         GRPC_REFLECTION: "grpc-reflection", "EVENTKIT_GRPC_REFLECTION", Is("true"), Bool,
             "Serve gRPC reflection, so that grpcurl needs no proto files";
     }
@@ -202,6 +204,8 @@ settings! {
             "The largest HTTP body or gRPC message, after decompression";
         MAX_BATCH_EVENTS: "max-batch-events", "EVENTKIT_MAX_BATCH_EVENTS", Is("10000"), Count(1, 1_000_000),
             "The most events in one request";
+        MAX_STREAM_EVENTS: "max-stream-events", "EVENTKIT_MAX_STREAM_EVENTS", Is("100000"), Count(1, 1_000_000_000),
+            "The most events in one CollectStream";
         MAX_DEPTH: "max-depth", "EVENTKIT_MAX_DEPTH", Is("64"), Count(1, 120),
             "The deepest nesting of one event";
         MAX_KEYS: "max-keys", "EVENTKIT_MAX_KEYS", Is("10000"), Count(1, 1_000_000),
@@ -221,7 +225,7 @@ settings! {
     }
     "The log" {
         RING_BUFFER_MODE: "ring-buffer-mode", "EVENTKIT_RING_BUFFER_MODE", Is("sled"), Choice(&["sled", "sqlite"]),
-            "The log's engine; this version has sled";
+            "The log's engine. A log of the other one at the path is refused: empty it with `eventkit wal drain` and move it away";
         LANES: "lanes", "EVENTKIT_LANES", Is("16"), Count(1, 1024),
             "Ordered partitions; a new number takes effect at a start with nothing unsettled";
         WAL_MAX_BYTES: "wal-max-bytes", "EVENTKIT_WAL_MAX_BYTES",

@@ -17,6 +17,10 @@ pub struct IngressConfig {
     pub body_bytes_max: usize,
     /// The most events in one request.
     pub batch_events_max: usize,
+    /// The most events in one `CollectStream`.
+    pub stream_events_max: usize,
+    /// Under which every HTTP path is served as well, `/first/party`; empty: only where it is.
+    pub http_prefix: String,
     /// The deepest nesting of one event.
     pub depth_max: usize,
     /// The most keys in one event, at all levels together.
@@ -37,9 +41,31 @@ pub struct IngressConfig {
     pub reflection: bool,
 }
 
+/// What the log lies in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// sled 0.34.
+    Sled,
+    /// SQLite in write-ahead mode.
+    Sqlite,
+}
+
+impl Engine {
+    /// The word in the configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sled => "sled",
+            Self::Sqlite => "sqlite",
+        }
+    }
+}
+
 /// The write-ahead log.
 #[derive(Debug, Clone)]
 pub struct WalConfig {
+    /// What it lies in.
+    pub engine: Engine,
     /// The log's directory. Its mark, lock and ballast lie beside it, under its name with a suffix.
     pub path: PathBuf,
     /// The number of lanes for a log that is created now, or that has nothing unsettled.

@@ -9,8 +9,8 @@ use super::reader::Reader;
 use super::rules;
 use super::settings;
 use super::stages::{
-    AdminConfig, Config, IngressConfig, LoaderConfig, LogLevel, PublisherConfig, StoreConfig,
-    StoreKind, TelemetryConfig, WalConfig,
+    AdminConfig, Config, Engine, IngressConfig, LoaderConfig, LogLevel, PublisherConfig,
+    StoreConfig, StoreKind, TelemetryConfig, WalConfig,
 };
 
 /// What keeps a configuration from being used.
@@ -141,6 +141,8 @@ fn ingress(reader: &mut Reader<'_>) -> IngressConfig {
         event_bytes_max: reader.count(&settings::MAX_EVENT_BYTES),
         body_bytes_max: reader.count(&settings::MAX_BODY_BYTES),
         batch_events_max: reader.count(&settings::MAX_BATCH_EVENTS),
+        stream_events_max: reader.count(&settings::MAX_STREAM_EVENTS),
+        http_prefix: rules::http_prefix(reader),
         depth_max: reader.count(&settings::MAX_DEPTH),
         keys_max: reader.count(&settings::MAX_KEYS),
         connections_max: reader.count(&settings::MAX_CONNECTIONS),
@@ -155,6 +157,10 @@ fn ingress(reader: &mut Reader<'_>) -> IngressConfig {
 
 fn wal(reader: &mut Reader<'_>) -> WalConfig {
     WalConfig {
+        engine: match reader.choice(&settings::RING_BUFFER_MODE) {
+            "sqlite" => Engine::Sqlite,
+            _ => Engine::Sled,
+        },
         path: reader.path(&settings::WAL_PATH),
         lanes: reader.count(&settings::LANES),
         bytes_max: reader.count_if_set(&settings::WAL_MAX_BYTES),

@@ -21,6 +21,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpConnectInfo;
 
 use super::body::WireBody;
@@ -38,6 +39,16 @@ const WINDOW_BYTES: u32 = 1024 * 1024;
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// How long a closing connection may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Closes the connection that a request came by: for a peer that leaves no other way to end its stream.
+#[derive(Debug, Clone)]
+pub(crate) struct CloseConnection(CancellationToken);
+
+impl CloseConnection {
+    pub(crate) fn close(&self) {
+        self.0.cancel();
+    }
+}
 
 /// What every connection of a listener shares. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -78,14 +89,17 @@ impl Connections {
         }
         let local = stream.local_addr().ok();
         let activity = Arc::new(Activity::new());
+        let close = CancellationToken::new();
         let service = {
             let (this, activity) = (self.clone(), Arc::clone(&activity));
+            let close = CloseConnection(close.clone());
             hyper::service::service_fn(move |request: Request<Incoming>| {
                 let guard = InFlight::begin(&activity);
-                let this = this.clone();
+                let (this, close) = (this.clone(), close.clone());
                 async move {
                     let mut request = WireBody::wrap(request, &this.tasks);
                     request.extensions_mut().insert(ConnectInfo(peer));
+                    request.extensions_mut().insert(close);
                     request.extensions_mut().insert(TcpConnectInfo {
                         local_addr: local,
                         remote_addr: Some(peer),
@@ -112,6 +126,10 @@ impl Connections {
                 () = self.stop.drain.cancelled(), if closing.is_none() => {
                     connection.as_mut().graceful_shutdown();
                     closing = Some(Instant::now() + self.stop.grace);
+                }
+                () = close.cancelled(), if closing.is_none() => {
+                    connection.as_mut().graceful_shutdown();
+                    closing = Some(Instant::now() + GOODBYE);
                 }
                 () = tokio::time::sleep_until(wake) => {
                     let due = closing.is_some() || self.closes_at(&activity) <= Instant::now();

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::decode::scan::{Extent, Item};
+use super::decode::scan::{self, Extent, Item};
 use super::decode::{Id, id_text, json_event, protobuf};
 use crate::event::{MESSAGE_ID_BYTES_MAX, PayloadFormat};
 use crate::status::Code;
@@ -26,6 +26,40 @@ pub struct Limits {
     pub depth_max: usize,
     /// The most keys, at all levels together.
     pub keys_max: usize,
+}
+
+/// What the events of a batch have in common, to be merged under each one's own (which wins). It counts in full against
+/// each event's limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Shared<'a> {
+    /// One JSON object; empty: none.
+    pub context: &'a [u8],
+    /// One JSON object; empty: none.
+    pub integrations: &'a [u8],
+    /// How deep and wide the two are, as parts of an event.
+    pub extent: Extent,
+}
+
+impl<'a> Shared<'a> {
+    /// Measures what is shared.
+    #[must_use]
+    pub fn new(context: &'a [u8], integrations: &'a [u8]) -> Self {
+        let (a, b) = (scan::extent(context), scan::extent(integrations));
+        Self {
+            context,
+            integrations,
+            extent: Extent {
+                depth: a.depth.max(b.depth) + 1,
+                keys: a.keys + b.keys,
+            },
+        }
+    }
+
+    /// Bytes that it adds to each event.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.context.len() + self.integrations.len()
+    }
 }
 
 /// What the edge needs to know of an event that it takes.
@@ -61,8 +95,12 @@ pub struct Refused<'a> {
 /// # Errors
 ///
 /// [`Refused`], for this item alone.
-pub fn json<'a>(item: Item<'a>, limits: &Limits) -> Result<Admitted<'a>, Refused<'a>> {
-    size(item.bytes.len(), limits)?;
+pub fn json<'a>(
+    item: Item<'a>,
+    shared: &Shared<'_>,
+    limits: &Limits,
+) -> Result<Admitted<'a>, Refused<'a>> {
+    size(item.bytes.len(), shared.bytes(), limits)?;
     let event = json_event(item.bytes).map_err(|error| Refused {
         message_id: None,
         code: error.code(),
@@ -74,16 +112,21 @@ pub fn json<'a>(item: Item<'a>, limits: &Limits) -> Result<Admitted<'a>, Refused
         Some(Id::Text(_) | Id::Absent | Id::Invalid) | None => None,
     };
     let message_id = message_id(id(event.message_id))?;
-    let message_id = extent(item.extent, limits, message_id)?;
+    let whole = Extent {
+        depth: item.extent.depth.max(shared.extent.depth),
+        keys: item.extent.keys + shared.extent.keys,
+    };
+    let message_id = extent(whole, limits, message_id)?;
     Ok(Admitted {
         format: PayloadFormat::Json,
         payload: item.bytes,
         message_id,
         user_id: id(event.user_id),
         anonymous_id: id(event.anonymous_id),
-        kind: event
-            .kind
-            .map_or("none", |kind| label(kind.get().trim_matches('"'))),
+        kind: match id(event.kind) {
+            None if event.kind.is_none() => "none",
+            kind => label(&kind.unwrap_or_default()),
+        },
     })
 }
 
@@ -93,7 +136,7 @@ pub fn json<'a>(item: Item<'a>, limits: &Limits) -> Result<Admitted<'a>, Refused
 ///
 /// [`Refused`], for this event alone.
 pub fn event<'a>(bytes: &'a Bytes, limits: &Limits) -> Result<Admitted<'a>, Refused<'a>> {
-    size(bytes.len(), limits)?;
+    size(bytes.len(), 0, limits)?;
     let fault = |error: protobuf::EventError, message_id| Refused {
         message_id,
         code: error.code(),
@@ -129,15 +172,20 @@ pub fn is_stream_name(name: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'))
 }
 
-fn size(bytes: usize, limits: &Limits) -> Result<(), Refused<'static>> {
-    let max = limits.event_bytes_max;
+fn size(own: usize, shared: usize, limits: &Limits) -> Result<(), Refused<'static>> {
+    let (bytes, max) = (own.saturating_add(shared), limits.event_bytes_max);
     if bytes <= max {
         return Ok(());
     }
+    let with = match shared {
+        0 => "",
+        _ => " with the batch's context and integrations",
+    };
     Err(Refused {
         message_id: None,
         code: Code::EventTooLarge,
-        reason: format!("the event has {bytes} bytes, the limit is {max}; do not retry").into(),
+        reason: format!("the event has {bytes} bytes{with}, the limit is {max}; do not retry")
+            .into(),
     })
 }
 
@@ -203,7 +251,8 @@ mod tests {
     };
 
     fn check_json(body: &str) -> Result<Admitted<'_>, Refused<'_>> {
-        json(split(body.as_bytes(), 1).unwrap()[0], &LIMITS)
+        let item = split(body.as_bytes(), 1).unwrap()[0];
+        json(item, &Shared::default(), &LIMITS)
     }
 
     #[test]

@@ -51,6 +51,20 @@ pub(crate) fn outcomes(outcomes: &[Outcome<'_>], request_id: &str) -> Response<B
     }
 }
 
+/// What Segment's clients take for success, whatever became of single events: exactly `200` with `"success":true`.
+pub(crate) fn success(outcomes: &[Outcome<'_>], request_id: &str) -> Response<Body> {
+    let counts = Counts::of(outcomes);
+    let body = Success {
+        success: true,
+        accepted: counts.accepted,
+        duplicate: counts.duplicate,
+        rejected: counts.rejected,
+        results: Results(outcomes),
+        request_id,
+    };
+    json(StatusCode::OK, &body, request_id)
+}
+
 /// A request that failed as a whole.
 pub(crate) fn error(error: &RequestError, request_id: &str) -> Response<Body> {
     let body = Failure {
@@ -124,6 +138,16 @@ fn status(http: u16) -> StatusCode {
 #[derive(serde::Serialize)]
 struct Accepted<'a> {
     status: &'static str,
+    accepted: u32,
+    duplicate: u32,
+    rejected: u32,
+    results: Results<'a>,
+    request_id: &'a str,
+}
+
+#[derive(serde::Serialize)]
+struct Success<'a> {
+    success: bool,
     accepted: u32,
     duplicate: u32,
     rejected: u32,

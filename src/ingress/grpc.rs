@@ -3,28 +3,32 @@
 //! The service is implemented over the server's view of the contract, in which each event is a slice of the request.
 //! Limits, deadlines and the statuses of requests that never reach this module are in `grpc_layer`.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use prost_types::Timestamp;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 use tonic_health::server::HealthReporter;
 
-use super::outcome::{Counts, Outcome, RequestError};
+use super::accept::CloseConnection;
+use super::outcome::RequestError;
 use super::request_id::RequestId;
 use super::rpc_status::status;
-use super::{Deadline, Ingress, Input, Protocol, Submission, admit, request_id};
+use super::shed::Held;
+use super::stream::{self, Call};
+use super::{
+    Deadline, Ingress, Input, Protocol, Shared, StreamOf, Submission, admit, request_id, results,
+};
 use crate::event::{DEFAULT_STREAM, Micros};
 use crate::lifecycle::{Health, Tasks};
 use crate::proto::FILE_DESCRIPTOR_SET;
 use crate::proto::server::ingest_service_server::{IngestService, IngestServiceServer};
 use crate::proto::server::{CollectBidiRequest, CollectRequest, CollectStreamRequest};
-use crate::proto::v1::{
-    CollectBidiResponse, CollectResponse, CollectStreamResponse, EventResult, EventStatus,
-};
+use crate::proto::v1::{CollectResponse, CollectStreamResponse};
 use crate::status::Code;
 
 /// The service's name in health checks.
@@ -33,11 +37,20 @@ const SERVICE: &str = "eventkit.v1.IngestService";
 pub(crate) const SERVICE_PATH: &str = "/eventkit.v1.IngestService/";
 /// The path of its one unary method.
 pub(crate) const COLLECT_PATH: &str = "/eventkit.v1.IngestService/Collect";
+/// The path of its client stream.
+const STREAM_PATH: &str = "/eventkit.v1.IngestService/CollectStream";
+/// The path of its stream in both directions.
+pub(crate) const BIDI_PATH: &str = "/eventkit.v1.IngestService/CollectBidi";
 
 /// Every service of the gRPC door. `tasks` keeps the health service in step with [`Health`] until `drain`.
 pub(crate) fn routes(ingress: &Ingress, tasks: &Tasks, drain: &CancellationToken) -> axum::Router {
     let config = ingress.config();
-    let service = IngestServiceServer::new(Service(ingress.clone()))
+    let service = Service {
+        ingress: ingress.clone(),
+        tasks: tasks.clone(),
+        drain: drain.clone(),
+    };
+    let service = IngestServiceServer::new(service)
         .max_decoding_message_size(config.body_bytes_max)
         .accept_compressed(CompressionEncoding::Gzip)
         .accept_compressed(CompressionEncoding::Zstd)
@@ -104,7 +117,11 @@ async fn follow_health(health: Health, reporter: HealthReporter, drain: Cancella
 }
 
 #[derive(Debug)]
-struct Service(Ingress);
+struct Service {
+    ingress: Ingress,
+    tasks: Tasks,
+    drain: CancellationToken,
+}
 
 #[tonic::async_trait]
 impl IngestService for Service {
@@ -112,19 +129,17 @@ impl IngestService for Service {
         &self,
         request: Request<CollectRequest>,
     ) -> Result<Response<CollectResponse>, Status> {
-        let started = tokio::time::Instant::now();
-        let request_id = match request.extensions().get::<RequestId>() {
-            Some(RequestId(id)) => Arc::clone(id),
-            None => request_id::uuid_v7(self.0.now()).into(),
-        };
+        let started = Instant::now();
+        let request_id = self.request_id(&request);
         let deadline = request.extensions().get::<Deadline>().cloned();
         let message = request.get_ref();
-        let stream = match message.stream.as_str() {
-            "" => Ok(DEFAULT_STREAM),
-            stream if admit::is_stream_name(stream) => Ok(stream),
-            _ => Err(Code::InvalidStream),
+        let batch = Batch {
+            number: 0,
+            events: &message.events,
+            stream: &message.stream,
+            sent_at: message.sent_at.as_ref(),
         };
-        let logged = stream.unwrap_or("invalid");
+        let logged = batch.stream_name().unwrap_or("invalid");
         tracing::info!(
             method = "POST",
             path = COLLECT_PATH,
@@ -133,9 +148,10 @@ impl IngestService for Service {
             stream = logged,
             "request_received"
         );
-        let answer = self
-            .store(message, stream, &request_id, deadline.as_ref())
-            .await;
+        let answer = match batch.submission(&request_id, deadline.as_ref()) {
+            Ok(submission) => self.ingress.submit(submission).await,
+            Err(error) => Err(error),
+        };
         tracing::info!(
             status_code = answer.as_ref().err().map_or(200, |error| error.code.http()),
             duration_ms = started.elapsed().as_secs_f64() * 1e3,
@@ -143,86 +159,97 @@ impl IngestService for Service {
             stream = logged,
             "request_completed"
         );
-        answer.map(Response::new).map_err(|error| status(&error))
+        answer
+            .map(|outcomes| Response::new(results::response(outcomes, &request_id)))
+            .map_err(|error| status(&error))
     }
 
     async fn collect_stream(
         &self,
-        _request: Request<Streaming<CollectStreamRequest>>,
+        request: Request<Streaming<CollectStreamRequest>>,
     ) -> Result<Response<CollectStreamResponse>, Status> {
-        Err(status(&Code::Unimplemented.into()))
+        let call = self.call(&request, STREAM_PATH);
+        let run = stream::client::run(call, request.into_inner());
+        let summary = match self.tasks.spawn_isolated("client stream", run).await {
+            Ok(Some(summary)) => summary,
+            // It panicked: what it stored is stored, and nobody knows what that is.
+            Ok(None) | Err(_) => Err(Code::OutcomeUnknown.into()),
+        };
+        summary.map(Response::new).map_err(|error| status(&error))
     }
 
-    type CollectBidiStream = futures::stream::Empty<Result<CollectBidiResponse, Status>>;
+    type CollectBidiStream = stream::bidi::Answers;
 
     async fn collect_bidi(
         &self,
-        _request: Request<Streaming<CollectBidiRequest>>,
+        request: Request<Streaming<CollectBidiRequest>>,
     ) -> Result<Response<Self::CollectBidiStream>, Status> {
-        Err(status(&Code::Unimplemented.into()))
+        let call = self.call(&request, BIDI_PATH);
+        let connection = request.extensions().get::<CloseConnection>().cloned();
+        let messages = request.into_inner();
+        let answers = stream::bidi::open(call, messages, &self.tasks, connection);
+        Ok(Response::new(answers))
     }
 }
 
 impl Service {
-    async fn store(
-        &self,
-        message: &CollectRequest,
-        stream: Result<&str, Code>,
-        request_id: &str,
-        deadline: Option<&Deadline>,
-    ) -> Result<CollectResponse, RequestError> {
-        let stream = stream.map_err(|code| RequestError::from(code).in_field("stream"))?;
-        let sent_at = message.sent_at.as_ref().map(micros).transpose()?;
-        let outcomes = self
-            .0
-            .submit(Submission {
-                protocol: Protocol::Grpc,
-                request_id,
-                stream,
-                sent_at,
-                deadline,
-                inputs: message.events.iter().map(Input::Event).collect(),
-            })
-            .await?;
-        Ok(response(outcomes, request_id))
+    fn request_id<T>(&self, request: &Request<T>) -> Arc<str> {
+        match request.extensions().get::<RequestId>() {
+            Some(RequestId(id)) => Arc::clone(id),
+            None => request_id::uuid_v7(self.ingress.now()).into(),
+        }
+    }
+
+    fn call<T>(&self, request: &Request<T>, path: &'static str) -> Call {
+        Call {
+            ingress: self.ingress.clone(),
+            request_id: self.request_id(request),
+            deadline: request.extensions().get::<Deadline>().cloned(),
+            drain: self.drain.clone(),
+            unread: request.extensions().get::<Arc<Held>>().cloned(),
+            path,
+            started: Instant::now(),
+        }
     }
 }
 
-fn response(outcomes: Vec<Outcome<'_>>, request_id: &str) -> CollectResponse {
-    let counts = Counts::of(&outcomes);
-    let results = (0u32..).zip(outcomes).map(|(index, outcome)| {
-        let (status, message_id, code, reason) = match outcome {
-            Outcome::Accepted { message_id, .. } => {
-                (EventStatus::Accepted, message_id, "", Cow::Borrowed(""))
-            }
-            Outcome::Duplicate { message_id } => {
-                (EventStatus::Duplicate, message_id, "", Cow::Borrowed(""))
-            }
-            Outcome::Rejected {
-                message_id,
-                code,
-                reason,
-            } => (
-                EventStatus::Rejected,
-                message_id.unwrap_or_default(),
-                code.as_str(),
-                reason,
-            ),
-        };
-        EventResult {
-            index,
-            status: status.into(),
-            message_id: message_id.into_owned(),
-            code: code.to_owned(),
-            reason: reason.into_owned(),
+/// The batch that any of the three requests carries.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Batch<'a> {
+    /// Its number in its stream.
+    pub(super) number: u64,
+    pub(super) events: &'a [Bytes],
+    pub(super) stream: &'a str,
+    pub(super) sent_at: Option<&'a Timestamp>,
+}
+
+impl<'a> Batch<'a> {
+    fn stream_name(&self) -> Option<&'a str> {
+        match self.stream {
+            "" => Some(DEFAULT_STREAM),
+            name => Some(name).filter(|name| admit::is_stream_name(name)),
         }
-    });
-    CollectResponse {
-        results: results.collect(),
-        accepted: counts.accepted,
-        duplicate: counts.duplicate,
-        rejected: counts.rejected,
-        request_id: request_id.to_owned(),
+    }
+
+    /// The batch as the path behind all doors takes it.
+    pub(super) fn submission(
+        &self,
+        request_id: &'a str,
+        deadline: Option<&'a Deadline>,
+    ) -> Result<Submission<'a>, RequestError> {
+        let stream = self
+            .stream_name()
+            .ok_or_else(|| RequestError::from(Code::InvalidStream).in_field("stream"))?;
+        Ok(Submission {
+            protocol: Protocol::Grpc,
+            request_id,
+            stream: StreamOf::Named(stream),
+            kind: None,
+            shared: Shared::default(),
+            sent_at: self.sent_at.map(micros).transpose()?,
+            deadline,
+            inputs: self.events.iter().map(Input::Event).collect(),
+        })
     }
 }
 
@@ -259,42 +286,5 @@ mod tests {
                 (Code::InvalidTimestamp, Some("sent_at"))
             );
         }
-    }
-
-    #[test]
-    fn every_outcome_has_its_result() {
-        let outcomes = vec![
-            Outcome::Accepted {
-                message_id: "a".into(),
-                assigned: true,
-            },
-            Outcome::Duplicate {
-                message_id: "b".into(),
-            },
-            Outcome::Rejected {
-                message_id: None,
-                code: Code::TooDeep,
-                reason: "why".into(),
-            },
-        ];
-        let response = response(outcomes, "r");
-        let counts = (response.accepted, response.duplicate, response.rejected);
-        assert_eq!((counts, response.request_id.as_str()), ((1, 1, 1), "r"));
-        let lines: Vec<_> = response
-            .results
-            .iter()
-            .map(|result| {
-                let ids = (result.index, result.status(), result.message_id.as_str());
-                (ids, result.code.as_str(), result.reason.as_str())
-            })
-            .collect();
-        assert_eq!(
-            lines,
-            [
-                ((0, EventStatus::Accepted, "a"), "", ""),
-                ((1, EventStatus::Duplicate, "b"), "", ""),
-                ((2, EventStatus::Rejected, ""), "too_deep", "why"),
-            ]
-        );
     }
 }

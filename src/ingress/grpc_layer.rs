@@ -25,7 +25,7 @@ use tower::ServiceExt as _;
 use tower_service::Service;
 
 use super::answer::X_REQUEST_ID;
-use super::grpc::{COLLECT_PATH, SERVICE_PATH};
+use super::grpc::{BIDI_PATH, COLLECT_PATH, SERVICE_PATH};
 use super::outcome::RequestError;
 use super::request_id::{self, RequestId};
 use super::rpc_status::{status, translate};
@@ -60,6 +60,7 @@ impl GrpcLayer {
     async fn handle(self, mut request: Request<Body>) -> Response<Body> {
         let started = Instant::now();
         let is_ours = request.uri().path().starts_with(SERVICE_PATH);
+        let is_bidi = request.uri().path() == BIDI_PATH;
         let id: Arc<str> = request_id::of(request.headers(), self.ingress.now()).into();
         request.extensions_mut().insert(RequestId(Arc::clone(&id)));
         let deadline = Deadline::of(request.headers());
@@ -80,6 +81,10 @@ impl GrpcLayer {
         };
         if let Ok(id) = HeaderValue::from_str(&id) {
             response.headers_mut().insert(X_REQUEST_ID, id);
+        }
+        // A stream of answers has only begun here, and ends by itself in its own words.
+        if is_bidi && !response.headers().contains_key("grpc-status") {
+            return response;
         }
         if is_ours {
             self.record(&response, started.elapsed());
@@ -104,15 +109,15 @@ impl GrpcLayer {
             .and_then(|length| length.parse().ok())
             .unwrap_or(0);
         let held = Arc::new(self.ingress.gate(announced)?);
-        // A quiet stream is legitimate; a quiet unary request is not.
-        let pause_max =
-            (request.uri().path() == COLLECT_PATH).then_some(self.ingress.config().body_timeout);
+        // A quiet stream is legitimate; a quiet unary request is not. A stream gives back what became a message.
+        let is_unary = request.uri().path() == COLLECT_PATH;
+        let pause_max = is_unary.then_some(self.ingress.config().body_timeout);
         let mut request = request.map(|inner| {
             Body::new(MeteredBody {
                 inner,
                 ingress: self.ingress.clone(),
                 held: Arc::clone(&held),
-                bytes: 0,
+                bytes: is_unary.then_some(0),
                 pause: pause_max.map(|max| (max, Box::pin(tokio::time::sleep(max)))),
             })
         });
@@ -178,7 +183,8 @@ struct MeteredBody {
     inner: Body,
     ingress: Ingress,
     held: Arc<Held>,
-    bytes: usize,
+    /// What has come of a request that is counted as a whole; `None`: a stream's reader gives back what it has taken.
+    bytes: Option<usize>,
     pause: Option<(Duration, Pin<Box<Sleep>>)>,
 }
 
@@ -203,8 +209,15 @@ impl HttpBody for MeteredBody {
             sleep.as_mut().reset(Instant::now() + *max);
         }
         if let Some(Ok(frame)) = &frame {
-            this.bytes += frame.data_ref().map_or(0, Bytes::len);
-            if !this.held.grow_to(this.bytes) {
+            let came = frame.data_ref().map_or(0, Bytes::len);
+            let is_held = match &mut this.bytes {
+                Some(bytes) => {
+                    *bytes += came;
+                    this.held.grow_to(*bytes)
+                }
+                None => this.held.grow_by(came),
+            };
+            if !is_held {
                 this.ingress.shed(Code::Overloaded);
                 return Poll::Ready(Some(Err(status(&Code::Overloaded.into()))));
             }

@@ -1,4 +1,4 @@
-//! The HTTP door: `POST /collect`, `POST /collect/{stream}`, `GET /health`, `GET /ready`.
+//! The HTTP door: `POST /collect`, `POST /collect/{stream}`, `GET /health`, `GET /ready`, and Segment's paths.
 //!
 //! A body is read as JSON whatever its Content-Type says. Every answer is JSON and carries `x-request-id`.
 
@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::routing::{get, post};
+use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use opentelemetry::KeyValue;
@@ -15,23 +16,21 @@ use tokio::time::Instant;
 use super::body::{self, BodyLimits};
 use super::decode::scan::{self, SplitError};
 use super::outcome::RequestError;
-use super::{Ingress, Input, Protocol, Submission, admit, answer, request_id};
+use super::shed::Held;
+use super::{
+    Ingress, Input, Protocol, Shared, StreamOf, Submission, admit, answer, request_id, segment,
+};
 use crate::event::DEFAULT_STREAM;
 use crate::status::Code;
 
-/// The paths of this door.
+/// The paths of this door: where they are, and once more under the configured prefix.
 pub(crate) fn router(ingress: Ingress) -> Router {
-    let collect = post(
-        async |State(ingress): State<Ingress>, request: Request<Body>| {
-            collect(&ingress, Ok(DEFAULT_STREAM), "/collect", request).await
-        },
-    );
-    Router::new()
-        .route("/collect", collect.clone())
-        .route("/collect/", collect)
-        .route("/collect/{stream}", post(collect_stream))
-        .route("/health", get(health))
-        .route("/ready", get(ready))
+    let prefix = ingress.config().http_prefix.as_str();
+    let mut router = routes(Router::new(), "");
+    if !prefix.is_empty() {
+        router = routes(router, prefix);
+    }
+    router
         .method_not_allowed_fallback(async |State(ingress): State<Ingress>, headers: HeaderMap| {
             refuse(&ingress, &headers, Code::MethodNotAllowed)
         })
@@ -39,6 +38,24 @@ pub(crate) fn router(ingress: Ingress) -> Router {
             refuse(&ingress, &headers, Code::NotFound)
         })
         .with_state(ingress)
+}
+
+fn routes(router: Router<Ingress>, prefix: &str) -> Router<Ingress> {
+    let collect = post(
+        async |State(ingress): State<Ingress>, request: Request<Body>| {
+            collect(&ingress, Ok(DEFAULT_STREAM), "/collect", request).await
+        },
+    );
+    let router = router
+        .route(&format!("{prefix}/collect"), collect.clone())
+        .route(&format!("{prefix}/collect/"), collect)
+        .route(
+            &format!("{prefix}/collect/{{stream}}"),
+            post(collect_stream),
+        )
+        .route(&format!("{prefix}/health"), get(health))
+        .route(&format!("{prefix}/ready"), get(ready));
+    segment::routes(router, prefix)
 }
 
 /// Alive: checks nothing.
@@ -75,29 +92,59 @@ async fn collect_stream(
     collect(&ingress, named, &path, request).await
 }
 
-/// One request from its headers to its answer, with its two lines in the log.
+/// One request to `/collect` from its headers to its answer.
 async fn collect(
     ingress: &Ingress,
     stream: Result<&str, Code>,
     path: &str,
     request: Request<Body>,
 ) -> Response<Body> {
-    let started = Instant::now();
     let request_id = request_id::of(request.headers(), ingress.now());
-    // A name that is none is the client's invention and stays out of the logs.
-    let logged = stream.unwrap_or("invalid");
+    let line = Line {
+        path,
+        event_type: "any",
+        // A name that is none is the client's invention and stays out of the logs.
+        stream: stream.unwrap_or("invalid"),
+        request_id: &request_id,
+    };
+    let stored = store(ingress, stream, &request_id, request);
+    answered(ingress, line, stored).await
+}
+
+/// What a request's lines in the log say about it; nothing that a client made up.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Line<'a> {
+    pub(super) path: &'a str,
+    pub(super) event_type: &'static str,
+    pub(super) stream: &'a str,
+    pub(super) request_id: &'a str,
+}
+
+/// Answers a request, whatever came of it, with its two lines in the log.
+pub(super) async fn answered(
+    ingress: &Ingress,
+    line: Line<'_>,
+    stored: impl Future<Output = Result<Response<Body>, RequestError>>,
+) -> Response<Body> {
+    let started = Instant::now();
+    let Line {
+        path,
+        event_type,
+        stream,
+        request_id,
+    } = line;
     tracing::info!(
         method = "POST",
         path,
-        event_type = "any",
+        event_type,
         request_id,
-        stream = logged,
+        stream,
         "request_received"
     );
-    let response = match store(ingress, stream, &request_id, request).await {
+    let response = match stored.await {
         Ok(response) => response,
         Err(error) => {
-            let mut response = answer::error(&error, &request_id);
+            let mut response = answer::error(&error, request_id);
             if error.code == Code::UnsupportedEncoding {
                 let gzip = HeaderValue::from_static("gzip");
                 response.headers_mut().insert(ACCEPT_ENCODING, gzip);
@@ -117,21 +164,19 @@ async fn collect(
         status_code,
         duration_ms = took.as_secs_f64() * 1e3,
         request_id,
-        stream = logged,
+        stream,
         "request_completed"
     );
     response
 }
 
-/// Everything that can be known to fail is asked before the body is read.
-async fn store(
+/// The whole body of a request, and its place in the budget. Everything that can be known to fail is asked before the
+/// body is read.
+pub(super) async fn read_body(
     ingress: &Ingress,
-    stream: Result<&str, Code>,
-    request_id: &str,
     request: Request<Body>,
-) -> Result<Response<Body>, RequestError> {
+) -> Result<(Bytes, Held), RequestError> {
     let config = ingress.config();
-    let stream = stream?;
     let gzip = body::is_gzip(request.headers())?;
     let announced = content_length(request.headers());
     if announced > config.body_bytes_max {
@@ -149,12 +194,25 @@ async fn store(
                 ingress.shed(error.code);
             }
         })?;
-    let items = scan::split(&body, config.batch_events_max).map_err(malformed)?;
+    Ok((body, held))
+}
+
+async fn store(
+    ingress: &Ingress,
+    stream: Result<&str, Code>,
+    request_id: &str,
+    request: Request<Body>,
+) -> Result<Response<Body>, RequestError> {
+    let stream = stream?;
+    let (body, _held) = read_body(ingress, request).await?;
+    let items = scan::split(&body, ingress.config().batch_events_max).map_err(malformed)?;
     let outcomes = ingress
         .submit(Submission {
             protocol: Protocol::Http,
             request_id,
-            stream,
+            stream: StreamOf::Named(stream),
+            kind: None,
+            shared: Shared::default(),
             sent_at: None,
             deadline: None,
             inputs: items.into_iter().map(Input::Json).collect(),
@@ -163,7 +221,7 @@ async fn store(
     Ok(answer::outcomes(&outcomes, request_id))
 }
 
-fn malformed(error: SplitError) -> RequestError {
+pub(super) fn malformed(error: SplitError) -> RequestError {
     match error {
         SplitError::TooMany { max } => RequestError::too_many_events(max),
         SplitError::Empty

@@ -40,6 +40,33 @@ impl Outcome<'_> {
             Self::Rejected { message_id, .. } => message_id.as_deref(),
         }
     }
+
+    /// The same without what it borrows from the request.
+    #[must_use]
+    pub fn into_owned(self) -> Outcome<'static> {
+        let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        match self {
+            Self::Accepted {
+                message_id,
+                assigned,
+            } => Outcome::Accepted {
+                message_id: owned(message_id),
+                assigned,
+            },
+            Self::Duplicate { message_id } => Outcome::Duplicate {
+                message_id: owned(message_id),
+            },
+            Self::Rejected {
+                message_id,
+                code,
+                reason,
+            } => Outcome::Rejected {
+                message_id: message_id.map(owned),
+                code,
+                reason,
+            },
+        }
+    }
 }
 
 /// How many events of a request had which outcome.
@@ -152,9 +179,22 @@ impl RequestError {
         self
     }
 
+    /// The same, about one batch of a stream and those after it.
+    pub(crate) fn at(mut self, what: &str, number: u64) -> Self {
+        self.text = format!("from {what} {number} on: {}", self.text).into();
+        self
+    }
+
     pub(crate) fn too_many_events(max: usize) -> Self {
         let text = format!("the request carries more than {max} events; send smaller batches");
         Self::new(Code::TooManyEvents, text)
+    }
+
+    pub(crate) fn merged_too_large(max: usize) -> Self {
+        let text = format!(
+            "the events have more than {max} bytes, each with the batch's context and integrations; send smaller batches"
+        );
+        Self::new(Code::BodyTooLarge, text)
     }
 
     pub(crate) fn body_too_large(max: usize) -> Self {

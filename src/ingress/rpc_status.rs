@@ -36,25 +36,52 @@ pub(crate) fn translate<B>(response: &mut Response<B>, message_bytes_max: usize)
     if !theirs.details().is_empty() {
         return;
     }
+    let unknown_encoding = headers.contains_key("grpc-accept-encoding");
     let error = match theirs.code() {
-        // Too long by its own length, and too long once decompressed.
-        tonic::Code::OutOfRange | tonic::Code::ResourceExhausted => {
-            RequestError::body_too_large(message_bytes_max)
-        }
-        // tonic blames itself for bytes that do not decode.
-        tonic::Code::Internal => RequestError::new(
-            Code::MalformedRequest,
-            format!("the request cannot be read: {}", theirs.message()),
-        ),
-        tonic::Code::Unimplemented if headers.contains_key("grpc-accept-encoding") => {
+        tonic::Code::Unimplemented if unknown_encoding => {
             RequestError::new(Code::UnsupportedEncoding, theirs.message().to_owned())
         }
         tonic::Code::Unimplemented => {
             RequestError::new(Code::NotFound, "this server has no such service or method")
         }
-        _ => return,
+        _ => match unreadable(&theirs, message_bytes_max) {
+            Some(error) => error,
+            None => return,
+        },
     };
     write(&status(&error), headers);
+}
+
+/// Why a message could not be read, from the words that tonic found for it.
+fn unreadable(theirs: &Status, message_bytes_max: usize) -> Option<RequestError> {
+    match theirs.code() {
+        // Too long by its own length, and too long once decompressed.
+        tonic::Code::OutOfRange | tonic::Code::ResourceExhausted => {
+            Some(RequestError::body_too_large(message_bytes_max))
+        }
+        // tonic blames itself for bytes that do not decode.
+        tonic::Code::Internal => Some(RequestError::new(
+            Code::MalformedRequest,
+            format!("the request cannot be read: {}", theirs.message()),
+        )),
+        _ => None,
+    }
+}
+
+/// Why a stream's next message could not be read; `None` when its client is gone.
+pub(crate) fn request_error(theirs: &Status, message_bytes_max: usize) -> Option<RequestError> {
+    let details = theirs.get_error_details();
+    let ours = details
+        .error_info()
+        .filter(|info| info.domain == DOMAIN)
+        .and_then(|info| {
+            let is_named = |code: &&Code| info.reason.eq_ignore_ascii_case(code.as_str());
+            Code::ALL.iter().find(is_named)
+        });
+    match ours {
+        Some(&code) => Some(RequestError::new(code, theirs.message().to_owned())),
+        None => unreadable(theirs, message_bytes_max),
+    }
 }
 
 /// Replaces the status among these headers.

@@ -62,12 +62,23 @@ impl Held {
     /// Holds at least so many bytes; false, and nothing changes, when there are not so many left. For one caller at a time.
     #[must_use]
     pub fn grow_to(&self, bytes: usize) -> bool {
-        let more = bytes.saturating_sub(self.bytes.load(Ordering::Relaxed));
+        self.grow_by(bytes.saturating_sub(self.bytes.load(Ordering::Relaxed)))
+    }
+
+    /// Holds so many more bytes; false, and nothing changes, when there are not so many left.
+    #[must_use]
+    pub fn grow_by(&self, more: usize) -> bool {
         let taken = self.budget.reserve(more);
         if taken {
             self.bytes.fetch_add(more, Ordering::Relaxed);
         }
         taken
+    }
+
+    /// Gives back everything, and can be used again.
+    pub fn give_back(&self) {
+        let bytes = self.bytes.swap(0, Ordering::Relaxed);
+        self.budget.0.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
@@ -94,6 +105,9 @@ mod tests {
         assert!(budget.take(0).is_none());
         drop(a);
         assert!(b.grow_to(5));
+        b.give_back();
+        assert_eq!(budget.used(), 0);
+        assert!(b.grow_by(3) && b.grow_by(2) && !b.grow_by(6));
         assert!(b.grow_to(1));
         assert_eq!(budget.used(), 5);
         drop(b);

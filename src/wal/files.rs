@@ -6,7 +6,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use super::storage::sled::sync_directory;
+use super::storage::sync_directory;
 
 /// A log's path and the names that derive from it.
 #[derive(Debug, Clone)]

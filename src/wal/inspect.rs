@@ -10,8 +10,8 @@ use super::files::{Files, copy_directory};
 use super::frame::{self, Header, Key, parse_key};
 use super::groups::{RawGroup, scan_groups, to_group};
 use super::mark::{Mark, MarkFile};
+use super::place::{self, Found};
 use super::recovery::{Seen, examine};
-use super::storage::sled::SledStorage;
 use super::storage::{Storage, StorageError};
 use super::{Checkpoint, Wal, record};
 use crate::event::{Event, Offset, PayloadFormat};
@@ -90,6 +90,9 @@ pub enum InspectError {
     /// There is no log at the path.
     #[error("no log at {0}")]
     Missing(std::path::PathBuf),
+    /// Somebody else's files lie there.
+    #[error("{0} is not a log of this program")]
+    Foreign(std::path::PathBuf),
     /// The files could not be copied or read.
     #[error("read the log")]
     Io(#[from] std::io::Error),
@@ -116,17 +119,19 @@ impl Inspector {
     ///
     /// [`InspectError`].
     pub fn open_copy(path: &Path) -> Result<Self, InspectError> {
-        if !path.join("db").is_file() {
-            return Err(InspectError::Missing(path.to_owned()));
-        }
+        let engine = match place::look(path)? {
+            Found::Nothing => return Err(InspectError::Missing(path.to_owned())),
+            Found::Foreign => return Err(InspectError::Foreign(path.to_owned())),
+            Found::Log(engine) => engine,
+        };
         // Before the copy: the log's owner may go on meanwhile, and a mark that is ahead of the copy would look like a loss.
         let mark = MarkFile::read(&Files::new(path).beside(".mark"))?;
         let copy = tempfile::tempdir()?;
         let target = copy.path().join("wal");
         copy_directory(path, &target)?;
-        let storage = SledStorage::open(&target).map_err(damaged)?;
+        let storage = place::open(&target, engine).map_err(damaged)?;
         Ok(Self {
-            storage: Arc::new(storage),
+            storage,
             mark,
             durable: None,
             _copy: Some(copy),

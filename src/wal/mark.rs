@@ -15,7 +15,7 @@ use std::time::Duration;
 use crc32c::crc32c;
 use tokio::time::Instant;
 
-use super::storage::sled::sync_directory;
+use super::storage::sync_directory;
 use crate::event::{LogId, Offset};
 
 const SLOT_BYTES: usize = 64;

@@ -10,13 +10,13 @@ use super::committer::Committer;
 use super::files::{Files, Lock};
 use super::frame::{self, Header};
 use super::mark::MarkFile;
+use super::place;
 use super::recovery::{Damage, Found, Seen, examine};
 use super::room;
-use super::storage::sled::SledStorage;
 use super::storage::{Storage, StorageError};
 use super::{COMMANDS_MAX, LogState, Shared, Unsettled, Wal};
 use crate::clock::Clock;
-use crate::config::WalConfig;
+use crate::config::{Engine, WalConfig};
 use crate::event::LogId;
 use crate::telemetry::Metrics;
 
@@ -28,10 +28,27 @@ pub enum OpenError {
     InUse(PathBuf),
     /// Something else lies at its place.
     #[error(
-        "{0} is not a log of this program: it is left untouched. If it is the log of another engine or of a predecessor, \
-         drain it with the program that wrote it, then move it away"
+        "{0} is not a log of this program: it is left untouched. If a predecessor wrote it, drain it with the predecessor, \
+         then move it away"
     )]
     Foreign(PathBuf),
+    /// The log of the other engine lies at its place. Nothing decides by itself that it is not needed any more: it may hold
+    /// undelivered events, and holds the keys of the delivered ones.
+    #[error(
+        "the log at {path} was written by the engine {found}, and EVENTKIT_RING_BUFFER_MODE is {wanted}: it is left \
+         untouched. Set EVENTKIT_RING_BUFFER_MODE={found}; or deliver what it holds with `eventkit wal drain {path}` and then \
+         move it away, with its mark: `mv {path} {path}.{found} && mv {path}.mark {path}.{found}.mark`",
+        found = found.name(),
+        wanted = wanted.name()
+    )]
+    OtherEngine {
+        /// Where.
+        path: PathBuf,
+        /// Who wrote it.
+        found: Engine,
+        /// Who was to open it.
+        wanted: Engine,
+    },
     /// It is damaged: opening it would hide a loss.
     #[error(
         "the log at {path} is damaged: {damage}. It is left as it is; back its directory up before anything else, and look \
@@ -76,7 +93,7 @@ pub struct Options {
 }
 
 impl Wal {
-    /// Opens or creates the log at the configured path, in the sled engine. Blocks on the disk.
+    /// Opens or creates the log at the configured path, in the configured engine. Blocks on the disk.
     ///
     /// # Errors
     ///
@@ -87,22 +104,25 @@ impl Wal {
             path: path.clone(),
             source,
         };
+        let engine = options.config.engine;
         let files = Files::new(&path);
+        // Before anything is created, and once more when nobody else can change it.
+        place::refuse(&files, engine)?;
         std::fs::create_dir_all(files.parent()).map_err(io)?;
         let lock = files
             .lock()
             .map_err(io)?
             .ok_or_else(|| OpenError::InUse(path.clone()))?;
         lock.announce(None).map_err(io)?;
-        refuse_foreign(&files)?;
+        place::refuse(&files, engine)?;
         if files.is_poisoned() {
             tracing::warn!("log_copied_after_failed_sync");
             files.refresh().map_err(io)?;
         }
-        let storage = match SledStorage::open(&path) {
+        let storage = match place::open(&path, engine) {
             Err(StorageError::Full(error)) if files.drop_ballast() => {
                 tracing::warn!(%error, "ballast_dropped");
-                SledStorage::open(&path)
+                place::open(&path, engine)
             }
             opened => opened,
         };
@@ -113,7 +133,7 @@ impl Wal {
                 source,
             }
         })?;
-        Self::open_storage(Arc::new(storage), options, Some((files, lock)))
+        Self::open_storage(storage, options, Some((files, lock)))
     }
 
     /// Opens or creates the log in a storage that is already open, without files beside it.
@@ -192,30 +212,6 @@ fn poison_if_unsynced(files: &Files, error: &StorageError) {
     {
         files.poison();
     }
-}
-
-/// A directory with files that sled did not write, or a plain file, is somebody else's.
-fn refuse_foreign(files: &Files) -> Result<(), OpenError> {
-    let path = &files.log;
-    let foreign = || Err(OpenError::Foreign(path.clone()));
-    if !path.exists() {
-        return Ok(());
-    }
-    if !path.is_dir() {
-        return foreign();
-    }
-    let io = |source| OpenError::Io {
-        path: path.clone(),
-        source,
-    };
-    for entry in std::fs::read_dir(path).map_err(io)? {
-        let name = entry.map_err(io)?.file_name();
-        let name = name.to_string_lossy();
-        if !(matches!(&*name, "db" | "conf" | "blobs") || name.starts_with("snap.")) {
-            return foreign();
-        }
-    }
-    Ok(())
 }
 
 /// A new log: its identity is durable before it takes anything.

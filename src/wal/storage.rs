@@ -6,15 +6,20 @@
 //! 2. After a crash the map holds what was synced and a prefix of what was written since (an engine may also keep all or
 //!    none of a commit).
 //! 3. A failed `sync` is final: the engine is not asked again.
-//! 4. `scan` sees what was inserted before it began, in ascending order of keys.
+//! 4. `scan` sees what was synced before it began, in ascending order of keys; of what was written since, it may see any
+//!    part or nothing, and the same of what is synced while it runs. The log asks for no more: recovery scans before the
+//!    first write, and readers stay below the durable tail.
 //! 5. One process, and in it one writer; readers may run beside it.
 //!
 //! Values are at most [`VALUE_BYTES_MAX`]: larger ones would leave sled's log for files that it never syncs.
 
+use std::fs::File;
 use std::io;
+use std::path::Path;
 
 pub mod memory;
 pub mod sled;
+pub mod sqlite;
 
 /// The largest value, in bytes.
 pub const VALUE_BYTES_MAX: usize = 6_000;
@@ -78,4 +83,14 @@ pub trait Storage: std::fmt::Debug + Send + Sync + 'static {
     ///
     /// [`StorageError`].
     fn disk_bytes(&self) -> Result<u64, StorageError>;
+}
+
+/// Makes the names in a directory durable.
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
+    let path = if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    };
+    File::open(path)?.sync_all()
 }

@@ -7,13 +7,14 @@ use std::time::Duration;
 use super::storage::memory::MemoryStorage;
 use super::{OpenError, Options, Unsettled, Wal};
 use crate::clock::SystemClock;
-use crate::config::WalConfig;
+use crate::config::{Engine, WalConfig};
 use crate::telemetry::Metrics;
 
 /// The defaults of `eventkit dev`, with the log's path given.
 #[must_use]
 pub fn config(path: PathBuf, lanes: u16) -> WalConfig {
     WalConfig {
+        engine: Engine::Sled,
         path,
         lanes,
         bytes_max: None,

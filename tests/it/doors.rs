@@ -21,7 +21,9 @@ mod grpc;
 mod gzip;
 mod http;
 mod logs;
+mod segment;
 mod services;
+mod streams;
 
 /// A gateway's doors on ports of their own.
 struct Gateway {
@@ -43,6 +45,8 @@ fn config() -> IngressConfig {
         event_bytes_max: 4_096,
         body_bytes_max: 64 * 1024,
         batch_events_max: 100,
+        stream_events_max: 1_000,
+        http_prefix: String::new(),
         depth_max: 16,
         keys_max: 100,
         connections_max: 64,

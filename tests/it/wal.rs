@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use eventkit::clock::{ManualClock, SystemClock};
-use eventkit::config::WalConfig;
+use eventkit::config::{Engine, WalConfig};
 use eventkit::event::{BatchId, Day, Event, Lane, Offset, PayloadFormat};
 use eventkit::telemetry::Metrics;
 use eventkit::wal::storage::memory::MemoryStorage;
@@ -21,6 +21,7 @@ mod barrier;
 mod cuts;
 mod damage;
 mod damage_parts;
+mod damage_sqlite;
 mod fixture;
 mod model;
 mod opening;
@@ -32,6 +33,9 @@ mod storage;
 
 /// One set of instruments for all logs of this process: making them costs more than opening a small log.
 static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
+
+/// The engines whose logs are files.
+const ENGINES: [Engine; 2] = [Engine::Sled, Engine::Sqlite];
 
 /// How many lanes the logs have.
 const LANES: usize = 4;
@@ -236,16 +240,16 @@ fn first_held(wal: &Wal) -> Offset {
     }
 }
 
-/// Where a log lies: both engines behind one face.
+/// Where a log lies: all engines behind one face.
 #[derive(Debug)]
 enum Place {
     Memory(MemoryStorage),
-    Sled(tempfile::TempDir),
+    Disk(Engine, tempfile::TempDir),
 }
 
 impl Place {
-    fn both() -> [Self; 2] {
-        [Self::memory(), Self::sled()]
+    fn all() -> [Self; 3] {
+        [Self::memory(), Self::sled(), Self::on(Engine::Sqlite)]
     }
 
     fn memory() -> Self {
@@ -253,7 +257,11 @@ impl Place {
     }
 
     fn sled() -> Self {
-        Self::Sled(tempfile::tempdir().unwrap())
+        Self::on(Engine::Sled)
+    }
+
+    fn on(engine: Engine) -> Self {
+        Self::Disk(engine, tempfile::tempdir().unwrap())
     }
 
     fn open(&self) -> (Wal, Unsettled) {
@@ -264,10 +272,13 @@ impl Place {
         self.try_open(options(self.path(), change)).unwrap()
     }
 
-    fn try_open(&self, options: Options) -> Result<(Wal, Unsettled), OpenError> {
+    fn try_open(&self, mut options: Options) -> Result<(Wal, Unsettled), OpenError> {
         match self {
             Self::Memory(storage) => Wal::open_in(Arc::new(storage.clone()), options),
-            Self::Sled(_) => Wal::open(options),
+            Self::Disk(engine, _) => {
+                options.config.engine = *engine;
+                Wal::open(options)
+            }
         }
     }
 
@@ -280,7 +291,7 @@ impl Place {
     fn path(&self) -> PathBuf {
         match self {
             Self::Memory(_) => PathBuf::from("memory"),
-            Self::Sled(dir) => dir.path().join("wal"),
+            Self::Disk(_, dir) => dir.path().join("wal"),
         }
     }
 }
@@ -307,7 +318,11 @@ fn options_at(path: PathBuf, clock: &ManualClock, change: impl FnOnce(&mut WalCo
 }
 
 fn open_at(path: &Path) -> Result<(Wal, Unsettled), OpenError> {
-    Wal::open(options(path.to_owned(), |_| {}))
+    open_on(Engine::Sled, path)
+}
+
+fn open_on(engine: Engine, path: &Path) -> Result<(Wal, Unsettled), OpenError> {
+    Wal::open(options(path.to_owned(), |config| config.engine = engine))
 }
 
 fn close(wal: Wal) {

@@ -61,12 +61,7 @@ pub enum SplitError {
 ///
 /// [`SplitError`]; the body is to be refused as a whole.
 pub fn split(body: &[u8], events_max: usize) -> Result<Vec<Item<'_>>, SplitError> {
-    let body_start = if body.starts_with(b"\xef\xbb\xbf") {
-        3
-    } else {
-        0
-    };
-    let start = skip_space(body, body_start);
+    let start = start(body);
     let (items, end) = match body.get(start) {
         None => return Err(SplitError::Empty),
         Some(b'{') => {
@@ -79,6 +74,60 @@ pub fn split(body: &[u8], events_max: usize) -> Result<Vec<Item<'_>>, SplitError
     let at = skip_space(body, end);
     match body.get(at) {
         None => Ok(items),
+        Some(_) => Err(SplitError::Trailing { at }),
+    }
+}
+
+/// One member of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Member<'a> {
+    /// Its key as the client wrote it, quotes included.
+    pub key: &'a [u8],
+    /// Its value as the client wrote it; never empty.
+    pub value: &'a [u8],
+    /// Where the value begins in the body.
+    pub value_at: usize,
+}
+
+/// Shows the top-level members of a body that is one object, in order. Of a body that is valid JSON none is left out.
+///
+/// # Errors
+///
+/// [`SplitError`]; what was shown until then is of no use.
+pub fn members<'a>(body: &'a [u8], mut show: impl FnMut(Member<'a>)) -> Result<(), SplitError> {
+    let start = start(body);
+    match body.get(start) {
+        None => return Err(SplitError::Empty),
+        Some(b'{') => {}
+        Some(_) => return Err(SplitError::NotABatch),
+    }
+    let expect = |at: usize, wanted: u8| match body.get(at) {
+        Some(byte) if *byte == wanted => Ok(at + 1),
+        Some(_) => Err(SplitError::Unexpected { at }),
+        None => Err(SplitError::CutOff),
+    };
+    let mut at = skip_space(body, start + 1);
+    if body.get(at) != Some(&b'}') {
+        loop {
+            let key_end = string_end(body, expect(at, b'"')?).ok_or(SplitError::CutOff)?;
+            let value_at = skip_space(body, expect(skip_space(body, key_end), b':')?);
+            let (item, end) = measure(body, value_at, Outline::Member)?;
+            show(Member {
+                key: body.get(at..key_end).unwrap_or_default(),
+                value: item.bytes,
+                value_at,
+            });
+            // `measure` stops at a comma or at the object's own brace.
+            if body.get(end) == Some(&b'}') {
+                at = end;
+                break;
+            }
+            at = skip_space(body, end + 1);
+        }
+    }
+    let at = skip_space(body, at + 1);
+    match body.get(at) {
+        None => Ok(()),
         Some(_) => Err(SplitError::Trailing { at }),
     }
 }
@@ -137,6 +186,19 @@ enum Outline {
     Object,
     /// A comma or a bracket that is not its own.
     Item,
+    /// A comma or a brace that is not its own.
+    Member,
+}
+
+impl Outline {
+    /// Whether a byte outside of all brackets ends it.
+    fn is_ended_by(self, byte: u8) -> bool {
+        match self {
+            Self::Object => false,
+            Self::Item => matches!(byte, b',' | b']'),
+            Self::Member => matches!(byte, b',' | b'}'),
+        }
+    }
 }
 
 /// Measures what begins at `start`; returns it and where it ends (for an item, where its comma or bracket stands).
@@ -153,7 +215,7 @@ fn measure(body: &[u8], start: usize, outline: Outline) -> Result<(Item<'_>, usi
                 depth += 1;
                 extent.depth = extent.depth.max(depth);
             }
-            b',' | b']' if depth == 0 && outline == Outline::Item => {
+            b',' | b']' | b'}' if depth == 0 && outline.is_ended_by(byte) => {
                 let bytes = body.get(start..at).unwrap_or_default().trim_ascii_end();
                 if bytes.is_empty() {
                     return Err(SplitError::Unexpected { at });
@@ -186,6 +248,19 @@ fn string_end(body: &[u8], mut at: usize) -> Option<usize> {
         }
         at += 2;
     }
+}
+
+/// Where a body's first word begins, after a byte order mark and space.
+fn start(body: &[u8]) -> usize {
+    let mark = b"\xef\xbb\xbf";
+    skip_space(
+        body,
+        if body.starts_with(mark) {
+            mark.len()
+        } else {
+            0
+        },
+    )
 }
 
 fn skip_space(body: &[u8], at: usize) -> usize {
@@ -281,6 +356,66 @@ mod tests {
                 "{}",
                 String::from_utf8_lossy(body)
             );
+        }
+    }
+
+    #[test]
+    fn the_members_of_an_object_are_shown_in_order() {
+        let shown = |body: &[u8]| {
+            let mut found = Vec::new();
+            members(body, |member| {
+                let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+                let value = &body[member.value_at..];
+                assert!(value.starts_with(member.value));
+                found.push((text(member.key), text(member.value)));
+            })?;
+            Ok(found)
+        };
+        let cases: &[(&[u8], &[(&str, &str)])] = &[
+            (b"{}", &[]),
+            (b"\xef\xbb\xbf { } ", &[]),
+            (br#"{"a":1}"#, &[(r#""a""#, "1")]),
+            (
+                br#" {"a,}" : [1,{"b":"}"}] , "\"" :"x,y" , "c":{"d":[]}} "#,
+                &[
+                    (r#""a,}""#, r#"[1,{"b":"}"}]"#),
+                    (r#""\"""#, r#""x,y""#),
+                    (r#""c""#, r#"{"d":[]}"#),
+                ],
+            ),
+            // Not JSON, but where each value ends is plain.
+            (
+                br#"{"a":tru,"b":[nope],"c":1}"#,
+                &[(r#""a""#, "tru"), (r#""b""#, "[nope]"), (r#""c""#, "1")],
+            ),
+        ];
+        for (body, expected) in cases {
+            let expected: Vec<_> = expected
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect();
+            assert_eq!(shown(body), Ok(expected));
+        }
+        use SplitError::{CutOff, Empty, NotABatch, Trailing, Unexpected};
+        let broken: &[(&[u8], SplitError)] = &[
+            (b"", Empty),
+            (b"[]", NotABatch),
+            (b"{", CutOff),
+            (b"{\"a", CutOff),
+            (b"{\"a\"", CutOff),
+            (b"{\"a\":", CutOff),
+            (b"{\"a\":1", CutOff),
+            (b"{\"a\":1,", CutOff),
+            (b"{a:1}", Unexpected { at: 1 }),
+            (b"{\"a\" 1}", Unexpected { at: 5 }),
+            (b"{\"a\":}", Unexpected { at: 5 }),
+            (b"{\"a\":1,}", Unexpected { at: 7 }),
+            (b"{\"a\":1]", Unexpected { at: 6 }),
+            (b"{\"a\":1}}", Trailing { at: 7 }),
+        ];
+        for (body, expected) in broken {
+            let found = shown(body);
+            assert_eq!(found, Err(*expected), "{}", String::from_utf8_lossy(body));
         }
     }
 

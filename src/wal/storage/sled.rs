@@ -5,17 +5,21 @@
 //! moves them to `blobs/`, which it does not sync at all (asserted after each sync). sled's periodic flusher is off: it
 //! swallows errors.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::{Storage, StorageError, VALUE_BYTES_MAX, Visit};
+use super::{Storage, StorageError, VALUE_BYTES_MAX, Visit, sync_directory};
 
 pub mod barrier;
 
 /// sled's page cache, in bytes: the log is read once, front to back, so little is enough.
 const CACHE_BYTES: u64 = 64 << 20;
+
+/// How often the database's lock is tried, every two milliseconds, before it counts as held.
+const LOCK_ATTEMPTS: u32 = 500;
 
 /// A sled database as an engine.
 #[derive(Debug)]
@@ -124,12 +128,35 @@ impl Storage for SledStorage {
 }
 
 fn open_db(path: &Path) -> Result<sled::Db, StorageError> {
+    wait_for_lock(path)?;
     let config = sled::Config::new()
         .path(path)
         .cache_capacity(CACHE_BYTES)
         .flush_every_ms(None)
         .use_compression(false);
     caught(|| config.open().map_err(storage_error))
+}
+
+/// sled's threads let go of its lock a little after a database is dropped, or after it failed to open; sled itself does not
+/// wait for that. Counted and not timed, since a test may hold the time still.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "an open blocks anyway, and nothing tells when the lock is free"
+)]
+fn wait_for_lock(path: &Path) -> Result<(), StorageError> {
+    let file = match File::open(path.join("db")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened?,
+    };
+    for _ in 0..LOCK_ATTEMPTS {
+        match file.try_lock() {
+            // Given back with the handle.
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(2)),
+            Err(TryLockError::Error(error)) => return Err(error.into()),
+        }
+    }
+    Err(StorageError::Io(io::ErrorKind::WouldBlock.into()))
 }
 
 /// sled panics on some kinds of damage; a panic in it is an error of ours.
@@ -174,14 +201,4 @@ fn set_snapshots_aside(path: &Path) -> io::Result<()> {
         fs::rename(path.join(&name), Path::new(&aside).join(&name))?;
     }
     sync_directory(path)
-}
-
-/// Makes the names in a directory durable.
-pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
-    let path = if path.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        path
-    };
-    File::open(path)?.sync_all()
 }

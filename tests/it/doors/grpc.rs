@@ -2,9 +2,7 @@
 
 use bytes::Bytes;
 use eventkit::proto::v1::ingest_service_client::IngestServiceClient;
-use eventkit::proto::v1::{
-    CollectBidiRequest, CollectRequest, CollectStreamRequest, Event, EventStatus,
-};
+use eventkit::proto::v1::{CollectRequest, Event, EventStatus};
 use prost::Message as _;
 use prost_types::{Struct, Timestamp};
 use tonic::codec::CompressionEncoding;
@@ -26,7 +24,7 @@ pub(super) async fn client(addr: SocketAddr) -> IngestServiceClient<Channel> {
     IngestServiceClient::new(channel(addr).await)
 }
 
-fn event(id: &str) -> Event {
+pub(super) fn event(id: &str) -> Event {
     Event {
         message_id: id.into(),
         r#type: "track".into(),
@@ -229,20 +227,6 @@ async fn a_bomb_is_too_large_after_decompression() {
         let expected = (Code::ResourceExhausted, "BODY_TOO_LARGE".into(), false);
         assert_eq!(error(&status), expected, "{encoding}: {status:?}");
     }
-}
-
-#[tokio::test]
-async fn streams_say_that_they_come_later() {
-    let gateway = gateway().await;
-    let mut client = client(gateway.grpc).await;
-    let expected = (Code::Unimplemented, "UNIMPLEMENTED".to_owned(), false);
-    let batches = futures::stream::iter([CollectStreamRequest::default()]);
-    let status = client.collect_stream(batches).await.unwrap_err();
-    assert_eq!(error(&status), expected);
-    let batches = futures::stream::iter([CollectBidiRequest::default()]);
-    let status = client.collect_bidi(batches).await.unwrap_err();
-    assert_eq!(error(&status), expected);
-    assert!(status.message().contains("does not implement"));
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ fn duplicates(committed: &Committed) -> &[u32] {
 
 #[test]
 fn records_come_back_byte_for_byte_in_the_order_of_appends() {
-    for place in Place::both() {
+    for place in Place::all() {
         let (wal, unsettled) = place.open();
         assert_eq!(unsettled.checkpoint.offset, 0);
         let mut sent = Vec::new();
@@ -52,7 +52,7 @@ fn a_read_takes_about_as_many_bytes_as_asked_and_at_least_a_group() {
 /// Many tasks at once, so that the committer makes groups of several appends.
 #[test]
 fn concurrent_appends_keep_their_own_order_and_offsets_stay_dense() {
-    for place in Place::both() {
+    for place in Place::all() {
         let (wal, _) = place.open();
         let writers: Vec<_> = (0..8)
             .map(|writer| {
@@ -87,7 +87,7 @@ fn concurrent_appends_keep_their_own_order_and_offsets_stay_dense() {
 /// Appends that wait while the committer is busy share a group; a repeat among them is one of its own commit.
 #[test]
 fn a_key_is_stored_once_within_an_append_a_group_and_the_log() {
-    for place in Place::both() {
+    for place in Place::all() {
         let (wal, _) = place.open();
         let [a, b, c] = ["a", "b", "c"].map(|id| Sent::new(id, format!("payload of {id}")));
         let other = Sent::new("a", "another body under the same key");
@@ -143,7 +143,7 @@ fn the_source_is_part_of_the_key() {
 
 #[test]
 fn a_key_is_forgotten_when_its_group_is_trimmed() {
-    for place in Place::both() {
+    for place in Place::all() {
         let (wal, _) = place.open();
         let (old, young) = (events("old", 5, 10), events("young", 5, 10));
         append(&wal, &old);
@@ -164,7 +164,7 @@ fn a_key_is_forgotten_when_its_group_is_trimmed() {
 
 #[test]
 fn no_more_keys_are_remembered_than_configured() {
-    for place in Place::both() {
+    for place in Place::all() {
         let (wal, _) = place.open_with(|config| config.dedup_ids_max = 3);
         let sent = events("e", 5, 10);
         append(&wal, &sent);
@@ -185,7 +185,7 @@ fn no_more_keys_are_remembered_than_configured() {
 
 #[test]
 fn large_events_and_large_appends_come_back_whole() {
-    for place in Place::both() {
+    for place in Place::all() {
         let (wal, _) = place.open();
         let mut sent = vec![
             Sent::new("empty", ""),
@@ -220,7 +220,7 @@ fn large_events_and_large_appends_come_back_whole() {
 
 #[test]
 fn a_closed_log_commits_what_waits_and_refuses_the_rest() {
-    for place in Place::both() {
+    for place in Place::all() {
         let (wal, _) = place.open();
         let sent = events("e", 50, 10);
         let commits: Vec<_> = sent

@@ -3,17 +3,19 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use eventkit::config::Engine;
 use eventkit::wal::{Checkpoint, Damage, OpenError, Seal};
 
 use super::{
-    Sent, append, assert_holds, beside, checkpoint, close, copy_dir, copy_log, durable, events,
-    open_at, seal, settle_lanes, wait,
+    ENGINES, Sent, append, assert_holds, beside, checkpoint, close, copy_dir, copy_log, durable,
+    events, open_on, seal, settle_lanes, wait,
 };
 
 /// A log as it lay on the disk at several moments, and what it held.
-struct Template {
-    dir: tempfile::TempDir,
-    sent: Vec<Sent>,
+pub(super) struct Template {
+    engine: Engine,
+    pub(super) dir: tempfile::TempDir,
+    pub(super) sent: Vec<Sent>,
     /// The one that is settled.
     first_seal: Seal,
     seals: Vec<Seal>,
@@ -21,16 +23,20 @@ struct Template {
 }
 
 /// While it was open, after it was closed, and after it was opened and closed once more: the last one has a snapshot.
-const STATES: [&str; 3] = ["killed", "closed", "reopened"];
+pub(super) const STATES: [&str; 3] = ["killed", "closed", "reopened"];
 const SETTLED: u64 = 100;
 /// How many events there were when "yesterday" was copied.
 const YESTERDAY: u64 = 320;
 
 impl Template {
     fn make() -> Self {
+        Self::on(Engine::Sled)
+    }
+
+    pub(super) fn on(engine: Engine) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("live");
-        let (wal, _) = open_at(&path).unwrap();
+        let (wal, _) = open_on(engine, &path).unwrap();
         let first_seal = seal(&wal, 0, 0, 0, 99);
         let mut sent = Vec::new();
         for n in 0..60 {
@@ -55,9 +61,10 @@ impl Template {
         close(wal);
         copy_log(&path, &dir.path().join("closed"));
         // sled writes a snapshot when it opens.
-        close(open_at(&path).unwrap().0);
+        close(open_on(engine, &path).unwrap().0);
         copy_log(&path, &dir.path().join("reopened"));
         Self {
+            engine,
             dir,
             sent,
             first_seal,
@@ -67,7 +74,7 @@ impl Template {
     }
 
     /// A copy of one of the states, to be damaged.
-    fn copy(&self, state: &str) -> (tempfile::TempDir, PathBuf) {
+    pub(super) fn copy(&self, state: &str) -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("wal");
         copy_log(&self.dir.path().join(state), &path);
@@ -76,8 +83,8 @@ impl Template {
 
     /// Opens a damaged log and says what became of it; panics at silent loss.
     #[track_caller]
-    fn judge(&self, path: &Path, case: &str) -> Verdict {
-        let verdict = match open_at(path) {
+    pub(super) fn judge(&self, path: &Path, case: &str) -> Verdict {
+        let verdict = match open_on(self.engine, path) {
             Ok((wal, unsettled)) => {
                 assert_eq!(
                     durable(&wal),
@@ -98,7 +105,7 @@ impl Template {
                 assert_eq!(again.duplicates.len(), self.sent.len() - settled, "{case}");
                 append(&wal, &events("after", 3, 1_000));
                 close(wal);
-                let (wal, _) = open_at(path).unwrap();
+                let (wal, _) = open_on(self.engine, path).unwrap();
                 assert_eq!(
                     durable(&wal),
                     self.sent.len() as u64 + 3,
@@ -118,7 +125,7 @@ impl Template {
         };
         if !matches!(verdict, Verdict::Whole | Verdict::Replays) {
             // A refusal must not repair itself into a loss.
-            let again = open_at(path);
+            let again = open_on(self.engine, path);
             assert!(
                 again.is_err(),
                 "{case}: refused as {verdict:?}, then opened"
@@ -129,7 +136,7 @@ impl Template {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Verdict {
+pub(super) enum Verdict {
     Whole,
     /// Every event is there, the newest seals or the newest checkpoint are not: batches are made and settled once more,
     /// and the merge removes what is then stored twice.
@@ -139,11 +146,11 @@ enum Verdict {
     Storage,
 }
 
-fn lost(from: u64, to: u64) -> impl Fn(&Verdict) -> bool {
+pub(super) fn lost(from: u64, to: u64) -> impl Fn(&Verdict) -> bool {
     move |verdict| matches!(verdict, Verdict::Damaged(Damage::Lost { from: f, to: t, .. }) if (*f, *t) == (from, to))
 }
 
-fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+pub(super) fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = fs::read(path).unwrap();
     change(&mut bytes);
     fs::write(path, bytes).unwrap();
@@ -166,10 +173,12 @@ fn snapshots(path: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn an_undamaged_copy_of_every_state_is_whole() {
-    let template = Template::make();
-    for state in STATES {
-        let (_dir, path) = template.copy(state);
-        assert_eq!(template.judge(&path, state), Verdict::Whole);
+    for engine in ENGINES {
+        let template = Template::on(engine);
+        for state in STATES {
+            let (_dir, path) = template.copy(state);
+            assert_eq!(template.judge(&path, state), Verdict::Whole);
+        }
     }
 }
 
@@ -292,65 +301,69 @@ fn a_missing_or_damaged_conf_is_never_a_silent_loss() {
 
 #[test]
 fn a_missing_foreign_or_damaged_mark_is_refused() {
-    let template = Template::make();
-    let other = Template::make();
-    let mark = |path: &Path| beside(path, ".mark");
+    for engine in ENGINES {
+        let template = Template::on(engine);
+        let other = Template::on(engine);
+        let mark = |path: &Path| beside(path, ".mark");
 
-    let (_dir, path) = template.copy("killed");
-    fs::remove_file(mark(&path)).unwrap();
-    assert_eq!(
-        template.judge(&path, "no mark"),
-        Verdict::Damaged(Damage::NoMark)
-    );
-
-    for content in [vec![], vec![0; 128], vec![0xff; 200]] {
         let (_dir, path) = template.copy("killed");
-        fs::write(mark(&path), content).unwrap();
+        fs::remove_file(mark(&path)).unwrap();
         assert_eq!(
-            template.judge(&path, "bad mark"),
+            template.judge(&path, "no mark"),
             Verdict::Damaged(Damage::NoMark)
         );
-    }
 
-    let (_dir, path) = template.copy("killed");
-    fs::copy(mark(&other.dir.path().join("killed")), mark(&path)).unwrap();
-    assert_eq!(
-        template.judge(&path, "other mark"),
-        Verdict::Damaged(Damage::OtherMark)
-    );
+        for content in [vec![], vec![0; 128], vec![0xff; 200]] {
+            let (_dir, path) = template.copy("killed");
+            fs::write(mark(&path), content).unwrap();
+            assert_eq!(
+                template.judge(&path, "bad mark"),
+                Verdict::Damaged(Damage::NoMark)
+            );
+        }
 
-    // One slot torn, the other one older or newer: the log itself says the rest.
-    for at in [0, 30, 63, 64, 100] {
         let (_dir, path) = template.copy("killed");
-        change(&mark(&path), |bytes| bytes[at] ^= 0x5a);
+        fs::copy(mark(&other.dir.path().join("killed")), mark(&path)).unwrap();
         assert_eq!(
-            template.judge(&path, "torn mark"),
-            Verdict::Whole,
-            "slot byte {at}"
+            template.judge(&path, "other mark"),
+            Verdict::Damaged(Damage::OtherMark)
         );
-    }
 
-    // After a power cut the mark may be older than the log.
-    let (_dir, path) = template.copy("killed");
-    fs::copy(mark(&template.dir.path().join("yesterday")), mark(&path)).unwrap();
-    assert_eq!(template.judge(&path, "older mark"), Verdict::Whole);
+        // One slot torn, the other one older or newer: the log itself says the rest.
+        for at in [0, 30, 63, 64, 100] {
+            let (_dir, path) = template.copy("killed");
+            change(&mark(&path), |bytes| bytes[at] ^= 0x5a);
+            assert_eq!(
+                template.judge(&path, "torn mark"),
+                Verdict::Whole,
+                "slot byte {at}"
+            );
+        }
+
+        // After a power cut the mark may be older than the log.
+        let (_dir, path) = template.copy("killed");
+        fs::copy(mark(&template.dir.path().join("yesterday")), mark(&path)).unwrap();
+        assert_eq!(template.judge(&path, "older mark"), Verdict::Whole);
+    }
 }
 
 #[test]
 fn a_restored_older_copy_is_refused_with_the_offsets_it_lacks() {
-    let template = Template::make();
-    let last = template.sent.len() as u64 - 1;
-    let (_dir, path) = template.copy("killed");
-    fs::remove_dir_all(&path).unwrap();
-    copy_dir(&template.dir.path().join("yesterday"), &path);
-    let verdict = template.judge(&path, "yesterday's copy, today's mark");
-    assert!(lost(YESTERDAY, last)(&verdict), "{verdict:?}");
+    for engine in ENGINES {
+        let template = Template::on(engine);
+        let last = template.sent.len() as u64 - 1;
+        let (_dir, path) = template.copy("killed");
+        fs::remove_dir_all(&path).unwrap();
+        copy_dir(&template.dir.path().join("yesterday"), &path);
+        let verdict = template.judge(&path, "yesterday's copy, today's mark");
+        assert!(lost(YESTERDAY, last)(&verdict), "{verdict:?}");
 
-    // With its own mark the copy opens: it is a whole log, of yesterday.
-    let (_dir, path) = template.copy("yesterday");
-    let (wal, _) = open_at(&path).unwrap();
-    assert_eq!(durable(&wal), YESTERDAY);
-    close(wal);
+        // With its own mark the copy opens: it is a whole log, of yesterday.
+        let (_dir, path) = template.copy("yesterday");
+        let (wal, _) = open_on(engine, &path).unwrap();
+        assert_eq!(durable(&wal), YESTERDAY);
+        close(wal);
+    }
 }
 
 #[test]

@@ -287,6 +287,36 @@ fn restamped(value: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     value
 }
 
+#[test]
+fn what_is_left_of_a_torn_group_is_removed() {
+    let parts = {
+        let (_, storage, _) = torn(0);
+        parts_of(&storage, 50).len()
+    };
+    for cut in 1..parts {
+        let (place, storage, sent) = torn(cut);
+        let (wal, _) = open(&place).unwrap();
+        assert_holds(&wal, 0, &sent);
+        assert!(
+            parts_of(&storage, 50).is_empty(),
+            "{cut} parts were cut off"
+        );
+        close(wal);
+    }
+}
+
+/// A log whose last group misses so many of its last parts, and what it holds besides.
+fn torn(cut: usize) -> (Place, MemoryStorage, Vec<Sent>) {
+    let (place, storage, sent) = memory(0);
+    let (wal, _) = open(&place).unwrap();
+    append(&wal, &events("torn", 4, 4_000));
+    close(wal);
+    for part in parts_of(&storage, 50).into_keys().rev().take(cut) {
+        storage.damage(&part_key(50, part), None);
+    }
+    (place, storage, sent)
+}
+
 /// With the mark beside it, a last group that was acknowledged is told from a torn one.
 #[test]
 fn the_mark_tells_a_torn_last_group_from_a_lost_one() {

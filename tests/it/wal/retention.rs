@@ -26,7 +26,7 @@ fn fill(wal: &Wal, groups: usize, bytes: usize) -> Vec<Sent> {
 
 #[test]
 fn seals_and_the_checkpoint_are_found_again_until_they_are_settled() {
-    for place in Place::both() {
+    for place in Place::all() {
         let (wal, _) = place.open();
         let sent = fill(&wal, 4, 10);
         let seals = [
@@ -62,7 +62,7 @@ fn seals_and_the_checkpoint_are_found_again_until_they_are_settled() {
 
 #[test]
 fn nothing_that_is_not_settled_is_trimmed_and_the_last_group_stays() {
-    for place in Place::both() {
+    for place in Place::all() {
         let (wal, _) = place.open();
         let sent = fill(&wal, 6, 10);
         for (settled, first) in [(0, 0), (9, 0), (10, 10), (11, 10), (29, 20), (60, 50)] {
@@ -104,7 +104,7 @@ fn a_checkpoint_trims_nothing_in_its_own_commit() {
 
 #[test]
 fn settled_events_are_kept_up_to_the_configured_number() {
-    for place in Place::both() {
+    for place in Place::all() {
         let (wal, _) = place.open_with(|config| config.retained_events_max = 25);
         fill(&wal, 6, 10);
         settle(&wal, 60);
@@ -115,7 +115,7 @@ fn settled_events_are_kept_up_to_the_configured_number() {
 
 #[test]
 fn settled_events_are_kept_for_the_configured_time() {
-    for place in Place::both() {
+    for place in Place::all() {
         let clock = ManualClock::new(super::RECEIVED_AT);
         let options = options_at(place.path(), &clock, |config| {
             config.retained_events_max = 1_000;
@@ -143,7 +143,7 @@ fn settled_events_are_kept_for_the_configured_time() {
 
 #[test]
 fn a_full_log_sheds_and_takes_work_again_when_what_is_settled_has_gone() {
-    for place in Place::both() {
+    for place in Place::all() {
         let (wal, _) = place.open_with(|config| {
             config.bytes_max = Some(200_000);
             config.retained_events_max = 1_000_000;
@@ -200,7 +200,7 @@ fn a_large_full_log_takes_work_again_within_seconds_of_being_settled() {
 
 #[test]
 fn lanes_change_only_when_nothing_is_unsettled() {
-    for place in Place::both() {
+    for place in Place::all() {
         let lanes = |lanes| move |config: &mut eventkit::config::WalConfig| config.lanes = lanes;
         let (wal, _) = place.open_with(lanes(4));
         assert_eq!(wal.lanes(), 4);

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use eventkit::wal::storage::memory::MemoryStorage;
 use eventkit::wal::storage::sled::SledStorage;
+use eventkit::wal::storage::sqlite::SqliteStorage;
 use eventkit::wal::storage::{Storage, StorageError, VALUE_BYTES_MAX};
 
 use super::noise;
@@ -14,13 +15,15 @@ type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 enum Engine {
     Memory(MemoryStorage),
     Sled(tempfile::TempDir),
+    Sqlite(tempfile::TempDir),
 }
 
 impl Engine {
-    fn all() -> [Self; 2] {
+    fn all() -> [Self; 3] {
         [
             Self::Memory(MemoryStorage::default()),
             Self::Sled(tempfile::tempdir().unwrap()),
+            Self::Sqlite(tempfile::tempdir().unwrap()),
         ]
     }
 
@@ -28,6 +31,7 @@ impl Engine {
         match self {
             Self::Memory(storage) => Box::new(storage.clone()),
             Self::Sled(dir) => Box::new(SledStorage::open(&dir.path().join("wal")).unwrap()),
+            Self::Sqlite(dir) => Box::new(SqliteStorage::open(&dir.path().join("wal")).unwrap()),
         }
     }
 
@@ -35,13 +39,16 @@ impl Engine {
     fn died(self) -> Self {
         match self {
             Self::Memory(storage) => Self::Memory(storage.crash(0)),
-            Self::Sled(dir) => {
-                let copy = tempfile::tempdir().unwrap();
-                super::copy_dir(dir.path(), copy.path());
-                Self::Sled(copy)
-            }
+            Self::Sled(dir) => Self::Sled(copied(&dir)),
+            Self::Sqlite(dir) => Self::Sqlite(copied(&dir)),
         }
     }
+}
+
+fn copied(dir: &tempfile::TempDir) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    super::copy_dir(dir.path(), copy.path());
+    copy
 }
 
 fn pairs(storage: &dyn Storage, from: &[u8]) -> Pairs {
@@ -66,6 +73,7 @@ fn a_scan_is_ascending_from_a_key_on_and_ends_when_told() {
         for key in [&[3, 0][..], &[1], &[255, 255], &[2, 9], &[2], &[3]] {
             storage.insert(key, key).unwrap();
         }
+        storage.sync().unwrap();
         let keys = |from: &[u8]| -> Vec<Vec<u8>> {
             pairs(&*storage, from)
                 .into_iter()
@@ -99,6 +107,7 @@ fn an_insert_replaces_and_a_remove_needs_no_key() {
         storage.insert(b"a", b"new").unwrap();
         storage.insert(b"b", b"").unwrap();
         storage.remove(b"c").unwrap();
+        storage.sync().unwrap();
         assert_eq!(pairs(&*storage, b""), [pair(b"a", b"new"), pair(b"b", b"")]);
         storage.remove(b"a").unwrap();
         storage.sync().unwrap();
@@ -203,6 +212,87 @@ fn a_second_open_of_a_sled_directory_is_refused() {
         pairs(&SledStorage::open(&path).unwrap(), b""),
         [pair(b"k", b"v")]
     );
+}
+
+/// Ten times the live window is written: freed pages are used again, and `log.db-wal` is begun anew.
+#[test]
+fn sqlite_reuses_its_space_and_its_write_ahead_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("wal");
+    let storage = SqliteStorage::open(&path).unwrap();
+    let value = noise("value", 5_900);
+    let (mut largest, mut largest_wal) = (0, 0);
+    for n in 0..5_000u64 {
+        storage.insert(&n.to_be_bytes(), &value).unwrap();
+        if let Some(old) = n.checked_sub(500) {
+            storage.remove(&old.to_be_bytes()).unwrap();
+        }
+        if n % 100 == 99 {
+            storage.sync().unwrap();
+            largest = largest.max(storage.disk_bytes().unwrap());
+            let wal = std::fs::metadata(path.join("log.db-wal")).unwrap().len();
+            largest_wal = largest_wal.max(wal);
+        }
+    }
+    let live = 500 * 6_000;
+    assert!(largest < 8 * live, "{largest} bytes for {live} live ones");
+    assert!(largest_wal < 16 << 20, "{largest_wal}");
+    drop(storage);
+    let storage = SqliteStorage::open(&path).unwrap();
+    let keys: Vec<Vec<u8>> = pairs(&storage, b"")
+        .into_iter()
+        .map(|pair| pair.0)
+        .collect();
+    let expected: Vec<Vec<u8>> = (4_500..5_000u64)
+        .map(|n| n.to_be_bytes().to_vec())
+        .collect();
+    assert_eq!(keys, expected);
+}
+
+/// A reader in the middle of a scan neither waits for the writer nor keeps it waiting, and holds no old pages.
+#[test]
+fn a_slow_reader_of_sqlite_does_not_make_its_files_grow() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("wal");
+    let storage = SqliteStorage::open(&path).unwrap();
+    for n in 0..1_000u64 {
+        storage.insert(&n.to_be_bytes(), b"before").unwrap();
+    }
+    storage.sync().unwrap();
+    let value = noise("value", 5_900);
+    let mut seen = 0u64;
+    storage
+        .scan(b"", &mut |key, _| {
+            assert_eq!(key, seen.to_be_bytes());
+            if seen.is_multiple_of(10) {
+                for n in 0..100u64 {
+                    storage
+                        .insert(&(1_000_000 + n).to_be_bytes(), &value)
+                        .unwrap();
+                }
+                storage.sync().unwrap();
+            }
+            seen += 1;
+            seen < 1_000
+        })
+        .unwrap();
+    assert_eq!(seen, 1_000);
+    // 60 MB were written.
+    assert!(storage.disk_bytes().unwrap() < 24 << 20);
+}
+
+#[test]
+fn what_is_not_committed_is_gone_after_a_death_and_never_seen_by_a_reader_of_sqlite() {
+    let engine = Engine::Sqlite(tempfile::tempdir().unwrap());
+    let storage = engine.open();
+    storage.insert(b"a", b"1").unwrap();
+    storage.sync().unwrap();
+    storage.insert(b"b", b"2").unwrap();
+    storage.remove(b"a").unwrap();
+    assert_eq!(pairs(&*storage, b""), [pair(b"a", b"1")]);
+    let dead = engine.died();
+    drop(storage);
+    assert_eq!(pairs(&*dead.open(), b""), [pair(b"a", b"1")]);
 }
 
 #[test]

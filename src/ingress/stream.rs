@@ -1,0 +1,223 @@
+//! Streams of batches: what both streaming calls share.
+//!
+//! A stream hands one batch after the other to the log without waiting for each, so that the batches of one stream lie in the
+//! log in the order in which they were sent and share its syncs. Their outcomes come back in the same order. What is under
+//! way is bounded by a [`Window`]: while it is full, nothing is read, and HTTP/2 flow control holds the client.
+//!
+//! A stream runs as a task of its own: what was begun is settled and counted even when the client is gone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::FuturesOrdered;
+use opentelemetry::KeyValue;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::grpc::Batch;
+use super::outcome::{Outcome, RequestError};
+use super::rpc_status;
+use super::shed::Held;
+use super::{Deadline, Ingress};
+use crate::status::Code;
+
+pub(super) mod bidi;
+pub(super) mod client;
+
+/// How many batches of one stream may be under way.
+pub(super) const WINDOW_BATCHES: u32 = 64;
+/// About what an outcome takes in memory until it is told.
+const OUTCOME_BYTES: usize = 160;
+/// The HTTP status in the log of a stream that its client left.
+const CLIENT_GONE: u16 = 499;
+
+/// One streaming call.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) ingress: Ingress,
+    pub(super) request_id: Arc<str>,
+    pub(super) deadline: Option<Deadline>,
+    pub(super) drain: CancellationToken,
+    /// The bytes that arrived and are not a whole message yet.
+    pub(super) unread: Option<Arc<Held>>,
+    pub(super) path: &'static str,
+    pub(super) started: Instant,
+}
+
+/// How a stream ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The client closed its side, and was told everything.
+    Closed,
+    /// The client is gone.
+    Gone,
+    /// With an error that the client is told.
+    Failed(RequestError),
+}
+
+/// What reading the next message came to.
+#[derive(Debug)]
+pub(super) enum Read<T> {
+    Message(T),
+    /// There is no next message.
+    End(End),
+}
+
+impl Call {
+    /// The stream's first line in the log.
+    pub(super) fn received(&self) {
+        tracing::info!(
+            method = "POST",
+            path = self.path,
+            event_type = "any",
+            request_id = &*self.request_id,
+            stream = "any",
+            "request_received"
+        );
+    }
+
+    /// The stream's last line in the log; how long it took.
+    pub(super) fn completed(&self, end: &End) -> Duration {
+        let took = self.started.elapsed();
+        let status_code = match end {
+            End::Closed => 200,
+            End::Gone => CLIENT_GONE,
+            End::Failed(error) => error.code.http(),
+        };
+        tracing::info!(
+            status_code,
+            duration_ms = took.as_secs_f64() * 1e3,
+            request_id = &*self.request_id,
+            stream = "any",
+            "request_completed"
+        );
+        took
+    }
+
+    /// Counts a stream whose status went out in trailers, where the layer around the calls does not see it.
+    pub(super) fn record(&self, end: &End, took: Duration) {
+        let code = match end {
+            End::Closed => tonic::Code::Ok,
+            End::Gone => tonic::Code::Cancelled,
+            End::Failed(error) => error.code.grpc(),
+        };
+        self.ingress.metrics().request_seconds.record(
+            took.as_secs_f64(),
+            &[
+                KeyValue::new("protocol", "grpc"),
+                KeyValue::new("status", code as i64),
+            ],
+        );
+    }
+
+    /// Resolves when nothing more may be read: the deadline passed, or the server drains. Cancel safe.
+    pub(super) async fn told_to_end(&self) -> Code {
+        let late = async {
+            match &self.deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline.at()).await,
+                None => std::future::pending().await,
+            }
+        };
+        // Both arms are cancel safe: a token stays cancelled, a moment stays past.
+        tokio::select! {
+            biased;
+            () = self.drain.cancelled() => Code::Draining,
+            () = late => Code::DeadlineExceeded,
+        }
+    }
+
+    /// Says what came from the client.
+    pub(super) fn read<T>(&self, message: Result<Option<T>, Status>) -> Read<T> {
+        // The message is complete: what it took on the wire is free for the next one.
+        if let Some(unread) = &self.unread {
+            unread.give_back();
+        }
+        match message {
+            Ok(Some(message)) => Read::Message(message),
+            Ok(None) => Read::End(End::Closed),
+            Err(status) => {
+                let max = self.ingress.config().body_bytes_max;
+                let error = rpc_status::request_error(&status, max);
+                Read::End(error.map_or(End::Gone, End::Failed))
+            }
+        }
+    }
+
+    /// Hands a batch to the log. Its outcomes come out of the window, after those of every batch before it.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError`]: nothing of this batch was stored.
+    pub(super) fn begin(&self, batch: &Batch<'_>, window: &mut Window) -> Result<(), RequestError> {
+        let submission = batch.submission(&self.request_id, self.deadline.as_ref())?;
+        tracing::debug!(
+            batch = batch.number,
+            events = batch.events.len(),
+            request_id = &*self.request_id,
+            stream = submission.stream.of(""),
+            "batch_received"
+        );
+        let bytes: usize = batch.events.iter().map(bytes::Bytes::len).sum();
+        let cost = bytes + batch.events.len() * OUTCOME_BYTES;
+        let held = self.ingress.hold(cost)?;
+        let pending = self.ingress.begin(submission)?.into_owned();
+        let (ingress, number) = (self.ingress.clone(), batch.number);
+        let settled = async move {
+            let outcomes = ingress.settle(pending).await;
+            Settled {
+                number,
+                outcomes,
+                cost,
+                _held: held,
+            }
+        };
+        window.cost += cost;
+        window.under_way.push_back(Box::pin(settled));
+        Ok(())
+    }
+}
+
+/// The batches of a stream that are under way.
+pub(super) struct Window {
+    under_way: FuturesOrdered<BoxFuture<'static, Settled>>,
+    cost: usize,
+    cost_max: usize,
+}
+
+/// A batch whose outcome is known.
+#[derive(Debug)]
+pub(super) struct Settled {
+    pub(super) number: u64,
+    pub(super) outcomes: Result<Vec<Outcome<'static>>, RequestError>,
+    cost: usize,
+    _held: Held,
+}
+
+impl Window {
+    pub(super) fn new(ingress: &Ingress) -> Self {
+        Self {
+            under_way: FuturesOrdered::new(),
+            cost: 0,
+            cost_max: ingress.config().body_bytes_max,
+        }
+    }
+
+    /// Whether one more message may be read: with it, at most about two of the largest are under way.
+    pub(super) fn has_room(&self) -> bool {
+        self.under_way.len() < WINDOW_BATCHES as usize && self.cost < self.cost_max
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.under_way.is_empty()
+    }
+
+    /// The next batch, in the order of the stream, once it is settled; `None` when none is under way. Cancel safe.
+    pub(super) async fn next(&mut self) -> Option<Settled> {
+        let settled = self.under_way.next().await?;
+        self.cost = self.cost.saturating_sub(settled.cost);
+        Some(settled)
+    }
+}
