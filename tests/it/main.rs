@@ -17,6 +17,9 @@ mod loader;
 mod oracle;
 // Both doors to the warehouse, with the real binary.
 mod e2e;
+// The Rust client, and the tool that is built on it.
+mod client;
+mod send;
 // Every script of `grpcurl-examples/`.
 mod grpcurl;
 // How it is started, what it says, and the tools.
