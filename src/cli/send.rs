@@ -1,7 +1,8 @@
 //! `eventkit send`: events into a gateway, from a file, from standard input or made up, and what became of each.
 //!
-//! Memory is bounded whatever the input's length: at most `--concurrency` batches are under way and one is being read, each of at
-//! most `--batch` events (`--rpc stream`: as many as one summary lists) and about 1 MiB before its last line. What cannot be sent is reported with its line and never stops the rest.
+//! Memory is bounded whatever the input's length: at most `--concurrency` batches are under way and one is being read,
+//! each of at most `--batch` events (`--rpc stream`: as many as one summary lists) and about 1 MiB before its last line.
+//! What cannot be sent is reported with its line and never stops the rest.
 
 use std::io::{self, IsTerminal as _, Write};
 use std::path::PathBuf;
