@@ -1,7 +1,8 @@
 //! `eventkit send`: events into a gateway, from a file, from standard input or made up, and what became of each.
 //!
-//! Memory is bounded whatever the input's length: at most `--concurrency` batches are in memory, each of at most `--batch` events
-//! and about 1 MiB. What cannot be sent is reported with its line and never stops the rest.
+//! Memory is bounded whatever the input's length: at most `--concurrency` batches are under way and one is being read,
+//! each of at most `--batch` events (`--rpc stream`: as many as one summary lists) and about 1 MiB before its last line.
+//! What cannot be sent is reported with its line and never stops the rest.
 
 use std::io::{self, IsTerminal as _, Write};
 use std::path::PathBuf;
@@ -43,9 +44,9 @@ Examples:
   zcat old.jsonl.gz | eventkit send - --gzip --json
   eventkit send --to grpc://127.0.0.1:50051 --rpc bidi --concurrency 16 --count 100000
 
-Every event has a message id before it is first sent and keeps it, so what was not acknowledged is
-sent again safely (--retry-for); what had been stored is then answered as a duplicate. A line without
-a messageId gets one for this run alone: sending the file a second time stores it a second time.
+Every event has a message id before it is first sent and keeps it, so what was not acknowledged
+is sent again safely (--retry-for); what had been stored is then answered as a duplicate. A line
+without a messageId gets one for this run alone: sending the file again stores it again.
 
 Exit codes:
   0    every event was accepted or a duplicate

@@ -417,13 +417,14 @@ mod tests {
 
     #[test]
     fn the_exit_code_tells_the_truth() {
-        let cases: [(&dyn Fn(&mut Tally), u8); 6] = [
-            (&|_| {}, 0),
-            (&|tally| tally.rejected = 1, 1),
-            (&|tally| tally.unacknowledged = 1, 1),
-            (&|tally| tally.invalid = 1, 1),
-            (&|tally| tally.broken = Some("x".into()), 1),
-            (&|tally| tally.interrupted = true, 130),
+        type Change = fn(&mut Tally);
+        let cases: [(Change, u8); 6] = [
+            (|_| {}, 0),
+            (|tally| tally.rejected = 1, 1),
+            (|tally| tally.unacknowledged = 1, 1),
+            (|tally| tally.invalid = 1, 1),
+            (|tally| tally.broken = Some("x".into()), 1),
+            (|tally| tally.interrupted = true, 130),
         ];
         for (change, expected) in cases {
             let mut tally = Tally::new("line");
