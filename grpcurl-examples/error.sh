@@ -18,5 +18,5 @@ grpcurl -plaintext -d @ "$host" eventkit.v1.IngestService/Collect <<'JSON'
 }
 JSON
 
-echo "# a call that this server does not implement yet:"
-grpcurl -plaintext -d '{}' "$host" eventkit.v1.IngestService/CollectStream 2>&1 || echo "# grpcurl's exit code: $?"
+echo "# a stream name that is none:"
+grpcurl -plaintext -d '{ "stream": "../shop" }' "$host" eventkit.v1.IngestService/Collect 2>&1 || echo "# grpcurl's exit code: $?"

@@ -11,6 +11,7 @@ use crate::config::{Environment, Inputs, Problems, Profile};
 
 pub mod config;
 mod flags;
+pub mod send;
 pub mod wal;
 
 pub use flags::{LogFlags, RunFlags};
@@ -102,6 +103,9 @@ pub enum Command {
     /// Look into a log without changing it
     #[command(subcommand, after_help = WAL_HELP)]
     Wal(WalCommand),
+    /// Send events to a gateway: from a file, from standard input, or made up
+    #[command(after_help = send::AFTER_HELP)]
+    Send(send::SendArgs),
 }
 
 /// Tools for the configuration.

@@ -21,18 +21,17 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use opentelemetry::KeyValue;
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
 use crate::config::IngressConfig;
-use crate::event::{DEFAULT_SOURCE, DEFAULT_STREAM, Event, EventKey, Lane, Micros};
+use crate::event::{DEFAULT_SOURCE, Event, EventKey, Lane, Micros};
 use crate::lifecycle::Health;
 use crate::sequencer;
 use crate::status::Code;
 use crate::telemetry::Metrics;
-use crate::wal::{Append, AppendError, Commit, CommitError, Wal};
+use crate::wal::{Append, AppendError, CommitError, Wal};
 
 pub mod admit;
 pub mod decode;
@@ -54,13 +53,14 @@ mod route;
 mod rpc_status;
 mod segment;
 mod stream;
+mod submission;
 
 pub use deadline::Deadline;
 pub use outcome::{Counts, Outcome, RequestError};
 pub use server::{Door, Server, Stop};
+pub use submission::{Input, Pending, Protocol, StreamOf, Submission};
 
 use admit::{Admitted, Limits, Shared};
-use decode::scan::Item;
 use shed::Budget;
 
 /// Bytes of a record that are not its payload, about: to size the buffer of an append once.
@@ -68,99 +68,6 @@ const RECORD_OVERHEAD: usize = 96;
 
 /// How many times the largest body a batch may measure, once each event carries what they share.
 const MERGED_FACTOR: usize = 4;
-
-/// Which protocol an event came by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
-    /// JSON over HTTP.
-    Http,
-    /// gRPC or gRPC-web.
-    Grpc,
-}
-
-/// One event of a request, not judged yet.
-#[derive(Debug, Clone, Copy)]
-pub enum Input<'a> {
-    /// An item of a JSON body.
-    Json(Item<'a>),
-    /// An encoded `eventkit.v1.Event`.
-    Event(&'a Bytes),
-}
-
-impl Input<'_> {
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Json(item) => item.bytes.len(),
-            Self::Event(bytes) => bytes.len(),
-        }
-    }
-}
-
-/// Where events are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StreamOf<'a> {
-    /// All in this one; its name was judged by the door ([`admit::is_stream_name`]).
-    Named(&'a str),
-    /// Each where its type belongs.
-    ItsType,
-}
-
-impl<'a> StreamOf<'a> {
-    /// The stream of an event of this type.
-    fn of(self, kind: &str) -> &'a str {
-        match (self, kind) {
-            (Self::Named(name), _) => name,
-            (Self::ItsType, "identify") => "users",
-            (Self::ItsType, "track") => "events",
-            (Self::ItsType, "page") => "pages",
-            (Self::ItsType, "screen") => "screens",
-            (Self::ItsType, "group") => "groups",
-            (Self::ItsType, "alias") => "aliases",
-            (Self::ItsType, _) => DEFAULT_STREAM,
-        }
-    }
-}
-
-/// Events that were handed to the log; [`Ingress::settle`] says what became of them.
-#[derive(Debug)]
-#[must_use = "what became of the events is known only after `settle`"]
-pub struct Pending<'a> {
-    /// They say "accepted" already, and are not shown to anyone before the commit.
-    outcomes: Vec<Outcome<'a>>,
-    /// `None`: there was nothing to append.
-    commit: Option<Commit>,
-}
-
-impl Pending<'_> {
-    /// The same without what it borrows from the request.
-    pub fn into_owned(self) -> Pending<'static> {
-        Pending {
-            outcomes: self.outcomes.into_iter().map(Outcome::into_owned).collect(),
-            commit: self.commit,
-        }
-    }
-}
-
-/// One request's events, and what is known about all of them.
-#[derive(Debug)]
-pub struct Submission<'a> {
-    /// How they came.
-    pub protocol: Protocol,
-    /// Identifies the request in the logs.
-    pub request_id: &'a str,
-    /// Where the events are stored.
-    pub stream: StreamOf<'a>,
-    /// The type of every event, where the path gives it; else each says itself.
-    pub kind: Option<&'static str>,
-    /// What the events have in common.
-    pub shared: Shared<'a>,
-    /// When the client says it sent the request.
-    pub sent_at: Option<Micros>,
-    /// Until when the events may be appended.
-    pub deadline: Option<&'a Deadline>,
-    /// The events.
-    pub inputs: Vec<Input<'a>>,
-}
 
 /// The one path behind all doors. Cheap to clone.
 #[derive(Debug, Clone)]

@@ -30,6 +30,7 @@ pub mod admin;
 pub mod app;
 pub mod backoff;
 pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod lifecycle;

@@ -24,6 +24,9 @@ fn main() -> ExitCode {
                 .map(ExitCode::from)
                 .context("write the output")
         }
+        Command::Send(args) => cli::send::run(&args, &mut io::stdout(), &mut io::stderr())
+            .map(ExitCode::from)
+            .map_err(anyhow::Error::from),
         Command::Wal(command) => cli::wal::run(command, &environment, &mut io::stdout())
             .map(ExitCode::from)
             .map_err(anyhow::Error::from),

@@ -17,6 +17,8 @@ use crate::support::clients;
 use crate::support::gateway::Endpoints;
 use crate::support::ledger::{Answer, Ledger, Sent};
 
+mod streams;
+
 /// The least time between two requests of a client: kills should meet many requests, not a saturated machine.
 const PACE: Duration = Duration::from_millis(20);
 /// How many faults in answers are kept for the report.
@@ -65,8 +67,20 @@ pub(crate) enum Door {
     HttpSingle,
     /// A JSON array per request.
     HttpBatch,
+    /// `POST /v1/batch`.
+    Segment,
     /// `Collect`.
     Grpc,
+    /// `CollectStream`: several messages, one summary.
+    ClientStream,
+    /// `CollectBidi`: several numbered batches, one acknowledgement each.
+    Bidi,
+}
+
+impl Door {
+    fn is_json(self) -> bool {
+        matches!(self, Self::HttpSingle | Self::HttpBatch | Self::Segment)
+    }
 }
 
 /// One answer, in the order of the request.
@@ -75,7 +89,7 @@ type Outcomes = Vec<(Answer, String)>;
 /// What came back for a request.
 #[derive(Debug)]
 enum Heard {
-    /// One outcome per event.
+    /// One outcome per event; of a stream that broke off, those that were acknowledged before.
     Outcomes(Outcomes),
     /// Nothing usable: the events may or may not be stored.
     Nothing,
@@ -162,19 +176,24 @@ impl Client {
 
     fn connect(&self, endpoints: &Endpoints) -> Result<Connection> {
         Ok(match self.door {
-            Door::HttpSingle | Door::HttpBatch => Connection::Http(clients::Http::new(endpoints)),
-            Door::Grpc => Connection::Grpc(clients::grpc(endpoints)?),
+            Door::HttpSingle | Door::HttpBatch | Door::Segment => {
+                Connection::Http(clients::Http::new(endpoints))
+            }
+            Door::Grpc | Door::ClientStream | Door::Bidi => {
+                Connection::Grpc(clients::grpc(endpoints)?)
+            }
         })
     }
 
     fn make(&mut self) -> Vec<Made> {
         let events = match self.door {
             Door::HttpSingle => 1,
-            Door::HttpBatch => self.maker.choose(2..20),
+            Door::HttpBatch | Door::Segment => self.maker.choose(2..20),
             Door::Grpc => self.maker.choose(1..9),
+            Door::ClientStream | Door::Bidi => self.maker.choose(2..30),
         };
         (0..events)
-            .map(|_| self.maker.make(self.door != Door::Grpc))
+            .map(|_| self.maker.make(self.door.is_json()))
             .collect()
     }
 
@@ -182,9 +201,13 @@ impl Client {
     async fn exchange(&self, connection: &mut Connection, request: &[Made]) -> Heard {
         let sent: Vec<Sent> = request.iter().map(|made| made.sent.clone()).collect();
         self.shared.ledger().sending(&sent);
-        let answer = match connection {
-            Connection::Http(http) => self.over_http(http, request).await,
-            Connection::Grpc(grpc) => over_grpc(grpc, request).await,
+        let answer = match (connection, self.door) {
+            (Connection::Http(http), _) => self.over_http(http, request).await,
+            (Connection::Grpc(grpc), Door::ClientStream) => {
+                streams::over_client_stream(grpc, request).await
+            }
+            (Connection::Grpc(grpc), Door::Bidi) => streams::over_bidi(grpc, request).await,
+            (Connection::Grpc(grpc), _) => over_grpc(grpc, request).await,
         };
         let heard = answer.and_then(|heard| {
             if let Heard::Outcomes(outcomes) = &heard {
@@ -197,6 +220,11 @@ impl Client {
                 let mut ledger = self.shared.ledger();
                 for (event, (answer, _)) in sent.iter().zip(&outcomes) {
                     ledger.heard(&event.message_id, *answer);
+                }
+                // A stream that broke off: what was acknowledged is owed, and the rest is not answered.
+                if outcomes.len() < sent.len() {
+                    ledger.unanswered_requests += 1;
+                    return Heard::Nothing;
                 }
                 Heard::Outcomes(outcomes)
             }
@@ -236,20 +264,40 @@ impl Client {
             .collect();
         let body = match self.door {
             Door::HttpBatch => format!("[{}]", events.join(",\n ")),
-            Door::HttpSingle | Door::Grpc => events.concat(),
+            Door::Segment => format!(
+                r#"{{"batch":[{}],"context":{{"library":"crash"}},"writeKey":"k"}}"#,
+                events.join(",\n ")
+            ),
+            Door::HttpSingle | Door::Grpc | Door::ClientStream | Door::Bidi => events.concat(),
+        };
+        let path = match self.door {
+            Door::Segment => "/v1/batch".to_owned(),
+            _ => format!("/collect/{}", self.name),
         };
         // No answer, half an answer: the gateway was killed.
-        let Ok((status, answer)) = http.post(&format!("/collect/{}", self.name), body).await else {
+        let Ok((status, answer)) = http.post(&path, body).await else {
             return Ok(Heard::Nothing);
         };
         match status {
-            202 | 400 | 413 => outcomes_of(&answer)
-                .map(Heard::Outcomes)
+            200 if self.door == Door::Segment && answer.get("success") == Some(&true.into()) => {
+                outcomes_of(&answer).and_then(|outcomes| whole(request, outcomes))
+            }
+            202 | 400 | 413 if self.door != Door::Segment => outcomes_of(&answer)
+                .and_then(|outcomes| whole(request, outcomes))
                 .with_context(|| format!("answer {status} {answer}")),
             429 | 503 => Ok(Heard::Nothing),
             _ => Err(anyhow!("unexpected answer {status} {answer}")),
         }
     }
+}
+
+/// An answer that must be about every event.
+fn whole(request: &[Made], outcomes: Outcomes) -> Result<Heard> {
+    if request.len() == outcomes.len() {
+        return Ok(Heard::Outcomes(outcomes));
+    }
+    let (sent, told) = (request.len(), outcomes.len());
+    Err(anyhow!("{sent} events, {told} outcomes"))
 }
 
 /// The outcomes in an HTTP answer.
@@ -268,51 +316,64 @@ fn outcomes_of(answer: &serde_json::Value) -> Result<Outcomes> {
     Ok(outcomes)
 }
 
-async fn over_grpc(grpc: &mut IngestServiceClient<Channel>, request: &[Made]) -> Result<Heard> {
-    let events = request
+fn protos(request: &[Made]) -> Vec<v1::Event> {
+    request
         .iter()
         .filter_map(|made| match &made.wire {
             Wire::Proto(event) => Some(v1::Event::clone(event)),
             Wire::Json(_) => None,
         })
-        .collect();
+        .collect()
+}
+
+/// What a client sees when the other side is killed, is draining or is full; anything else is wrong.
+fn broken(status: &tonic::Status) -> Result<()> {
+    match status.code() {
+        Code::Unavailable
+        | Code::Unknown
+        | Code::Cancelled
+        | Code::DeadlineExceeded
+        | Code::Internal => Ok(()),
+        _ => Err(anyhow!("unexpected status {status}")),
+    }
+}
+
+fn answer_of(result: &v1::EventResult) -> Result<Answer> {
+    Ok(match result.status() {
+        v1::EventStatus::Accepted => Answer::Accepted,
+        v1::EventStatus::Duplicate => Answer::Duplicate,
+        v1::EventStatus::Rejected => Answer::Rejected,
+        v1::EventStatus::Unspecified => {
+            return Err(anyhow!("result {} has no status", result.index));
+        }
+    })
+}
+
+async fn over_grpc(grpc: &mut IngestServiceClient<Channel>, request: &[Made]) -> Result<Heard> {
     let call = v1::CollectRequest {
-        events,
+        events: protos(request),
         ..v1::CollectRequest::default()
     };
     let answer = match grpc.collect(call).await {
         Ok(answer) => answer.into_inner(),
         Err(status) => {
-            return match status.code() {
-                // What a client sees when the other side is killed, is draining or is full.
-                Code::Unavailable
-                | Code::Unknown
-                | Code::Cancelled
-                | Code::DeadlineExceeded
-                | Code::Internal => Ok(Heard::Nothing),
-                _ => Err(anyhow!("unexpected status {status}")),
-            };
+            return broken(&status).map(|()| Heard::Nothing);
         }
     };
     let mut outcomes = Vec::with_capacity(answer.results.len());
     for (index, result) in (0u32..).zip(answer.results) {
-        let outcome = match result.status() {
-            v1::EventStatus::Accepted => Answer::Accepted,
-            v1::EventStatus::Duplicate => Answer::Duplicate,
-            v1::EventStatus::Rejected => Answer::Rejected,
-            v1::EventStatus::Unspecified => return Err(anyhow!("result {index} has no status")),
-        };
+        let outcome = answer_of(&result)?;
         if result.index != index {
             return Err(anyhow!("result {index} has the index {}", result.index));
         }
         outcomes.push((outcome, result.message_id));
     }
-    Ok(Heard::Outcomes(outcomes))
+    whole(request, outcomes)
 }
 
-/// One outcome per event, each under the event's own id.
+/// One outcome per event, each under the event's own id; fewer only where a stream broke off ([`streams::over_bidi`]).
 fn check_outcomes(sent: &[Sent], outcomes: &Outcomes) -> Result<()> {
-    if sent.len() != outcomes.len() {
+    if sent.len() < outcomes.len() {
         return Err(anyhow!(
             "{} events, {} outcomes",
             sent.len(),

@@ -1,8 +1,8 @@
-//! Kills the real binary with SIGKILL at random moments under concurrent HTTP and gRPC load, restarts it on the same
+//! Kills the real binary with SIGKILL at random moments under concurrent load on every door, restarts it on the same
 //! directory, and lets the oracle compare what the clients were told with what became of it. A round for each log engine.
 //!
-//! `EVENTKIT_CRASH_KILLS` (22, 12 of them on sled and 10 on SQLite; other numbers are shared out alike), `EVENTKIT_CRASH_SEED` (random, printed) and `EVENTKIT_BIN` (the binary cargo built) steer
-//! it. One kill in four meets a gateway that is still starting, recovery included. A failed run keeps its directory.
+//! `EVENTKIT_CRASH_KILLS` (22, 12 of them on sled and 10 on SQLite; other numbers are shared out alike),
+//! `EVENTKIT_CRASH_SEED` (random, printed) and `EVENTKIT_BIN` (the binary cargo built) steer it. One kill in four meets a gateway that is still starting, recovery included. A failed run keeps its directory.
 
 #[path = "../support/support.rs"]
 mod support;
@@ -29,19 +29,25 @@ use crate::support::ledger::Answers;
 use crate::support::{oracle, warehouse};
 
 /// Who sends. Every second one of them repeats what was not answered.
-const DOORS: [Door; 12] = [
+const DOORS: [Door; 18] = [
     Door::HttpSingle,
     Door::HttpSingle,
     Door::HttpBatch,
     Door::HttpBatch,
     Door::Grpc,
     Door::Grpc,
-    Door::HttpSingle,
+    Door::Segment,
+    Door::Segment,
+    Door::ClientStream,
+    Door::ClientStream,
+    Door::Bidi,
+    Door::Bidi,
     Door::HttpSingle,
     Door::HttpBatch,
-    Door::HttpBatch,
     Door::Grpc,
-    Door::Grpc,
+    Door::Segment,
+    Door::ClientStream,
+    Door::Bidi,
 ];
 
 type Settings = &'static [(&'static str, &'static str)];

@@ -37,7 +37,7 @@ struct Gateway {
 }
 
 /// Limits that tests can reach.
-fn config() -> IngressConfig {
+pub(crate) fn config() -> IngressConfig {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     IngressConfig {
         http_addr: any,

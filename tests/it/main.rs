@@ -19,6 +19,9 @@ mod oracle;
 mod e2e;
 // A log emptied without a gateway.
 mod drain;
+// The Rust client, and the tool that is built on it.
+mod client;
+mod send;
 // Every script of `grpcurl-examples/`.
 mod grpcurl;
 // How it is started, what it says, and the tools.

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
-use eventkit::proto::v1::{CollectRequest, Event};
+use eventkit::proto::v1::{CollectBidiRequest, CollectRequest, CollectStreamRequest, Event};
 use serde_json::Value;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -134,6 +134,80 @@ async fn one_event_has_its_five_lines_and_nothing_personal_is_in_them() {
         assert_eq!(ours[1]["event_type"], "track");
         assert!(ours[3]["partition"].is_u64());
         assert!(ours[4]["status_code"].is_u64() && ours[4]["duration_ms"].is_f64());
+    }
+}
+
+#[tokio::test]
+async fn a_stream_and_an_envelope_have_their_lines_and_nothing_personal_is_in_them() {
+    let (lines, _guard) = listen(tracing::Level::DEBUG);
+    let gateway = gateway().await;
+    let event = || Event {
+        message_id: MARKED.into(),
+        r#type: MARKED.into(),
+        ..Default::default()
+    };
+    let mut client = super::grpc::client(gateway.http).await;
+    let batches = [1, 2].map(|batch_number| CollectBidiRequest {
+        batch_number,
+        events: vec![event()],
+        ..Default::default()
+    });
+    let answers = client.collect_bidi(futures::stream::iter(batches)).await;
+    let mut answers = answers.unwrap().into_inner();
+    while within(answers.message()).await.unwrap().is_some() {}
+    let bidi = lines.taken();
+    let messages = [(), ()].map(|()| CollectStreamRequest {
+        events: vec![event()],
+        ..Default::default()
+    });
+    let messages = futures::stream::iter(messages);
+    client.collect_stream(messages).await.unwrap();
+    let client_stream = lines.taken();
+    let body = format!(
+        r#"{{"batch":[{{"type":"{MARKED}"}},{{"userId":"{MARKED}"}}],"writeKey":"{MARKED}"}}"#
+    );
+    assert_eq!(gateway.post("/v1/batch", "", body).await.status(), 200);
+    let segment = lines.taken();
+    for (taken, path, batches) in [
+        (bidi, "/eventkit.v1.IngestService/CollectBidi", 2),
+        (client_stream, "/eventkit.v1.IngestService/CollectStream", 2),
+        (segment, "/v1/batch", 0),
+    ] {
+        assert!(!Value::from(taken.clone()).to_string().contains(MARKED));
+        let ours = ours(&taken);
+        let told = |message: &str| {
+            ours.iter()
+                .filter(|line| line["message"] == message)
+                .count()
+        };
+        assert_eq!(
+            (told("request_received"), told("request_completed")),
+            (1, 1),
+            "{path}"
+        );
+        assert_eq!(
+            (told("batch_received"), told("event_sequenced")),
+            (batches, 2),
+            "{path}"
+        );
+        let ids: Vec<_> = ours
+            .iter()
+            .map(|line| line["request_id"].as_str().unwrap())
+            .collect();
+        assert!(
+            ids.windows(2).all(|pair| pair[0] == pair[1]),
+            "{path}: {ids:?}"
+        );
+        assert!(ours.iter().all(|line| line["stream"].is_string()), "{path}");
+        let (first, last) = (ours[0], ours[ours.len() - 1]);
+        assert_eq!(
+            (&first["message"], &first["path"]),
+            (&"request_received".into(), &path.into())
+        );
+        assert_eq!(
+            (&last["message"], &last["status_code"]),
+            (&"request_completed".into(), &200.into())
+        );
     }
 }
 

@@ -391,8 +391,9 @@ async fn what_a_vanished_client_sent_stays_stored_and_counted() {
     bidi.send(1, vec![event("a"), event("b")]).await;
     let (messages, from_us) = mpsc::channel(10);
     let mut client = client(gateway.grpc).await;
-    let streaming =
-        tokio::spawn(async move { client.collect_stream(ReceiverStream::new(from_us)).await });
+    let streaming = Tasks::default().spawn_isolated("client", async move {
+        client.collect_stream(ReceiverStream::new(from_us)).await
+    });
     messages.send(message(vec![event("c")])).await.unwrap();
     gateway.received(3).await;
     drop(bidi);
@@ -416,8 +417,9 @@ async fn a_drain_acknowledges_what_was_begun_and_sends_clients_elsewhere() {
     bidi.send(2, vec![event("b")]).await;
     let (messages, from_us) = mpsc::channel(10);
     let mut client = client(gateway.grpc).await;
-    let streaming =
-        tokio::spawn(async move { client.collect_stream(ReceiverStream::new(from_us)).await });
+    let streaming = Tasks::default().spawn_isolated("client", async move {
+        client.collect_stream(ReceiverStream::new(from_us)).await
+    });
     messages
         .send(message(vec![event("c"), event("d")]))
         .await
@@ -444,7 +446,7 @@ async fn a_drain_acknowledges_what_was_begun_and_sends_clients_elsewhere() {
     assert!(matches!(quiet.next().await, Ok(Some(Message::Draining(_)))));
     assert_eq!(error(&quiet.next().await.unwrap_err()), expected);
 
-    let status = within(streaming).await.unwrap().unwrap_err();
+    let status = within(streaming).await.unwrap().unwrap().unwrap_err();
     assert_eq!(error(&status), expected);
     assert!(
         status.message().contains("before that: 2 accepted"),
