@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use eventkit::config::settings::{self, Fallback};
 use eventkit::config::{
-    Checked, Config, Inputs, LogLevel, Problems, Profile, Source, parse, validate,
+    Checked, Config, Engine, Inputs, LogLevel, Problems, Profile, Source, parse, validate,
 };
 
 fn inputs(profile: Profile, env: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Inputs {
@@ -254,11 +254,6 @@ fn an_engine_that_is_not_there_is_refused_with_the_one_that_is() {
             "EVENTKIT_EVENT_STORE=local",
         ),
         ("EVENTKIT_QUEUE_MODE", "pubsub", "EVENTKIT_QUEUE_MODE=async"),
-        (
-            "EVENTKIT_RING_BUFFER_MODE",
-            "sqlite",
-            "EVENTKIT_RING_BUFFER_MODE=sled",
-        ),
     ] {
         for profile in [Profile::Dev, Profile::Serve] {
             let found = problems(profile, &[("EVENTKIT_EVENT_STORE", "local"), (name, value)]);
@@ -268,6 +263,21 @@ fn an_engine_that_is_not_there_is_refused_with_the_one_that_is() {
                 "{found:?}"
             );
             assert!(found[0].ends_with(use_this), "{found:?}");
+        }
+    }
+}
+
+#[test]
+fn both_engines_of_the_log_can_be_chosen_by_every_command() {
+    assert_eq!(config(&[]).wal.engine, Engine::Sled);
+    for (word, engine) in [("sled", Engine::Sled), ("SQLite", Engine::Sqlite)] {
+        let env = [
+            ("EVENTKIT_EVENT_STORE", "local"),
+            ("EVENTKIT_RING_BUFFER_MODE", word),
+        ];
+        for profile in [Profile::Dev, Profile::Serve] {
+            let checked = validate(&inputs(profile, &env, &[])).unwrap();
+            assert_eq!(checked.config.wal.engine, engine);
         }
     }
 }

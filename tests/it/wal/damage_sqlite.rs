@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use eventkit::config::Engine;
-use eventkit::wal::Damage;
+use eventkit::wal::{Damage, LogState};
 
 use super::damage::{STATES, Template, Verdict, change, lost};
 use super::{
@@ -239,6 +239,8 @@ fn nothing_is_acknowledged_after_a_failed_commit() {
         .append(to_append(&wal, &events("failing", 3, 900)))
         .unwrap();
     assert!(wait(failing).is_err());
+    let mut state = wal.state();
+    wait(state.wait_for(|state| *state == LogState::Failed)).unwrap();
     other.execute_batch("ROLLBACK").unwrap();
     drop(other);
     assert!(
