@@ -299,7 +299,11 @@ fn start_loader(
         Box::new(warehouse),
         context,
         config.loader.interval,
-    );
+    )
+    .with_retention(loader::Keep {
+        store_days: config.loader.store_retention_days,
+        warehouse_days: config.loader.warehouse_retention_days,
+    });
     shared.tasks.spawn("loader", loader.run(inbox, stop))
 }
 

@@ -16,7 +16,8 @@
 //!    lost, costs time and nothing else.
 //! 5. An object that cannot be loaded is isolated by parting its manifest until it is alone. Only that one is quarantined:
 //!    the object stays where it is, its marker moves.
-//! 6. Bounded: a manifest holds at most [`Limits`]; objects are read one at a time.
+//! 6. Nothing is removed for its age unless a retention is set; then see [`retention`](Loader::retain).
+//! 7. Bounded: a manifest holds at most [`Limits`]; objects are read one at a time.
 //!
 //! Two loaders never share an object in two manifests: one takes a number above the last recorded one, then lists; the
 //! number is free only if nothing was recorded meanwhile, and what is recorded is left out.
@@ -29,6 +30,7 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use self::retention::Retention;
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::lifecycle::Health;
@@ -40,13 +42,17 @@ mod inbox;
 mod iso;
 pub mod manifest;
 mod open;
+mod retention;
 pub mod sqlite;
 pub mod warehouse;
 
 pub use inbox::Limits;
 pub use manifest::{Manifest, ManifestObject};
+pub use retention::Keep;
 pub use sqlite::SqliteWarehouse;
-pub use warehouse::{LoadError, MergeError, Merged, Outcome, Staged, Warehouse, WarehouseError};
+pub use warehouse::{
+    Expired, LoadError, MergeError, Merged, Outcome, Staged, Warehouse, WarehouseError,
+};
 
 /// The component's name in [`Health`].
 const COMPONENT: &str = "warehouse";
@@ -178,6 +184,7 @@ pub struct Loader {
     interval: Duration,
     limits: Limits,
     backoff: Backoff,
+    retention: Option<Retention>,
     is_prepared: bool,
 }
 
@@ -197,6 +204,7 @@ impl Loader {
             interval,
             limits: Limits::default(),
             backoff: Backoff::default(),
+            retention: None,
             is_prepared: false,
         }
     }
@@ -215,12 +223,23 @@ impl Loader {
         self
     }
 
+    /// The same, and it also looks at the age of what is kept, shows it, and removes what is to be kept no longer.
+    #[must_use]
+    pub fn with_retention(mut self, keep: Keep) -> Self {
+        self.retention = Some(Retention::new(keep, &self.context));
+        self
+    }
+
     /// Works until asked to stop: whenever woken (a little later, so that markers gather), and at least once an interval.
     /// A stop lets the current step finish and starts nothing new. Hands itself back, for a last [`Loader::drain`].
     pub async fn run(mut self, wake: Arc<Notify>, shutdown: CancellationToken) -> Self {
         let mut failures = 0_u32;
         while !shutdown.is_cancelled() {
-            match self.drain_until(&shutdown).await {
+            let drained = match self.drain_until(&shutdown).await {
+                Ok(()) => self.retain(&shutdown).await,
+                failed => failed,
+            };
+            match drained {
                 Ok(()) => {
                     failures = 0;
                     self.context.health.degraded(COMPONENT, None);

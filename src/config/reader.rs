@@ -136,6 +136,11 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// A number of days; 0 is the same as not set.
+    pub(super) fn days_if_set(&mut self, setting: &'static Setting) -> Option<u32> {
+        self.count_if_set(setting).filter(|days| *days > 0)
+    }
+
     fn value(&mut self, setting: &'static Setting) -> Option<Value> {
         let text = self.inputs.resolve(setting).text?;
         match parse::value(setting.kind, &text) {

@@ -8,6 +8,9 @@ use super::reader::Reader;
 use super::settings::{self, Setting};
 use super::stages::Config;
 
+/// How far apart two copies of an event may come and still end as one row.
+const DEDUP_DAYS: u32 = 3;
+
 /// An unknown `EVENTKIT_*` variable is most likely a typing error, and then a setting that silently does not apply.
 pub(super) fn unknown_variables(reader: &mut Reader<'_>) {
     for (name, value) in &reader.inputs.env {
@@ -109,8 +112,32 @@ pub(super) fn contradictions(reader: &mut Reader<'_>, config: &Config) {
             "the ballast must be smaller than the log",
         );
     }
+    retention(reader, config);
     ports(reader, config);
     places(reader, config);
+}
+
+/// What must not be forgotten too soon, and what nobody would ever forget.
+fn retention(reader: &mut Reader<'_>, config: &Config) {
+    let loader = &config.loader;
+    for (setting, days) in [
+        (&settings::STORE_RETENTION_DAYS, loader.store_retention_days),
+        (
+            &settings::WAREHOUSE_RETENTION_DAYS,
+            loader.warehouse_retention_days,
+        ),
+    ] {
+        reader.rule(
+            &[setting],
+            days.is_none_or(|days| days > DEDUP_DAYS),
+            "repeats are recognised for 3 days, so what they repeat must be kept for 4 or more (0 keeps it for ever)",
+        );
+        reader.rule(
+            &[setting, &settings::WAREHOUSE_ENABLED],
+            days.is_none() || loader.enabled,
+            "only what is recorded as loaded is ever removed, and without the warehouse nothing is",
+        );
+    }
 }
 
 fn ports(reader: &mut Reader<'_>, config: &Config) {

@@ -275,6 +275,12 @@ settings! {
             "Load stored events into the warehouse (with the local store: SQLite)";
         WAREHOUSE_INTERVAL: "warehouse-loader-interval", "EVENTKIT_WAREHOUSE_LOADER_INTERVAL", Is("300"), Seconds(0.1, DAY),
             "The longest time between two looks for new objects; the local store wakes the loader at once";
+        STORE_RETENTION_DAYS: "store-retention-days", "EVENTKIT_STORE_RETENTION_DAYS",
+            Unset("for ever"), Count(0, 36_500),
+            "How many days stored objects are kept once they are loaded into the warehouse; at least 4, or 0 for ever";
+        WAREHOUSE_RETENTION_DAYS: "warehouse-retention-days", "EVENTKIT_WAREHOUSE_RETENTION_DAYS",
+            Unset("for ever"), Count(0, 36_500),
+            "How many days rows are kept in the warehouse, by the day on which they were received; at least 4, or 0 for ever";
     }
     "Log lines" {
         LOG_LEVEL: "log-level", "EVENTKIT_LOG_LEVEL", Is("INFO"), Choice(&["DEBUG", "INFO", "WARNING", "ERROR"]),

@@ -122,6 +122,10 @@ pub struct LoaderConfig {
     pub interval: Duration,
     /// The SQLite warehouse's file.
     pub sqlite_path: PathBuf,
+    /// How many days loaded objects are kept in the store; `None` for ever.
+    pub store_retention_days: Option<u32>,
+    /// How many days rows are kept in the warehouse; `None` for ever.
+    pub warehouse_retention_days: Option<u32>,
 }
 
 /// Log lines.

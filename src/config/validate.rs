@@ -116,6 +116,8 @@ fn config(reader: &mut Reader<'_>) -> Config {
             enabled: reader.bool(&settings::WAREHOUSE_ENABLED),
             interval: reader.time(&settings::WAREHOUSE_INTERVAL),
             sqlite_path: data_dir.join("warehouse.db"),
+            store_retention_days: reader.days_if_set(&settings::STORE_RETENTION_DAYS),
+            warehouse_retention_days: reader.days_if_set(&settings::WAREHOUSE_RETENTION_DAYS),
         },
         telemetry: TelemetryConfig {
             level: match reader.choice(&settings::LOG_LEVEL) {

@@ -8,8 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 
 use super::manifest::Manifest;
-use super::warehouse::{LoadError, MergeError, Merged, Outcome, Staged, Warehouse, WarehouseError};
-use crate::event::{LogId, Offset};
+use super::warehouse::{
+    Expired, LoadError, MergeError, Merged, Outcome, Staged, Warehouse, WarehouseError,
+};
+use crate::event::{LogId, Micros, Offset};
 use crate::store::fake::Fault;
 use crate::store::parquet::{DecodeError, decode_errors, decode_events};
 use crate::store::{ErrorRow, Objects, Row, Table};
@@ -154,6 +156,30 @@ impl Warehouse for MemoryWarehouse {
         }
         Ok(())
     }
+
+    async fn expire(&mut self, before: Micros, limit: u32) -> Result<Expired, WarehouseError> {
+        let mut state = self.lock();
+        let limit = u64::from(limit);
+        let mut expired = Expired::default();
+        state.events.retain(|_, row| {
+            let goes = row.received_at < before && expired.events < limit;
+            expired.events += u64::from(goes);
+            !goes
+        });
+        state.errors.retain(|_, row| {
+            let goes = row.received_at < before && expired.errors < limit;
+            expired.errors += u64::from(goes);
+            !goes
+        });
+        Ok(expired)
+    }
+
+    async fn oldest(&mut self) -> Result<Option<Micros>, WarehouseError> {
+        let state = self.lock();
+        let events = state.events.values().map(|row| row.received_at);
+        let errors = state.errors.values().map(|row| row.received_at);
+        Ok(events.chain(errors).min())
+    }
 }
 
 impl State {
@@ -297,5 +323,13 @@ impl<W: Warehouse> Warehouse for Faulty<W> {
         outcome: &Outcome,
     ) -> Result<(), WarehouseError> {
         call(self.fault(), self.inner.record(manifest, outcome)).await
+    }
+
+    async fn expire(&mut self, before: Micros, limit: u32) -> Result<Expired, WarehouseError> {
+        call(self.fault(), self.inner.expire(before, limit)).await
+    }
+
+    async fn oldest(&mut self) -> Result<Option<Micros>, WarehouseError> {
+        call(self.fault(), self.inner.oldest()).await
     }
 }

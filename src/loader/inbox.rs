@@ -16,7 +16,7 @@ use crate::store::{Disposition, Marker, Objects, WriteError};
 pub(super) const FOLDER: &str = "inbox/";
 
 /// Where markers go that lead to nothing loadable.
-const QUARANTINE: &str = "quarantine/";
+pub(super) const QUARANTINE: &str = "quarantine/";
 
 /// The format of markers that is known here.
 const MARKER_VERSION: u32 = 1;

@@ -20,10 +20,14 @@ use async_trait::async_trait;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _};
 
 use super::manifest::Manifest;
-use super::warehouse::{LoadError, MergeError, Merged, Outcome, Staged, Warehouse, WarehouseError};
+use super::warehouse::{
+    Expired, LoadError, MergeError, Merged, Outcome, Staged, Warehouse, WarehouseError,
+};
 use crate::clock::Clock;
+use crate::event::Micros;
 use crate::store::{Objects, Table};
 
+mod expire;
 mod merge;
 mod schema;
 mod stage;
@@ -234,6 +238,16 @@ impl Warehouse for SqliteWarehouse {
     ) -> Result<(), WarehouseError> {
         let (now, manifest, outcome) = (self.clock.now(), manifest.clone(), outcome.clone());
         self.with_sqlite(move |open| merge::record(&mut open.connection, &manifest, &outcome, now))
+            .await
+    }
+
+    async fn expire(&mut self, before: Micros, limit: u32) -> Result<Expired, WarehouseError> {
+        self.with_sqlite(move |open| expire::expire(&mut open.connection, before, limit))
+            .await
+    }
+
+    async fn oldest(&mut self) -> Result<Option<Micros>, WarehouseError> {
+        self.with_sqlite(|open| expire::oldest(&open.connection))
             .await
     }
 }

@@ -11,6 +11,7 @@ use std::collections::HashSet;
 use async_trait::async_trait;
 
 use super::manifest::Manifest;
+use crate::event::Micros;
 use crate::store::{Objects, WriteError};
 
 /// What a load staged.
@@ -38,6 +39,15 @@ pub struct Merged {
     pub errors_superseded: u64,
     /// Error rows of earlier manifests that were removed for the same reason.
     pub errors_removed: u64,
+}
+
+/// What an expiry removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Expired {
+    /// Events.
+    pub events: u64,
+    /// Error rows.
+    pub errors: u64,
 }
 
 /// How a manifest ended.
@@ -178,7 +188,10 @@ pub enum MergeError {
 /// 5. *Exact counts*: a repeated `merge` answers what the first one did.
 /// 6. `record` is the one step by which a manifest and its objects count as done; the first outcome stays. Only objects
 ///    of manifests with [`Outcome::Loaded`] are `recorded`.
-/// 7. Nothing is ever deleted or rewritten but what promise 4 says; a warehouse that is damaged or gone is an error.
+/// 7. Nothing is ever deleted or rewritten but what promise 4 and a call of `expire` say; a warehouse that is damaged or
+///    gone is an error.
+/// 8. `expire` removes rows only, never the record of a manifest or an object: a marker that comes back for an object that
+///    was loaded long ago is known to be one, also when object and rows are gone.
 #[async_trait]
 pub trait Warehouse: std::fmt::Debug + Send + 'static {
     /// Makes the tables where they are missing, and adds the nullable columns that a later version brought.
@@ -230,4 +243,19 @@ pub trait Warehouse: std::fmt::Debug + Send + 'static {
         manifest: &Manifest,
         outcome: &Outcome,
     ) -> Result<(), WarehouseError>;
+
+    /// Removes rows that were received before a moment, at most `limit` of each table, in one transaction. Fewer than that
+    /// of both tables means that none are left; keeping the calls small keeps others from waiting for long.
+    ///
+    /// # Errors
+    ///
+    /// [`WarehouseError`]; an outage, or a lost answer, is repeated with the same moment.
+    async fn expire(&mut self, before: Micros, limit: u32) -> Result<Expired, WarehouseError>;
+
+    /// When the oldest row was received; `None` when there are no rows.
+    ///
+    /// # Errors
+    ///
+    /// [`WarehouseError`].
+    async fn oldest(&mut self) -> Result<Option<Micros>, WarehouseError>;
 }

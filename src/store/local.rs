@@ -11,6 +11,9 @@
 //! A folder counts as durable once this process has synced it and its parents; a folder that was made by another
 //! process, or by one that died, is therefore synced again before anything in it is relied upon.
 //!
+//! An object's folder that becomes empty is removed. A write that loses its folder to that fails, and is repeated like any
+//! other.
+//!
 //! Temporary files are locked while they are written. What a dead process left is removed at the next open.
 
 use std::collections::HashSet;
@@ -161,10 +164,8 @@ impl Objects for LocalObjects {
         self.run(move |inner| {
             let mut names = Vec::new();
             inner
-                .walk(&folder, after.as_deref(), &mut names)
+                .walk(&folder, after.as_deref(), limit, &mut names)
                 .map_err(write_error("list", &folder))?;
-            names.sort_unstable();
-            names.truncate(limit);
             Ok(names)
         })
         .await
@@ -208,19 +209,51 @@ impl Inner {
             // Also when it was gone: whoever removed it may not have synced the folder yet.
             Ok(()) | Err(_) => {}
         }
-        match sync_folder(target.parent().unwrap_or(&self.root)) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            synced => synced,
+        let folder = target.parent().unwrap_or(&self.root);
+        match sync_folder(folder) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        self.remove_if_empty(folder);
+        Ok(())
+    }
+
+    /// Removes the folder of an object if nothing is left in it; the store's own folders (`inbox/`, `events/`, …) stay.
+    fn remove_if_empty(&self, folder: &Path) {
+        if folder == self.root || folder.parent() == Some(&self.root) {
+            return;
+        }
+        // Under the lock, so that nobody takes the folder for durable that somebody else is just making anew.
+        let mut durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+        match fs::remove_dir(folder) {
+            Ok(()) => {
+                durable.remove(folder);
+            }
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::DirectoryNotEmpty | ErrorKind::NotFound
+                ) => {}
+            // Harmless: an empty folder holds nothing.
+            Err(error) => tracing::debug!(%error, "empty_folder_left"),
         }
     }
 
-    /// Collects the names of all objects in a folder and its subfolders that come after `after`.
-    fn walk(&self, folder: &str, after: Option<&str>, names: &mut Vec<String>) -> io::Result<()> {
+    /// Collects the names of objects in a folder and its subfolders that come after `after`, ascending, until there are
+    /// `limit`. Subfolders that cannot hold any are not read.
+    fn walk(
+        &self,
+        folder: &str,
+        after: Option<&str>,
+        limit: usize,
+        names: &mut Vec<String>,
+    ) -> io::Result<()> {
         let entries = match fs::read_dir(self.root.join(folder)) {
             Ok(entries) => entries,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
+        let mut found = Vec::new();
         for entry in entries {
             let entry = entry?;
             let file_name = entry.file_name();
@@ -228,41 +261,52 @@ impl Inner {
                 // No object has such a name; somebody else's file is none of ours.
                 continue;
             };
-            let name = format!("{folder}/{file_name}");
-            if entry.file_type()?.is_dir() {
-                self.walk(&name, after, names)?;
-            } else if after.is_none_or(|after| name.as_str() > after) {
-                names.push(name);
+            // With its slash a folder sorts where the names in it do.
+            let slash = if entry.file_type()?.is_dir() { "/" } else { "" };
+            let name = format!("{folder}/{file_name}{slash}");
+            let comes_after = |after: &str| {
+                name.as_str() > after || (!slash.is_empty() && after.starts_with(&name))
+            };
+            if after.is_none_or(comes_after) {
+                found.push(name);
+            }
+        }
+        found.sort_unstable();
+        for name in found {
+            if names.len() >= limit {
+                break;
+            }
+            match name.strip_suffix('/') {
+                Some(folder) => self.walk(folder, after, limit, names)?,
+                None => names.push(name),
             }
         }
         Ok(())
     }
 
     /// Makes sure that a folder below the root exists and that it, and all between, survive a power cut.
+    ///
+    /// The lock is held for all of it: a folder may be removed when it is empty, and must not count as durable if it was
+    /// made anew meanwhile. Folders are made rarely; all other callers only look.
     fn ensure_folder(&self, folder: &Path) -> io::Result<()> {
-        if folder == self.root || (self.is_durable(folder) && folder.is_dir()) {
+        let mut durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+        self.ensure(folder, &mut durable)
+    }
+
+    fn ensure(&self, folder: &Path, durable: &mut HashSet<PathBuf>) -> io::Result<()> {
+        if folder == self.root || (durable.contains(folder) && folder.is_dir()) {
             return Ok(());
         }
         let parent = folder.parent().unwrap_or(&self.root);
-        self.ensure_folder(parent)?;
+        self.ensure(parent, durable)?;
         match fs::create_dir(folder) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
             Ok(()) | Err(_) => {}
         }
         sync_folder(folder)?;
         sync_folder(parent)?;
-        self.durable
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(folder.to_owned());
+        durable.insert(folder.to_owned());
         Ok(())
-    }
-
-    fn is_durable(&self, folder: &Path) -> bool {
-        self.durable
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(folder)
     }
 }
 

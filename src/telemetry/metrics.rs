@@ -65,6 +65,11 @@ pub struct Metrics {
     pub loader_markers_quarantined: Counter<u64>,
     /// Loader rounds that failed and were tried again.
     pub loader_failures: Counter<u64>,
+
+    /// Objects removed from the store because of their age.
+    pub retention_objects_removed: Counter<u64>,
+    /// Rows removed from the warehouse because of their age. Label `table`: `events`, `errors`.
+    pub retention_rows_removed: Counter<u64>,
 }
 
 /// Bounds in seconds that suit a group commit as well as an outage.
@@ -173,6 +178,14 @@ impl Metrics {
                 "Markers that lead to nothing loadable",
             ),
             loader_failures: counter("eventkit_loader_failures", "Loader rounds that failed"),
+            retention_objects_removed: counter(
+                "eventkit_retention_objects_removed",
+                "Objects removed because of their age",
+            ),
+            retention_rows_removed: counter(
+                "eventkit_retention_rows_removed",
+                "Rows removed because of their age",
+            ),
             registry,
             provider,
             meter,

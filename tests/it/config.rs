@@ -378,3 +378,38 @@ fn values_are_read_as_their_kind_says() {
     assert!(!config.loader.enabled);
     assert_eq!(config.node, "n1");
 }
+
+#[test]
+fn retention_is_off_or_longer_than_repeats_are_recognised() {
+    let days = |text: &str| {
+        let config = config(&[
+            ("EVENTKIT_STORE_RETENTION_DAYS", text),
+            ("EVENTKIT_WAREHOUSE_RETENTION_DAYS", text),
+        ]);
+        let loader = config.loader;
+        assert_eq!(loader.store_retention_days, loader.warehouse_retention_days);
+        loader.store_retention_days
+    };
+    for (text, expected) in [("", None), ("0", None), ("4", Some(4)), ("365", Some(365))] {
+        assert_eq!(days(text), expected, "{text}");
+    }
+    for name in [
+        "EVENTKIT_STORE_RETENTION_DAYS",
+        "EVENTKIT_WAREHOUSE_RETENTION_DAYS",
+    ] {
+        for text in ["1", "3"] {
+            let found = problems(Profile::Dev, &[(name, text)]);
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert!(found[0].starts_with(name) && found[0].contains("4 or more"));
+        }
+        let found = problems(
+            Profile::Dev,
+            &[(name, "30"), ("EVENTKIT_WAREHOUSE_ENABLED", "false")],
+        );
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(
+            found[0].contains("EVENTKIT_WAREHOUSE_ENABLED=false"),
+            "{found:?}"
+        );
+    }
+}

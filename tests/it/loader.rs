@@ -25,6 +25,7 @@ mod conformance;
 mod crash;
 mod driver;
 mod race;
+mod retention;
 mod sqlite;
 
 const NOW: Micros = 1_769_903_999_000_001;

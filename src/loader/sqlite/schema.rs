@@ -94,6 +94,7 @@ CREATE UNIQUE INDEX IF NOT EXISTS events_key ON events (source, message_id);
 CREATE INDEX IF NOT EXISTS events_by_user ON events (user_id, received_at) WHERE user_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS events_by_anonymous ON events (anonymous_id, received_at) WHERE anonymous_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS events_by_stream ON events (stream, received_at);
+CREATE INDEX IF NOT EXISTS events_by_time ON events (received_at);
 CREATE INDEX IF NOT EXISTS events_by_offset ON events (log_id, "offset");
 CREATE UNIQUE INDEX IF NOT EXISTS errors_key ON errors (log_id, "offset", original_hash);
 CREATE INDEX IF NOT EXISTS errors_by_event ON errors (source, message_id);

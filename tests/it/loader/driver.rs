@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use eventkit::backoff::Backoff;
+use eventkit::event::Micros;
 use eventkit::loader::fake::{self, MemoryWarehouse};
 use eventkit::loader::{
-    Limits, LoadError, Loader, Manifest, MergeError, Merged, Outcome, Round, RoundError, Staged,
-    Warehouse, WarehouseError,
+    Expired, Limits, LoadError, Loader, Manifest, MergeError, Merged, Outcome, Round, RoundError,
+    Staged, Warehouse, WarehouseError,
 };
 use eventkit::store::Objects;
 use eventkit::store::fake::{Fault, MemoryObjects};
@@ -197,6 +198,14 @@ impl Warehouse for Burnt {
         outcome: &Outcome,
     ) -> Result<(), WarehouseError> {
         self.0.record(manifest, outcome).await
+    }
+
+    async fn expire(&mut self, before: Micros, limit: u32) -> Result<Expired, WarehouseError> {
+        self.0.expire(before, limit).await
+    }
+
+    async fn oldest(&mut self) -> Result<Option<Micros>, WarehouseError> {
+        self.0.oldest().await
     }
 }
 
