@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
-use crate::support::gateway::{Endpoints, Gateway, setting};
+use crate::support::gateway::{ENGINES, Endpoints, Gateway, setting};
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -159,21 +159,20 @@ async fn every_script_prints_what_the_page_says() {
     }
     let documented = documented();
     let mut wrong = Vec::new();
-    for script in scripts() {
+    for (script, engine) in scripts()
+        .into_iter()
+        .flat_map(|script| ENGINES.map(|e| (script.clone(), e)))
+    {
         // Each on a fresh log, as the page says: a repeat would be answered as a duplicate.
         let dir = tempfile::tempdir().unwrap();
-        let (gateway, endpoints) = Gateway::start(dir.path(), &[]).await.unwrap();
+        let (gateway, endpoints) = Gateway::start(dir.path(), &[engine]).await.unwrap();
         let printed = run(&script, &endpoints).await;
-        assert_eq!(
-            gateway.kill().await.unwrap(),
-            [""; 0],
-            "{}",
-            script.display()
-        );
+        let alarms = gateway.kill().await.unwrap();
+        assert_eq!(alarms, [""; 0], "{}", script.display());
         let name = name_of(&script);
         if normalised(&printed) != normalised(&documented[&name]) {
             wrong.push(format!(
-                "--- {name} prints\n{printed}--- the page says\n{}",
+                "--- {name} on {engine:?} prints\n{printed}--- the page says\n{}",
                 documented[&name]
             ));
         }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
 
-use crate::support::gateway::{Endpoints, Gateway, binary};
+use crate::support::gateway::{ENGINES, Endpoints, Gateway, binary};
 
 /// How long a run may take.
 const RUN_WITHIN: Duration = Duration::from_secs(60);
@@ -65,9 +65,15 @@ async fn gateway(data_dir: &Path) -> (Gateway, Endpoints) {
 }
 
 #[tokio::test]
-async fn made_up_events_arrive_by_every_way() {
+async fn made_up_events_arrive_by_every_way_on_both_engines() {
+    for engine in ENGINES {
+        arrive_by_every_way(engine).await;
+    }
+}
+
+async fn arrive_by_every_way(engine: (&str, &str)) {
     let dir = tempfile::tempdir().unwrap();
-    let (gateway, endpoints) = gateway(dir.path()).await;
+    let (gateway, endpoints) = Gateway::start(dir.path(), &[engine]).await.unwrap();
     let http = format!("http://{}", endpoints.http);
     let grpc = format!("grpc://{}", endpoints.grpc);
     let ways = [

@@ -39,6 +39,12 @@ struct Said {
     alarms: Vec<String>,
 }
 
+/// Both log engines, as a setting.
+pub(crate) const ENGINES: [(&str, &str); 2] = [
+    ("EVENTKIT_RING_BUFFER_MODE", "sled"),
+    ("EVENTKIT_RING_BUFFER_MODE", "sqlite"),
+];
+
 /// A running gateway. Dropped, it is killed.
 #[derive(Debug)]
 pub(crate) struct Gateway {
