@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::load::{Client, Door, Phase, Shared};
-use crate::support::gateway::{Gateway, setting};
+use crate::support::gateway::{self, Gateway, setting};
 use crate::support::ledger::Answers;
 use crate::support::{oracle, warehouse};
 
@@ -53,15 +53,9 @@ const DOORS: [Door; 18] = [
 type Settings = &'static [(&'static str, &'static str)];
 
 /// A log so small that trimming goes on all the time, and yet remembers the last request of every client.
-const SLED: Settings = &[
-    ("EVENTKIT_RING_BUFFER_MAX_SIZE", "10000"),
-    ("EVENTKIT_RING_BUFFER_MODE", "sled"),
-];
+const SLED: Settings = &[("EVENTKIT_RING_BUFFER_MAX_SIZE", "10000"), gateway::SLED];
 /// The same on the other engine.
-const SQLITE: Settings = &[
-    ("EVENTKIT_RING_BUFFER_MAX_SIZE", "10000"),
-    ("EVENTKIT_RING_BUFFER_MODE", "sqlite"),
-];
+const SQLITE: Settings = &[("EVENTKIT_RING_BUFFER_MAX_SIZE", "10000"), gateway::SQLITE];
 
 /// How long a gateway lives at most under load, in milliseconds.
 const LIFE_MS_MAX: u64 = 3_000;

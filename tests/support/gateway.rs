@@ -39,11 +39,10 @@ struct Said {
     alarms: Vec<String>,
 }
 
-/// Both log engines, as a setting.
-pub(crate) const ENGINES: [(&str, &str); 2] = [
-    ("EVENTKIT_RING_BUFFER_MODE", "sled"),
-    ("EVENTKIT_RING_BUFFER_MODE", "sqlite"),
-];
+/// The one log engine, as a setting.
+pub(crate) const SLED: (&str, &str) = ("EVENTKIT_RING_BUFFER_MODE", "sled");
+/// The other.
+pub(crate) const SQLITE: (&str, &str) = ("EVENTKIT_RING_BUFFER_MODE", "sqlite");
 
 /// A running gateway. Dropped, it is killed.
 #[derive(Debug)]
