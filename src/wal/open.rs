@@ -36,7 +36,8 @@ pub enum OpenError {
     /// undelivered events, and holds the keys of the delivered ones.
     #[error(
         "the log at {path} was written by the engine {found}, and EVENTKIT_RING_BUFFER_MODE is {wanted}: it is left \
-         untouched. Set EVENTKIT_RING_BUFFER_MODE={found}; or deliver what it holds with `eventkit wal drain {path}` and then \
+         untouched. Set EVENTKIT_RING_BUFFER_MODE={found}; or deliver what it holds with `eventkit wal drain {path}` \
+         (`--for dev` if `eventkit dev` wrote it) and then \
          move it away, with its mark: `mv {path} {path}.{found} && mv {path}.mark {path}.{found}.mark`",
         found = found.name(),
         wanted = wanted.name()
