@@ -11,6 +11,7 @@ use crate::config::{Environment, Inputs, Problems, Profile};
 
 pub mod config;
 mod flags;
+mod progress;
 pub mod send;
 pub mod wal;
 

@@ -14,6 +14,7 @@ use futures::StreamExt as _;
 use tokio::time::Instant;
 
 use super::EXIT_USAGE;
+use super::progress::Progress;
 use crate::client::{
     Client, Delivery, NewError, Options, Protocol, RetryPolicy, Rpc, STREAM_CALL_EVENTS, Target,
 };
@@ -21,11 +22,9 @@ use crate::clock::{Clock, SystemClock};
 use crate::lifecycle::Stop;
 
 mod generate;
-mod progress;
 mod source;
 mod summary;
 
-use progress::Progress;
 use source::{Batch, OpenError, Source};
 use summary::{Setup, Tally};
 
@@ -304,7 +303,7 @@ async fn send(
             // Cancel safe: pinned outside of the loop.
             () = &mut interrupted => break,
             // Cancel safe: a tick that was not taken comes again.
-            _ = redraw.tick() => progress.draw(&tally, submitted.get()),
+            _ = redraw.tick() => show_tally(&progress, &tally, submitted.get()),
         }
     }
     progress.finish();
@@ -320,4 +319,15 @@ async fn deliver(client: &Client, batch: Batch) -> Done {
         delivery,
         took: started.elapsed(),
     }
+}
+
+/// Shows how things stand.
+fn show_tally(progress: &Progress, tally: &Tally, submitted: u64) {
+    let known = tally.known();
+    let under_way = submitted.saturating_sub(known);
+    let remark = tally.trouble().map_or_else(
+        || format!("({under_way} under way)"),
+        |trouble| format!("({under_way} under way; {trouble})"),
+    );
+    progress.show(known, remark);
 }

@@ -3,11 +3,12 @@
 //! A log that is in use is asked through its process's admin port; any other is copied and the copy opened. Both give
 //! the same JSON, and everything that is shown is made from that.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::value::RawValue;
 
+use super::progress::Progress;
 use super::{EXIT_FAILED, EXIT_OK, WalArgs, WalCommand, inputs, reader_gone};
 use crate::config::{self, Environment, Profile};
 use crate::event::Offset;
@@ -93,7 +94,12 @@ impl Source {
     fn verify(&self) -> Result<String, WalError> {
         match self {
             Self::Live(lock) => live::ask(lock, "/admin/wal/verify"),
-            Self::Copy(copy) => Ok(serde_json::to_string(&copy.verify()?)?),
+            Self::Copy(copy) => {
+                let bar = Progress::new(None, io::stderr().is_terminal());
+                let found = copy.verify_telling(&mut |records| bar.show(records, "read".into()));
+                bar.finish();
+                Ok(serde_json::to_string(&found?)?)
+            }
         }
     }
 

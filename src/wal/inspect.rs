@@ -206,6 +206,15 @@ impl Inspector {
     ///
     /// [`InspectError`].
     pub fn verify(&self) -> Result<Verification, InspectError> {
+        self.verify_telling(&mut |_records| {})
+    }
+
+    /// As [`Inspector::verify`], telling after each group how many records were read.
+    ///
+    /// # Errors
+    ///
+    /// [`InspectError`].
+    pub fn verify_telling(&self, tell: &mut dyn FnMut(u64)) -> Result<Verification, InspectError> {
         let mut found = Verification {
             groups: 0,
             records: 0,
@@ -238,6 +247,7 @@ impl Inspector {
                 Ok(group) => {
                     found.groups += 1;
                     found.records += group.records.len() as u64;
+                    tell(found.records);
                     expected = Some(first + group.records.len() as u64);
                     let unreadable = (first..).zip(&group.records).filter_map(|(offset, bytes)| {
                         let error = record::decode(bytes).err()?;

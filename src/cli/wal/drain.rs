@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use tokio::time::{Duration, Instant};
 
 use crate::app::{self, Drained, Progress, Warehouse};
+use crate::cli::progress::Progress as Bar;
 use crate::cli::{DrainArgs, EXIT_FAILED, EXIT_OK, inputs};
 use crate::config::{self, Environment, Inputs, settings};
 use crate::lifecycle::Stop;
@@ -97,49 +98,33 @@ fn show(drained: &Drained, json: bool, out: &mut dyn Write) -> io::Result<()> {
     }
 }
 
-/// Progress on standard error: one line that changes on a terminal, else a log line now and then.
+/// Progress on standard error: a bar on a terminal, else a log line now and then.
 struct Meter {
-    terminal: bool,
-    shown: Option<Instant>,
+    bar: Option<Bar>,
+    said: Option<Instant>,
 }
 
 impl Meter {
     fn new(terminal: bool) -> Self {
-        Self {
-            terminal,
-            shown: None,
-        }
+        let bar = terminal.then(|| Bar::new(Some(0), true));
+        Self { bar, said: None }
     }
 
-    fn show(&mut self, progress: Progress) {
-        let Progress { delivered, total } = progress;
-        if self.terminal {
-            // Whoever closed the terminal does not look any more.
-            write!(io::stderr(), "\r\x1b[K{}", bar(progress)).unwrap_or_default();
-        } else if self.shown.is_none_or(|shown| shown.elapsed() >= LINE_EVERY) {
+    fn show(&mut self, Progress { delivered, total }: Progress) {
+        if let Some(bar) = &self.bar {
+            bar.set_total(total);
+            bar.show(delivered, String::new());
+        } else if self.said.is_none_or(|said| said.elapsed() >= LINE_EVERY) {
             tracing::info!(delivered, total, "log_draining");
-        } else {
-            return;
+            self.said = Some(Instant::now());
         }
-        self.shown = Some(Instant::now());
     }
 
     fn end(&self) {
-        if self.terminal && self.shown.is_some() {
-            writeln!(io::stderr()).unwrap_or_default();
+        if let Some(bar) = &self.bar {
+            bar.finish();
         }
     }
-}
-
-fn bar(Progress { delivered, total }: Progress) -> String {
-    const WIDTH: u64 = 40;
-    let filled = (delivered.min(total) * WIDTH)
-        .checked_div(total)
-        .unwrap_or(WIDTH);
-    let cells: String = (0..WIDTH)
-        .map(|cell| if cell < filled { '#' } else { '-' })
-        .collect();
-    format!("[{cells}] {delivered} of {total} events delivered")
 }
 
 #[cfg(test)]
@@ -170,15 +155,6 @@ mod tests {
             assert_eq!(text(&settings::DATA_DIR), data_dir, "{line:?}");
             assert_eq!(text(&settings::WAL_PATH), log, "{line:?}");
         }
-    }
-
-    #[test]
-    fn the_bar_is_full_when_nothing_is_left() {
-        let bar = |delivered, total| bar(Progress { delivered, total });
-        assert!(bar(0, 0).starts_with("[########"));
-        assert!(bar(0, 10).starts_with("[--------"));
-        assert_eq!(bar(5, 10).matches('#').count(), 20);
-        assert_eq!(bar(10, 10).matches('#').count(), 40);
     }
 
     #[test]

@@ -1,8 +1,6 @@
-//! The progress on a terminal: a bar where the end is known, else a count.
+//! The progress of what takes long, on a terminal: a bar where the end is known, else a count of events.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-
-use super::summary::Tally;
 
 const BAR: &str = "{bar:32} {human_pos}/{human_len} events, {per_sec}, {eta} left {msg}";
 const COUNT: &str = "{spinner} {human_pos} events, {per_sec} {msg}";
@@ -26,16 +24,16 @@ impl Progress {
         Self(bar)
     }
 
-    /// Shows how things stand.
-    pub(super) fn draw(&self, tally: &Tally, submitted: u64) {
-        let known = tally.known();
-        self.0.set_position(known);
-        let under_way = submitted.saturating_sub(known);
-        self.0.set_message(tally.trouble().map_or_else(
-            || format!("({under_way} under way)"),
-            |trouble| format!("({under_way} under way; {trouble})"),
-        ));
+    /// Shows how far it is, and a remark.
+    pub(super) fn show(&self, position: u64, remark: String) {
+        self.0.set_position(position);
+        self.0.set_message(remark);
         self.0.tick();
+    }
+
+    /// The end has moved.
+    pub(super) fn set_total(&self, total: u64) {
+        self.0.set_length(total);
     }
 
     /// Does something with the bar out of the way.
