@@ -73,9 +73,10 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<ExitCode> {
     };
     let (wal, unsettled) = open_log(&config, &shared).await?;
     observe(&wal, &shared);
-    let pipeline = Pipeline::start(&config, &shared, &wal, unsettled)?;
-    let doors = Doors::open(&config, &shared, &wal).await?;
-    let mut pipeline = pipeline;
+    let sockets = Sockets::bind(&config, &wal).await?;
+    log_opened(&wal, &unsettled);
+    let mut pipeline = Pipeline::start(&config, &shared, &wal, unsettled)?;
+    let doors = Doors::open(sockets, &config, &shared, &wal);
     let reason = tokio::select! {
         // Cancel safe: the token stays cancelled.
         () = stop.requested() => Reason::Asked,
@@ -126,12 +127,6 @@ async fn open_log(config: &Config, shared: &Shared) -> anyhow::Result<(Wal, Unse
     let (wal, unsettled) = opened
         .context("run the opening of the log")?
         .context("open the log")?;
-    tracing::info!(
-        log_id = %wal.log_id(),
-        lanes = wal.lanes(),
-        unsettled = *wal.durable().borrow() - unsettled.checkpoint.offset,
-        "log_opened"
-    );
     let (health, mut state) = (shared.health.clone(), wal.state());
     shared.tasks.spawn("log health", async move {
         loop {
@@ -148,6 +143,16 @@ async fn open_log(config: &Config, shared: &Shared) -> anyhow::Result<(Wal, Unse
         }
     });
     Ok((wal, unsettled))
+}
+
+/// What was found in the log.
+fn log_opened(wal: &Wal, unsettled: &Unsettled) {
+    tracing::info!(
+        log_id = %wal.log_id(),
+        lanes = wal.lanes(),
+        unsettled = *wal.durable().borrow() - unsettled.checkpoint.offset,
+        "log_opened"
+    );
 }
 
 async fn log_failed(wal: &Wal) {
@@ -316,21 +321,8 @@ struct Doors {
 }
 
 impl Doors {
-    async fn open(config: &Config, shared: &Shared, wal: &Wal) -> anyhow::Result<Self> {
-        let http = bind("HTTP", config.ingress.http_addr).await?;
-        let grpc = bind("gRPC", config.ingress.grpc_addr).await?;
-        let admin = bind("admin", config.admin.addr).await?;
-        let admin_addr = admin.local_addr()?;
-        wal.announce(admin_addr)
-            .context("announce the log's owner")?;
-        tracing::info!(
-            http = %http.local_addr()?,
-            grpc = %grpc.local_addr()?,
-            admin = %admin_addr,
-            data_dir = %config.data_dir.display(),
-            version = env!("CARGO_PKG_VERSION"),
-            "listening"
-        );
+    fn open(sockets: Sockets, config: &Config, shared: &Shared, wal: &Wal) -> Self {
+        let Sockets { http, grpc, admin } = sockets;
         let ingress = Ingress::new(
             wal.clone(),
             Arc::clone(&shared.clock),
@@ -355,12 +347,40 @@ impl Doors {
         let admin = shared
             .tasks
             .spawn("admin", admin::serve(admin, router, stop_admin.clone()));
-        Ok(Self {
+        Self {
             servers: servers.into(),
             admin,
             drain,
             stop_admin,
-        })
+        }
+    }
+}
+
+/// The ports, bound; nobody is served before the pipeline stands.
+struct Sockets {
+    http: TcpListener,
+    grpc: TcpListener,
+    admin: TcpListener,
+}
+
+impl Sockets {
+    /// Binds them and says where: the first line of the log.
+    async fn bind(config: &Config, wal: &Wal) -> anyhow::Result<Self> {
+        let http = bind("HTTP", config.ingress.http_addr).await?;
+        let grpc = bind("gRPC", config.ingress.grpc_addr).await?;
+        let admin = bind("admin", config.admin.addr).await?;
+        let admin_addr = admin.local_addr()?;
+        wal.announce(admin_addr)
+            .context("announce the log's owner")?;
+        tracing::info!(
+            http = %http.local_addr()?,
+            grpc = %grpc.local_addr()?,
+            admin = %admin_addr,
+            data_dir = %config.data_dir.display(),
+            version = env!("CARGO_PKG_VERSION"),
+            "listening"
+        );
+        Ok(Self { http, grpc, admin })
     }
 }
 

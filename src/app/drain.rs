@@ -13,7 +13,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{LETTING_GO, Pipeline, Shared, log_failed, open_log, phase};
+use super::{LETTING_GO, Pipeline, Shared, log_failed, log_opened, open_log, phase};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::lifecycle::{Health, Stop, Tasks};
@@ -96,6 +96,7 @@ pub async fn drain_log(
         give_up: CancellationToken::new(),
     };
     let (wal, unsettled) = open_log(&config, &shared).await?;
+    log_opened(&wal, &unsettled);
     let (from, end) = (wal.settled(), *wal.durable().borrow());
     let mut pipeline = Pipeline::start(&config, &shared, &wal, unsettled)?;
     // Told to stop at once, the publisher delivers what is there and ends.

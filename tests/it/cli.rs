@@ -381,7 +381,8 @@ fn a_real_log_is_shown_while_it_is_in_use_and_afterwards() {
     let mut log = BufReader::new(child.0.stdout.take().unwrap())
         .lines()
         .map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
-    let listening = log.find(|line| line["event"] == "listening").unwrap();
+    let listening = log.next().unwrap();
+    assert_eq!(listening["event"], "listening", "the first line says where");
 
     let mut door = std::net::TcpStream::connect(listening["http"].as_str().unwrap()).unwrap();
     let body = r#"[{"type":"track","event":"a","messageId":"m0"},{"type":"track","event":"b","messageId":"m1"}]"#;
