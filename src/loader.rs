@@ -35,7 +35,7 @@ use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::lifecycle::Health;
 use crate::store::{Disposition, Objects, WriteError};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, with_causes};
 
 pub mod fake;
 mod inbox;
@@ -418,7 +418,7 @@ impl Loader {
     fn failed(&self, error: &RoundError, failures: u32) -> Duration {
         let wait = self.backoff.wait(failures);
         self.context.metrics.loader_failures.add(1, &[]);
-        let text = chain(error);
+        let text = with_causes(error);
         if error.needs_a_person() {
             tracing::error!(error = %text, failures, ?wait, "loader_round_failed");
         } else {
@@ -427,16 +427,4 @@ impl Loader {
         self.context.health.degraded(COMPONENT, Some(text));
         wait
     }
-}
-
-/// An error and all its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -5,20 +5,16 @@
 
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use serde::Serialize;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::{LETTING_GO, Pipeline, Shared, log_failed, log_opened, open_log, phase};
-use crate::clock::SystemClock;
 use crate::config::Config;
-use crate::lifecycle::{Health, Stop, Tasks};
+use crate::lifecycle::Stop;
 use crate::loader::Loader;
-use crate::telemetry::Metrics;
 use crate::wal::{self, Wal};
 
 /// How often progress is shown.
@@ -88,13 +84,7 @@ pub async fn drain_log(
     config.wal.engine = engine;
     // The volume may be full, and nothing new comes.
     config.wal.ballast_bytes = 0;
-    let shared = Shared {
-        clock: Arc::new(SystemClock),
-        metrics: Metrics::new(),
-        health: Health::default(),
-        tasks: Tasks::default(),
-        give_up: CancellationToken::new(),
-    };
+    let shared = Shared::new();
     let (wal, unsettled) = open_log(&config, &shared).await?;
     log_opened(&wal, &unsettled);
     let (from, end) = (wal.settled(), *wal.durable().borrow());

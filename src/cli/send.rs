@@ -20,6 +20,7 @@ use crate::client::{
 };
 use crate::clock::{Clock, SystemClock};
 use crate::lifecycle::Stop;
+use crate::telemetry::with_causes;
 
 mod generate;
 mod source;
@@ -170,7 +171,7 @@ pub fn run(args: &SendArgs, out: &mut dyn Write, err: &mut dyn Write) -> Result<
     let (tally, seed) = match sent? {
         Ok(sent) => sent,
         Err(usage) => {
-            writeln!(err, "eventkit: {usage}{}", causes(&usage)).map_err(SendError::Output)?;
+            writeln!(err, "eventkit: {}", with_causes(&usage)).map_err(SendError::Output)?;
             return Ok(EXIT_USAGE);
         }
     };
@@ -189,11 +190,6 @@ pub fn run(args: &SendArgs, out: &mut dyn Write, err: &mut dyn Write) -> Result<
         .and_then(|()| out.flush())
         .map_err(SendError::Output)?;
     Ok(tally.exit_code())
-}
-
-fn causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.map(|cause| format!(": {cause}")).collect()
 }
 
 fn rpc(args: &SendArgs) -> RpcArg {

@@ -7,6 +7,7 @@ use super::iso::iso;
 use super::manifest::{self, Manifest, ManifestObject, ParseError};
 use super::warehouse::Outcome;
 use super::{Loader, MANIFESTS_KEPT, RoundError};
+use crate::telemetry::with_causes;
 
 /// Names that are listed at a time.
 const PAGE: usize = 1_000;
@@ -72,7 +73,7 @@ impl Loader {
     /// Closes a manifest that cannot be read. Its objects still have their markers.
     async fn discard(&mut self, number: u64, error: &ParseError) -> Result<(), RoundError> {
         let unread = self.manifest(number, 1, Vec::new());
-        let reason = super::chain(error);
+        let reason = with_causes(error);
         tracing::error!(manifest.number = number, error = %reason, "manifest_discarded");
         let outcome = Outcome::Discarded { reason };
         self.warehouse.record(&unread, &outcome).await?;

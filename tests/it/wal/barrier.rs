@@ -176,12 +176,7 @@ fn an_acknowledgement_comes_after_a_completed_fdatasync_of_its_data() {
     let mark = beside(&path, ".mark").to_str().unwrap().to_owned();
     let mut from = 0;
     for n in 0..GROUPS {
-        let said = format!("acknowledged {n}\\n");
-        let answer = calls
-            .iter()
-            .find(|call| call.name == "write" && call.text.contains(&said))
-            .unwrap_or_else(|| panic!("no line for {n}"))
-            .began;
+        let answer = answered(&calls, n);
         let between = |call: &&Call| call.began > from && call.began < answer;
         let data: Vec<&Call> = calls
             .iter()
@@ -318,6 +313,15 @@ fn check_after(engine: Engine, path: &Path, acknowledged: usize) {
     close(wal);
 }
 
+/// When the line of an acknowledgement began to be written.
+fn answered(calls: &[Call], n: usize) -> usize {
+    let said = format!("acknowledged {n}\\n");
+    let line = calls
+        .iter()
+        .find(|call| call.name == "write" && call.text.contains(&said));
+    line.unwrap_or_else(|| panic!("no line for {n}")).began
+}
+
 #[test]
 fn on_sqlite_an_acknowledgement_comes_after_a_completed_sync_of_its_data() {
     let (_dir, path) = scene();
@@ -332,12 +336,7 @@ fn on_sqlite_an_acknowledgement_comes_after_a_completed_sync_of_its_data() {
     let mark = beside(&path, ".mark").to_str().unwrap().to_owned();
     let mut from = 0;
     for n in 0..GROUPS {
-        let said = format!("acknowledged {n}\\n");
-        let answer = calls
-            .iter()
-            .find(|call| call.name == "write" && call.text.contains(&said))
-            .unwrap_or_else(|| panic!("no line for {n}"))
-            .began;
+        let answer = answered(&calls, n);
         let between: Vec<&Call> = calls
             .iter()
             .filter(|call| call.began > from && call.began < answer)
