@@ -20,8 +20,8 @@ use crate::admin;
 use crate::backoff::Backoff;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
-use crate::ingress::Ingress;
 use crate::ingress::server::{self, Door, Server};
+use crate::ingress::{Ingress, Log};
 use crate::lifecycle::{Health, Stop, Tasks};
 use crate::loader::sqlite::SqliteWarehouse;
 use crate::loader::{self, Loader};
@@ -36,8 +36,10 @@ use crate::worker::{Stores, Worker};
 
 mod drain;
 mod gauges;
+mod yardstick;
 
 pub use drain::{Drained, NoLog, Progress, Warehouse, drain_log};
+pub use yardstick::{Yardstick, run_yardstick};
 
 /// How often a stop says what it waits for.
 const PENDING_EVERY: Duration = Duration::from_secs(5);
@@ -281,37 +283,49 @@ struct Doors {
 impl Doors {
     fn open(sockets: Sockets, config: &Config, shared: &Shared, wal: &Wal) -> Self {
         let Sockets { http, grpc, admin } = sockets;
-        let ingress = Ingress::new(
-            wal.clone(),
-            Arc::clone(&shared.clock),
-            shared.metrics.clone(),
-            config.ingress.clone(),
-            shared.health.clone(),
-        );
         let drain = CancellationToken::new();
-        let stop = server::Stop {
-            drain: drain.clone(),
-            grace: config.drain_timeout,
-        };
-        let server = Server::new(ingress, shared.tasks.clone(), stop);
-        let servers = [(http, Door::Public), (grpc, Door::GrpcOnly)].map(|(listener, door)| {
-            let server = server.clone();
-            shared
-                .tasks
-                .spawn("server", async move { server.serve(listener, door).await })
-        });
+        let servers = servers(wal.clone(), [http, grpc], config, shared, &drain);
         let stop_admin = CancellationToken::new();
         let router = admin::router(shared.metrics.clone(), wal.clone(), shared.health.clone());
         let admin = shared
             .tasks
             .spawn("admin", admin::serve(admin, router, stop_admin.clone()));
         Self {
-            servers: servers.into(),
+            servers,
             admin,
             drain,
             stop_admin,
         }
     }
+}
+
+/// Starts the public port's and the gRPC port's servers in front of a log.
+fn servers(
+    log: impl Log,
+    [http, grpc]: [TcpListener; 2],
+    config: &Config,
+    shared: &Shared,
+    drain: &CancellationToken,
+) -> Vec<Running<()>> {
+    let ingress = Ingress::new(
+        log,
+        Arc::clone(&shared.clock),
+        shared.metrics.clone(),
+        config.ingress.clone(),
+        shared.health.clone(),
+    );
+    let stop = server::Stop {
+        drain: drain.clone(),
+        grace: config.drain_timeout,
+    };
+    let server = Server::new(ingress, shared.tasks.clone(), stop);
+    let doors = [(http, Door::Public), (grpc, Door::GrpcOnly)].map(|(listener, door)| {
+        let server = server.clone();
+        shared
+            .tasks
+            .spawn("server", async move { server.serve(listener, door).await })
+    });
+    doors.into()
 }
 
 /// The ports, bound; nobody is served before the pipeline stands.

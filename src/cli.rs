@@ -9,8 +9,10 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Environment, Inputs, Problems, Profile};
 
+pub mod bench;
 pub mod config;
 mod flags;
+mod generate;
 mod progress;
 pub mod send;
 pub mod wal;
@@ -107,6 +109,12 @@ pub enum Command {
     /// Send events to a gateway: from a file, from standard input, or made up
     #[command(after_help = send::AFTER_HELP)]
     Send(send::SendArgs),
+    /// Measure what this machine and disk can do: the gateway beside one without a log and one with a plain file
+    #[command(after_help = bench::AFTER_HELP)]
+    Bench(bench::BenchArgs),
+    /// One of the servers that `bench` measures
+    #[command(hide = true)]
+    BenchServer(bench::ServerArgs),
 }
 
 /// Tools for the configuration.

@@ -43,6 +43,7 @@ mod target;
 pub use deliver::{Delivery, Outcome};
 pub use event::{BuildError, Builder, Event, FromJsonError};
 pub use failure::AttemptError;
+pub(crate) use proto::event as to_proto;
 pub use target::{ParseTargetError, Protocol, Target};
 
 use deliver::Transport;

@@ -31,7 +31,7 @@ use crate::lifecycle::Health;
 use crate::sequencer;
 use crate::status::Code;
 use crate::telemetry::Metrics;
-use crate::wal::{Append, AppendError, CommitError, Wal};
+use crate::wal::{Append, AppendError, CommitError};
 
 pub mod admit;
 pub mod decode;
@@ -47,6 +47,7 @@ mod body;
 mod cors;
 mod deadline;
 mod grpc_layer;
+mod log;
 mod request_id;
 mod results;
 mod route;
@@ -56,6 +57,7 @@ mod stream;
 mod submission;
 
 pub use deadline::Deadline;
+pub use log::Log;
 pub use outcome::{Counts, Outcome, RequestError};
 pub use server::{Door, Server, Stop};
 pub use submission::{Input, Pending, Protocol, StreamOf, Submission};
@@ -75,7 +77,7 @@ pub struct Ingress(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    wal: Wal,
+    log: Arc<dyn Log>,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
     config: IngressConfig,
@@ -91,7 +93,7 @@ impl Ingress {
     /// The path to this log, within these limits.
     #[must_use]
     pub fn new(
-        wal: Wal,
+        log: impl Log,
         clock: Arc<dyn Clock>,
         metrics: Metrics,
         config: IngressConfig,
@@ -120,7 +122,7 @@ impl Ingress {
                 depth_max: config.depth_max,
                 keys_max: config.keys_max,
             },
-            wal,
+            log: Arc::new(log),
             clock,
             metrics,
             config,
@@ -165,7 +167,7 @@ impl Ingress {
     ///
     /// The log takes nothing now, or too much is under way; counted as shed.
     pub fn gate(&self, announced_bytes: usize) -> Result<shed::Held, RequestError> {
-        let refusal = match self.0.wal.admit() {
+        let refusal = match self.0.log.admit() {
             Err(error) => append_code(error),
             Ok(()) => match self.0.in_flight.take(announced_bytes) {
                 Some(held) => return Ok(held),
@@ -227,7 +229,7 @@ impl Ingress {
         if deadline.is_some_and(|deadline| !deadline.begin_append()) {
             return Err(Code::DeadlineExceeded.into());
         }
-        let commit = self.0.wal.append(append).map_err(|error| {
+        let commit = self.0.log.append(append).map_err(|error| {
             let code = append_code(error);
             self.shed(code);
             code
@@ -326,8 +328,8 @@ impl Ingress {
             admitted.anonymous_id.as_deref(),
             &message_id,
         );
-        let lane = sequencer::lane(routing_key, self.0.wal.lanes());
-        let fingerprint = self.0.wal.fingerprint(EventKey {
+        let lane = sequencer::lane(routing_key, self.0.log.lanes());
+        let fingerprint = self.0.log.fingerprint(EventKey {
             source: DEFAULT_SOURCE,
             message_id: &message_id,
         });

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Parser as _;
 use eventkit::cli::{self, Cli, Command};
-use eventkit::config::{self, Environment, Inputs, Profile};
+use eventkit::config::{self, Config, Environment, Inputs, Profile};
 use eventkit::lifecycle::Stop;
 use eventkit::{app, telemetry};
 
@@ -17,8 +17,25 @@ fn main() -> ExitCode {
     let environment = Environment::read();
     let colour = io::stdout().is_terminal() && !environment.no_color();
     let ended = match arguments.command {
-        Command::Dev(flags) => start(&cli::inputs(Profile::Dev, flags, &environment), colour),
-        Command::Serve(flags) => start(&cli::inputs(Profile::Serve, flags, &environment), colour),
+        Command::Dev(flags) => {
+            let inputs = cli::inputs(Profile::Dev, flags, &environment);
+            start(&inputs, colour, app::run)
+        }
+        Command::Serve(flags) => {
+            let inputs = cli::inputs(Profile::Serve, flags, &environment);
+            start(&inputs, colour, app::run)
+        }
+        Command::Bench(args) => {
+            cli::bench::run(&args, &environment, &mut io::stdout(), &mut io::stderr())
+                .map(ExitCode::from)
+                .map_err(anyhow::Error::from)
+        }
+        Command::BenchServer(args) => {
+            let inputs = cli::inputs(Profile::Serve, args.flags, &environment);
+            start(&inputs, colour, |config, stop| {
+                app::run_yardstick(args.yardstick, config, stop)
+            })
+        }
         Command::Config(command) => {
             cli::config::run(command, &environment, &mut io::stdout(), &mut io::stderr())
                 .map(ExitCode::from)
@@ -34,8 +51,15 @@ fn main() -> ExitCode {
     ended.unwrap_or_else(|error| explain(&error))
 }
 
-/// Runs the gateway until it is told to stop.
-fn start(inputs: &Inputs, colour: bool) -> anyhow::Result<ExitCode> {
+/// Runs the gateway, or a part of it, until it is told to stop.
+fn start<R>(
+    inputs: &Inputs,
+    colour: bool,
+    run: impl FnOnce(Config, Stop) -> R,
+) -> anyhow::Result<ExitCode>
+where
+    R: Future<Output = anyhow::Result<ExitCode>>,
+{
     let checked = config::validate(inputs)?;
     telemetry::logs::init(&checked.config.telemetry, colour).context("set up the log lines")?;
     for warning in &checked.warnings {
@@ -47,7 +71,7 @@ fn start(inputs: &Inputs, colour: bool) -> anyhow::Result<ExitCode> {
         .context("start the runtime")?;
     let ended = runtime.block_on(async {
         let stop = Stop::on_signals().context("listen to signals")?;
-        app::run(checked.config, stop).await
+        run(checked.config, stop).await
     });
     // The app has drained; a question to the log that is still being answered is not worth waiting for.
     runtime.shutdown_timeout(Duration::from_secs(1));

@@ -22,7 +22,6 @@ use crate::clock::{Clock, SystemClock};
 use crate::lifecycle::Stop;
 use crate::telemetry::with_causes;
 
-mod generate;
 mod source;
 mod summary;
 

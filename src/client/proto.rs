@@ -19,7 +19,7 @@ use crate::worker::adapt::time;
 type Field<'a> = Option<&'a RawValue>;
 
 /// The event, or why gRPC cannot carry it.
-pub(super) fn event(event: &Event) -> Result<v1::Event, Outcome> {
+pub(crate) fn event(event: &Event) -> Result<v1::Event, Outcome> {
     let mut json =
         json_event(event.json()).map_err(|error| rejected(error.code(), error.to_string()))?;
     for (key, field) in [

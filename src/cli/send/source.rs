@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, BufReader};
 use tokio::time::{Instant, sleep_until};
 
-use super::generate::Generator;
+use crate::cli::generate::Generator;
 use crate::client::Event;
 use crate::clock::Clock;
 

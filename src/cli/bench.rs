@@ -1,0 +1,433 @@
+//! `eventkit bench`: what this machine and this disk can do, and which share of it the gateway makes use of.
+//!
+//! ```text
+//!   plan (this page) ─▶ process  one server at a time, a process of its own on an empty directory
+//!                    ─▶ load     closed or open loop, HTTP or CollectBidi, events made up beforehand
+//!                    ─▶ proc, disk, stats ─▶ report
+//! ```
+//!
+//! The servers differ only in what stands behind the doors ([`crate::app::Yardstick`]), and the generator shares the machine with
+//! them; so rates are for comparison within one run, and ratios are taken round by round. `docs/benchmarks.md` says how to
+//! read the result. Nothing here is ever asserted against a time.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use tempfile::TempDir;
+
+use super::RunFlags;
+use crate::app::Yardstick;
+use crate::config::Environment;
+use crate::lifecycle::Stop;
+
+mod disk;
+mod events;
+mod latency;
+mod load;
+mod process;
+mod proc;
+mod report;
+mod resources;
+mod rounds;
+mod stats;
+mod sustained;
+
+use disk::Disk;
+use events::Prepared;
+use load::{Shape, Way};
+use process::Server;
+use report::Report;
+use sustained::Goal;
+
+/// Exit code: ended by Ctrl-C.
+const EXIT_INTERRUPTED: u8 = 130;
+
+/// The seed of the events: every run sends the same, under other ids.
+const SEED: u64 = 5;
+
+/// Examples, below the options.
+pub(super) const AFTER_HELP: &str = "\
+What is measured:
+  http       single events, closed loop, on every server
+  bidi       CollectBidi, batches, closed loop, on every server
+  latency    the answer's time at 70 % of what the log takes, open loop
+  sustained  the highest open-loop rate at which the lag does not grow, to Parquet and to the SQLite row
+  rss        memory: idle, full load, with a backlog of unpublished events, opened again
+  open       from the start of a process to its first \"accepted\" on a log of unpublished events
+
+The servers:
+  noop       the gateway's doors with nothing behind them
+  raw        the same before a plain file with group commit and fdatasync
+  accept     the gateway with its pipeline paused: what \"accepted\" costs
+  full       the gateway, `eventkit serve`, to the SQLite row
+
+Examples:
+  eventkit bench                              everything, about 20 minutes
+  eventkit bench --quick                      everything, briefly
+  eventkit bench http bidi --rounds 3 --json bench.json
+  eventkit bench http --servers accept,raw --seconds 10 --engine sqlite
+  eventkit bench sustained --dir /mnt/disk    on another disk
+
+EVENTKIT_ variables apply to the servers. The generator runs on the same machine as the servers: leave it alone
+meanwhile, compare rates of one run only, and look at the spread.";
+
+/// What to measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Row {
+    /// Single events over HTTP
+    Http,
+    /// Batches over CollectBidi
+    Bidi,
+    /// The answer's time at 70 % of the maximum
+    Latency,
+    /// The highest rate that is kept up
+    Sustained,
+    /// Memory
+    Rss,
+    /// A start on a full log
+    Open,
+}
+
+/// The log's engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EngineArg {
+    /// sled
+    Sled,
+    /// SQLite
+    Sqlite,
+}
+
+impl EngineArg {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Sled => "sled",
+            Self::Sqlite => "sqlite",
+        }
+    }
+}
+
+/// What `bench` can be told.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// What to measure [default: everything]
+    #[arg(value_name = "ROW", value_enum)]
+    pub rows: Vec<Row>,
+    /// Everything briefly: for a first impression, not for comparison
+    #[arg(long)]
+    pub quick: bool,
+    /// Rounds of http and bidi [default: 5, quick: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub rounds: Option<u32>,
+    /// Seconds per measurement of http, bidi and latency [default: 5, quick: 1.5]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub seconds: Option<f64>,
+    /// For how long a sustained rate must hold [default: 120, quick: 5]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub sustain: Option<f64>,
+    /// Unpublished events for rss [default: 5000000, quick: 200000]
+    #[arg(long, value_name = "EVENTS")]
+    pub backlog: Option<u64>,
+    /// Unpublished events for open [default: 1000000, quick: 100000]
+    #[arg(long, value_name = "EVENTS")]
+    pub unpublished: Option<u64>,
+    /// Only these servers in http and bidi
+    #[arg(long, value_name = "SERVER", value_enum, value_delimiter = ',',
+        default_values = ["noop", "raw", "accept", "full"])]
+    pub servers: Vec<Server>,
+    /// The log's engine
+    #[arg(long, value_enum, default_value = "sled")]
+    pub engine: EngineArg,
+    /// Connections of http
+    #[arg(long, value_name = "N", default_value_t = 512,
+        value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub connections: u16,
+    /// Streams of bidi, each on a connection of its own
+    #[arg(long, value_name = "N", default_value_t = 4,
+        value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    pub streams: u16,
+    /// Batches under way on one stream
+    #[arg(long, value_name = "N", default_value_t = 16,
+        value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub window: u16,
+    /// Events per batch of bidi
+    #[arg(long, value_name = "N", default_value_t = 100,
+        value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    pub batch: u16,
+    /// The generator's threads [default: half of the processors]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    pub threads: Option<u16>,
+    /// Where the servers keep their data meanwhile: which disk is measured [default: the system's temporary directory]
+    #[arg(long)]
+    pub dir: Option<PathBuf>,
+    /// The servers' log level; at INFO each request writes two lines
+    #[arg(long, value_name = "LEVEL", default_value = "WARNING")]
+    pub log_level: String,
+    /// Write the result as JSON to this file as well
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.05..=86_400.0).contains(&seconds) => Ok(seconds),
+        _ => Err("a number of seconds from 0.05 to 86400".into()),
+    }
+}
+
+impl BenchArgs {
+    fn servers(&self) -> Vec<Server> {
+        let mut servers = self.servers.clone();
+        servers.dedup();
+        servers
+    }
+
+    fn wants(&self, row: Row) -> bool {
+        self.rows.is_empty() || self.rows.contains(&row)
+    }
+}
+
+/// What a server of `bench` is told.
+#[derive(Debug, Args)]
+pub struct ServerArgs {
+    /// What stands behind the doors
+    #[arg(value_enum)]
+    pub yardstick: Yardstick,
+    /// The settings of `serve`.
+    #[command(flatten)]
+    pub flags: RunFlags,
+}
+
+/// Why there is no result.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// A file, a process or `/proc`.
+    #[error("{0}")]
+    Io(&'static str, #[source] io::Error),
+    /// A server did not start.
+    #[error("start the server {server}; it said:\n{output}")]
+    NotReady {
+        /// Which.
+        server: &'static str,
+        /// Its last lines.
+        output: String,
+    },
+    /// A server took nothing.
+    #[error("measure: no event was accepted: {0}")]
+    NothingAccepted(String),
+    /// Answers did not come.
+    #[error("measure: answers are missing after {0:?}")]
+    NoAnswer(Duration),
+    /// The output could not be written.
+    #[error("write the output")]
+    Output(#[source] io::Error),
+}
+
+/// One run.
+struct Bench<'a> {
+    args: &'a BenchArgs,
+    root: TempDir,
+    prepared: std::sync::Arc<Prepared>,
+    disk: Disk,
+    err: &'a mut dyn Write,
+    /// What `accept` takes at most, as far as it is known.
+    maxima: Vec<(Way, f64)>,
+}
+
+impl Bench<'_> {
+    fn pick<T>(&self, given: Option<T>, usual: T, quick: T) -> T {
+        given.unwrap_or(if self.args.quick { quick } else { usual })
+    }
+
+    fn rounds(&self) -> u32 {
+        self.pick(self.args.rounds, 5, 1)
+    }
+
+    fn seconds(&self) -> f64 {
+        self.pick(self.args.seconds, 5.0, 1.5)
+    }
+
+    /// Before anything is measured.
+    fn warm_up(&self) -> Duration {
+        Duration::from_secs_f64((self.seconds() / 4.0).clamp(0.1, 1.0))
+    }
+
+    fn sustain_seconds(&self) -> f64 {
+        self.pick(self.args.sustain, 120.0, 5.0)
+    }
+
+    fn probe_seconds(&self) -> f64 {
+        (self.sustain_seconds() / 12.0)
+            .clamp(3.0, 10.0)
+            .min(self.sustain_seconds())
+    }
+
+    fn probes(&self) -> u32 {
+        self.pick(None, 5, 3)
+    }
+
+    /// Before a lag says anything: some batches' and merges' time.
+    fn settling(&self) -> Duration {
+        Duration::from_secs_f64(self.sustain_seconds().min(3.0))
+    }
+
+    fn backlog(&self) -> u64 {
+        self.pick(self.args.backlog, 5_000_000, 200_000)
+    }
+
+    fn unpublished(&self) -> u64 {
+        self.pick(self.args.unpublished, 1_000_000, 100_000)
+    }
+
+    /// The load of a way in closed loop.
+    fn shape(&self, way: Way) -> Shape {
+        match way {
+            Way::Http => Shape {
+                way,
+                connections: self.args.connections.into(),
+                batch: 1,
+                window: 1,
+                rate: None,
+            },
+            Way::Bidi => Shape {
+                way,
+                connections: self.args.streams.into(),
+                batch: self.args.batch.into(),
+                window: self.args.window.into(),
+                rate: None,
+            },
+        }
+    }
+
+    /// Progress; whoever does not read it loses nothing else.
+    fn say(&mut self, line: &str) {
+        writeln!(self.err, "{line}").unwrap_or_default();
+    }
+
+    fn look_at_disk(&mut self) -> Result<(), BenchError> {
+        self.disk
+            .look(self.root.path())
+            .map_err(|error| BenchError::Io("measure the disk", error))
+    }
+
+    /// What `accept` takes at most: as measured before, else measured now.
+    async fn maximum(&mut self, way: Way) -> Result<f64, BenchError> {
+        if let Some((_, rate)) = self.maxima.iter().find(|(known, _)| *known == way) {
+            return Ok(*rate);
+        }
+        let process = process::Process::start(self, Server::Accept, &[]).await?;
+        let shape = self.shape(way);
+        let rate = rounds::measure(self, &process, shape).await?.rate();
+        self.say(&format!(
+            "{} maximum of accept: {rate:.0} events/s",
+            way.name()
+        ));
+        self.maxima.push((way, rate));
+        Ok(rate)
+    }
+}
+
+/// Measures and prints the result; returns the exit code.
+///
+/// # Errors
+///
+/// [`BenchError`]: nothing is printed then. Processes and files are gone in any case.
+pub fn run(
+    args: &BenchArgs,
+    environment: &Environment,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> Result<u8, BenchError> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = args.threads.map_or((processors / 2).max(1), usize::from);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()
+        .map_err(|error| BenchError::Io("start the runtime", error))?;
+    let dir = args.dir.clone().unwrap_or_else(std::env::temp_dir);
+    let root = TempDir::with_prefix_in("eventkit-bench-", &dir)
+        .map_err(|error| BenchError::Io("create a directory for the servers", error))?;
+    let mut report = Report::new(args, environment, &dir);
+    report.processors = processors;
+    report.generator_threads = threads;
+    let bench = Bench {
+        prepared: Prepared::new(SEED),
+        disk: Disk::default(),
+        maxima: Vec::new(),
+        args,
+        root,
+        err,
+    };
+    let finished = runtime.block_on(async {
+        let stop =
+            Stop::on_signals().map_err(|error| BenchError::Io("listen to signals", error))?;
+        tokio::select! {
+            // Not cancel safe, and need not be: what it drops takes processes and files with it.
+            measured = measure(bench, &mut report) => measured.map(|()| true),
+            () = stop.requested() => Ok(false),
+        }
+    })?;
+    runtime.shutdown_background();
+    if !finished {
+        return Ok(EXIT_INTERRUPTED);
+    }
+    if let Some(path) = &args.json {
+        let json = serde_json::to_vec_pretty(&report).expect("figures are JSON");
+        std::fs::write(path, json).map_err(BenchError::Output)?;
+    }
+    report
+        .write_text(out)
+        .and_then(|()| out.flush())
+        .map_err(BenchError::Output)?;
+    Ok(super::EXIT_OK)
+}
+
+/// Row after row.
+async fn measure(mut bench: Bench<'_>, report: &mut Report) -> Result<(), BenchError> {
+    let args = bench.args;
+    report.event_json_bytes = bench.prepared.json_bytes();
+    bench.say(&format!("measuring on {}", report.file_system));
+    for (row, way) in [(Row::Http, Way::Http), (Row::Bidi, Way::Bidi)] {
+        if args.wants(row) {
+            let compared = rounds::compare(&mut bench, way).await?;
+            let accept = compared
+                .servers
+                .iter()
+                .find(|figures| figures.server == Server::Accept);
+            if let Some(accept) = accept {
+                bench.maxima.push((way, accept.events_per_second.median));
+            }
+            report.compared.push(compared);
+        }
+    }
+    if args.wants(Row::Sustained) {
+        for way in [Way::Http, Way::Bidi] {
+            let accept = bench.maximum(way).await?;
+            for goal in [Goal::Parquet, Goal::Sqlite] {
+                let sustained = sustained::search(&mut bench, way, goal, accept).await?;
+                report.sustained.push(sustained);
+            }
+        }
+    }
+    if args.wants(Row::Latency) {
+        for way in [Way::Http, Way::Bidi] {
+            let accept = bench.maximum(way).await?;
+            let found = latency::answers(&mut bench, way, Server::Accept, accept).await?;
+            report.latency.push(found);
+            if let Some(rate) = report.sustained_rate(way) {
+                let found = latency::answers(&mut bench, way, Server::Full, rate).await?;
+                report.latency.push(found);
+            }
+        }
+    }
+    if args.wants(Row::Rss) {
+        report.resident = Some(resources::resident(&mut bench).await?);
+    }
+    if args.wants(Row::Open) {
+        report.opened = Some(resources::opened(&mut bench).await?);
+    }
+    report.fdatasync = Some(bench.disk.syncs()).filter(|syncs| syncs.count > 0);
+    Ok(())
+}

@@ -1,0 +1,300 @@
+//! A server as a process of its own, with a directory of its own. Dropped, it is killed and its directory removed.
+
+use std::fs::File;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::pin::pin;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::ValueEnum;
+use futures::future::{Either, select};
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::load::Way;
+use super::proc::{self, Memory};
+use super::{Bench, BenchError};
+
+/// How long a server may take until it is ready.
+const READY_WITHIN: Duration = Duration::from_secs(120);
+/// How often it is asked.
+const ASK_EVERY: Duration = Duration::from_millis(1);
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Server {
+    /// The same doors with nothing behind them
+    Noop,
+    /// The same doors before a plain file
+    Raw,
+    /// The gateway with its pipeline paused
+    Accept,
+    /// The gateway: `eventkit serve`
+    Full,
+}
+
+impl Server {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Noop => "noop",
+            Self::Raw => "raw",
+            Self::Accept => "accept",
+            Self::Full => "full",
+        }
+    }
+
+    fn command(self) -> &'static [&'static str] {
+        match self {
+            Self::Noop => &["bench-server", "noop"],
+            Self::Raw => &["bench-server", "raw"],
+            Self::Accept => &["bench-server", "accept"],
+            Self::Full => &["serve"],
+        }
+    }
+}
+
+/// The process; killed when dropped.
+#[derive(Debug)]
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself; there is nobody left to tell anything else.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// A server that is ready.
+#[derive(Debug)]
+pub(super) struct Process {
+    // Before the directory: nobody must write to that while it is removed.
+    running: Running,
+    dir: TempDir,
+    server: Server,
+    http: SocketAddr,
+    grpc: SocketAddr,
+    admin: SocketAddr,
+    started: Instant,
+}
+
+impl Process {
+    /// Starts a server on an empty directory and waits until it is ready.
+    pub(super) async fn start(
+        bench: &Bench<'_>,
+        server: Server,
+        settings: &[&str],
+    ) -> Result<Self, BenchError> {
+        let dir = TempDir::with_prefix_in(server.name(), bench.root.path())
+            .map_err(|error| BenchError::Io("create a directory", error))?;
+        let mut process = Self::spawn(bench, dir, server, settings)?;
+        process.ready().await?;
+        Ok(process)
+    }
+
+    /// Kills the process and starts another one on what it left. Returns as soon as it is started.
+    pub(super) fn restart(self, bench: &Bench<'_>) -> Result<Self, BenchError> {
+        let Self {
+            running,
+            dir,
+            server,
+            ..
+        } = self;
+        drop(running);
+        Self::spawn(bench, dir, server, &[])
+    }
+
+    fn spawn(
+        bench: &Bench<'_>,
+        dir: TempDir,
+        server: Server,
+        settings: &[&str],
+    ) -> Result<Self, BenchError> {
+        let io = |error| BenchError::Io("start a server", error);
+        let [http, grpc, admin] = free_ports().map_err(io)?;
+        let program = std::env::current_exe().map_err(io)?;
+        let output = File::create(dir.path().join("output")).map_err(io)?;
+        let started = Instant::now();
+        let child = Command::new(program)
+            .args(server.command())
+            .args(["--event-store", "local", "--queue-mode", "async"])
+            .arg("--data-dir")
+            .arg(dir.path())
+            .arg("--ring-buffer-db-path")
+            .arg(dir.path().join("wal"))
+            .args(["--http-addr", &http.to_string()])
+            .args(["--grpc-addr", &grpc.to_string()])
+            .args(["--admin-addr", &admin.to_string()])
+            .args(["--ring-buffer-mode", bench.args.engine.name()])
+            .args(["--log-level", &bench.args.log_level])
+            .args(settings)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().map_err(io)?)
+            .stderr(output)
+            .spawn()
+            .map_err(io)?;
+        Ok(Self {
+            running: Running(child),
+            dir,
+            server,
+            http,
+            grpc,
+            admin,
+            started,
+        })
+    }
+
+    pub(super) fn addr(&self, way: Way) -> SocketAddr {
+        match way {
+            Way::Http => self.http,
+            Way::Bidi => self.grpc,
+        }
+    }
+
+    pub(super) fn dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
+    /// When it was started.
+    pub(super) fn started(&self) -> Instant {
+        self.started
+    }
+
+    pub(super) fn cpu_seconds(&self) -> Result<f64, BenchError> {
+        proc::cpu_seconds(self.running.0.id()).map_err(|error| BenchError::Io("read /proc", error))
+    }
+
+    pub(super) fn memory(&self) -> Result<Memory, BenchError> {
+        proc::memory(self.running.0.id()).map_err(|error| BenchError::Io("read /proc", error))
+    }
+
+    /// Waits until it says that it takes events.
+    pub(super) async fn ready(&mut self) -> Result<(), BenchError> {
+        self.until(async |http| matches!(get(http, "/ready").await, Ok((StatusCode::OK, _))))
+            .await
+    }
+
+    /// Asks again and again until the answer is yes. The process may end instead.
+    pub(super) async fn until(
+        &mut self,
+        yes: impl AsyncFn(SocketAddr) -> bool,
+    ) -> Result<(), BenchError> {
+        let deadline = Instant::now() + READY_WITHIN;
+        while !yes(self.http).await {
+            let ended = self.running.0.try_wait();
+            let ended = ended.map_err(|error| BenchError::Io("wait for a server", error))?;
+            if ended.is_some() || Instant::now() >= deadline {
+                return Err(BenchError::NotReady {
+                    server: self.server.name(),
+                    output: self.output(),
+                });
+            }
+            tokio::time::sleep(ASK_EVERY).await;
+        }
+        Ok(())
+    }
+
+    /// The last lines it wrote.
+    pub(super) fn output(&self) -> String {
+        let output = std::fs::read_to_string(self.dir.path().join("output")).unwrap_or_default();
+        let lines: Vec<&str> = output.lines().rev().take(5).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
+    /// The sum of a metric over all its labels that contain this one; 0 as long as nothing was counted.
+    pub(super) async fn metric(&self, name: &str, label: &str) -> Result<f64, BenchError> {
+        let (_, page) = get(self.admin, "/metrics")
+            .await
+            .map_err(|error| BenchError::Io("read the metrics", error))?;
+        Ok(sum(&String::from_utf8_lossy(&page), name, label))
+    }
+}
+
+/// A metric on a page of metrics.
+fn sum(page: &str, name: &str, label: &str) -> f64 {
+    let lines = page.lines().filter_map(|line| line.strip_prefix(name));
+    lines
+        .filter(|rest| rest.starts_with(['{', ' ']) && rest.contains(label))
+        .filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum()
+}
+
+/// Three ports that are free now.
+fn free_ports() -> io::Result<[SocketAddr; 3]> {
+    let bind = || TcpListener::bind(("127.0.0.1", 0));
+    // All at once, so that they differ.
+    let bound = [bind()?, bind()?, bind()?];
+    let [a, b, c] = &bound;
+    Ok([a.local_addr()?, b.local_addr()?, c.local_addr()?])
+}
+
+/// One request on a connection of its own.
+pub(super) async fn ask(
+    addr: SocketAddr,
+    request: Request<Full<Bytes>>,
+) -> io::Result<(StatusCode, Bytes)> {
+    let stream = TcpStream::connect(addr).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(io::Error::other)?;
+    let exchange = async {
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        Ok::<_, hyper::Error>((status, response.into_body().collect().await?.to_bytes()))
+    };
+    let answered = match select(pin!(exchange), connection).await {
+        Either::Left((answered, _)) => answered,
+        Either::Right((_, exchange)) => exchange.await,
+    };
+    answered.map_err(io::Error::other)
+}
+
+async fn get(addr: SocketAddr, path: &str) -> io::Result<(StatusCode, Bytes)> {
+    let request = Request::get(path)
+        .header(http::header::HOST, addr.to_string())
+        .body(Full::default())
+        .map_err(io::Error::other)?;
+    ask(addr, request).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_summed_over_their_labels() {
+        let page = "\
+# TYPE eventkit_rows_total counter
+eventkit_rows_total{table=\"events\"} 10
+eventkit_rows_total{table=\"errors\"} 4
+eventkit_rows_total_other 100
+eventkit_depth 7
+";
+        for (name, label, expected) in [
+            ("eventkit_rows_total", "", 14.0),
+            ("eventkit_rows_total", "events", 10.0),
+            ("eventkit_depth", "", 7.0),
+            ("eventkit_nothing", "", 0.0),
+        ] {
+            assert!(
+                (sum(page, name, label) - expected).abs() < 1e-9,
+                "{name} {label}"
+            );
+        }
+    }
+
+    #[test]
+    fn free_ports_differ() {
+        let [a, b, c] = free_ports().unwrap();
+        assert!(a != b && b != c && a != c);
+    }
+}
