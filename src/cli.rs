@@ -13,6 +13,7 @@ pub mod bench;
 pub mod config;
 mod flags;
 mod generate;
+mod latencies;
 mod progress;
 pub mod send;
 pub mod wal;

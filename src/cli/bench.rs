@@ -219,6 +219,9 @@ pub enum BenchError {
     /// Answers did not come.
     #[error("measure: answers are missing after {0:?}")]
     NoAnswer(Duration),
+    /// The rows could not be counted.
+    #[error("count the rows of the warehouse")]
+    Warehouse(#[source] rusqlite::Error),
     /// The output could not be written.
     #[error("write the output")]
     Output(#[source] io::Error),
@@ -374,8 +377,10 @@ pub fn run(
         return Ok(EXIT_INTERRUPTED);
     }
     if let Some(path) = &args.json {
-        let json = serde_json::to_vec_pretty(&report).expect("figures are JSON");
-        std::fs::write(path, json).map_err(BenchError::Output)?;
+        serde_json::to_vec_pretty(&report)
+            .map_err(io::Error::from)
+            .and_then(|json| std::fs::write(path, json))
+            .map_err(BenchError::Output)?;
     }
     report
         .write_text(out)

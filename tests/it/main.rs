@@ -22,6 +22,8 @@ mod drain;
 // The Rust client, and the tool that is built on it.
 mod client;
 mod send;
+// The measuring tool; its figures are nobody's promise.
+mod bench;
 // Every script of `grpcurl-examples/`.
 mod grpcurl;
 // How it is started, what it says, and the tools.

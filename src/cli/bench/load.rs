@@ -10,13 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::ValueEnum;
-use hdrhistogram::Histogram;
 use serde::Serialize;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::BenchError;
 use super::events::Prepared;
+use crate::cli::latencies::Latencies;
 use crate::lifecycle::Tasks;
 
 mod bidi;
@@ -69,19 +69,18 @@ struct Ledger {
     recording: AtomicBool,
     accepted: AtomicU64,
     failed: AtomicU64,
-    micros: Mutex<Histogram<u64>>,
+    latencies: Mutex<Latencies>,
     failure: Mutex<Option<String>>,
 }
 
 impl Ledger {
     fn new() -> Self {
-        let micros = Histogram::new(3).expect("three digits are a precision that there is");
         Self {
             stopped: AtomicBool::new(false),
             recording: AtomicBool::new(false),
             accepted: AtomicU64::new(0),
             failed: AtomicU64::new(0),
-            micros: Mutex::new(micros),
+            latencies: Mutex::default(),
             failure: Mutex::new(None),
         }
     }
@@ -93,9 +92,11 @@ impl Ledger {
     fn accepted(&self, events: usize, due: Instant) {
         self.accepted.fetch_add(events as u64, Ordering::Relaxed);
         if self.recording.load(Ordering::Relaxed) {
-            let micros = u64::try_from(due.elapsed().as_micros()).unwrap_or(u64::MAX);
-            let mut histogram = self.micros.lock().unwrap_or_else(PoisonError::into_inner);
-            histogram.saturating_record(micros);
+            let mut latencies = self
+                .latencies
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            latencies.record(due.elapsed());
         }
     }
 
@@ -172,7 +173,7 @@ pub(super) struct Load {
     connections: Vec<JoinHandle<Option<()>>>,
 }
 
-/// Microseconds from due to answered.
+/// From due to answered.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(super) struct Latency {
     pub(super) p50_ms: f64,
@@ -228,13 +229,12 @@ impl Load {
     /// The latencies that were noted.
     pub(super) fn latency(&self) -> Latency {
         self.ledger.recording.store(false, Ordering::Relaxed);
-        let micros = self.ledger.micros.lock();
-        let micros = micros.unwrap_or_else(PoisonError::into_inner);
-        let at = |quantile| micros.value_at_quantile(quantile) as f64 / 1e3;
+        let latencies = self.ledger.latencies.lock();
+        let latencies = latencies.unwrap_or_else(PoisonError::into_inner);
         Latency {
-            p50_ms: at(0.5),
-            p99_ms: at(0.99),
-            max_ms: micros.max() as f64 / 1e3,
+            p50_ms: latencies.millis_at(0.5),
+            p99_ms: latencies.millis_at(0.99),
+            max_ms: latencies.millis_max(),
         }
     }
 
@@ -258,6 +258,29 @@ impl Drop for Load {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn latencies_count_from_the_appointed_time_and_only_while_recording() {
+        let load = Load {
+            ledger: Arc::new(Ledger::new()),
+            connections: Vec::new(),
+        };
+        let due = Instant::now();
+        load.ledger.accepted(1, due);
+        load.record();
+        for _ in 0..100 {
+            tokio::time::advance(Duration::from_millis(10)).await;
+            load.ledger.accepted(2, due);
+        }
+        let latency = load.latency();
+        assert!((latency.p50_ms - 500.0).abs() < 1.0, "{latency:?}");
+        assert!((latency.p99_ms - 990.0).abs() < 2.0, "{latency:?}");
+        assert!((latency.max_ms - 1_000.0).abs() < 2.0, "{latency:?}");
+        load.ledger.failed(3, || "first".into());
+        load.ledger.failed(1, || "second".into());
+        assert_eq!((load.failed(), load.failure()), (4, Some("first".into())));
+        assert_eq!(load.stop().await.unwrap(), 201);
+    }
 
     fn shape(rate: Option<f64>) -> Shape {
         Shape {

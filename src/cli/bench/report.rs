@@ -172,7 +172,7 @@ fn write_compared(compared: &Compared, out: &mut dyn Write) -> io::Result<()> {
     writeln!(
         out,
         "\n{}: {} connections, {} events per request, {} requests under way, closed loop; medians (min to max)\n\
-         {:<8} {:>28} {:>22} {:>16} {:>18} {:>18}",
+         {:<8} {:>28} {:>22} {:>12} {:>12} {:>14} {:>14}",
         compared.way.name(),
         compared.connections,
         compared.events_per_request,
@@ -181,17 +181,22 @@ fn write_compared(compared: &Compared, out: &mut dyn Write) -> io::Result<()> {
         "events/s",
         "CPU s per million",
         "generator's",
+        "processors",
         "answer p50 ms",
         "answer p99 ms"
     )?;
     for figures in &compared.servers {
         writeln!(
             out,
-            "{:<8} {:>28} {:>22} {:>16} {:>18} {:>18}{}",
+            "{:<8} {:>28} {:>22} {:>12} {:>12} {:>14} {:>14}{}",
             figures.server.name(),
             spread(&figures.events_per_second, 0),
             spread(&figures.server_cpu_seconds_per_million, 2),
             format!("{:.2}", figures.generator_cpu_seconds_per_million.median),
+            format!(
+                "{:.2} + {:.2}",
+                figures.server_processors.median, figures.generator_processors.median
+            ),
             format!("{:.2}", figures.answer_p50_ms.median),
             format!("{:.2}", figures.answer_p99_ms.median),
             match figures.failed {

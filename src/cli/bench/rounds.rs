@@ -72,6 +72,9 @@ pub(super) struct Figures {
     pub(super) events_per_second: Spread,
     pub(super) server_cpu_seconds_per_million: Spread,
     pub(super) generator_cpu_seconds_per_million: Spread,
+    /// Processors in use: of the server, of the generator. A generator that uses all its threads is what limits the rate.
+    pub(super) server_processors: Spread,
+    pub(super) generator_processors: Spread,
     pub(super) answer_p50_ms: Spread,
     pub(super) answer_p99_ms: Spread,
     pub(super) events: u64,
@@ -88,6 +91,8 @@ impl Figures {
             generator_cpu_seconds_per_million: spread(|round| {
                 round.per_million(round.generator_cpu)
             })?,
+            server_processors: spread(|round| round.server_cpu / round.seconds)?,
+            generator_processors: spread(|round| round.generator_cpu / round.seconds)?,
             answer_p50_ms: spread(|round| round.latency.p50_ms)?,
             answer_p99_ms: spread(|round| round.latency.p99_ms)?,
             events: rounds.iter().map(|round| round.events).sum(),

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use rusqlite::{Connection, OpenFlags};
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -69,6 +70,9 @@ pub(super) struct Sustained {
     pub(super) resident_bytes: u64,
     /// How long the last events took to arrive once the load had ended; `None` when they did not.
     pub(super) drained_seconds: Option<f64>,
+    /// Rows of the warehouse at the end, those of bad events included; as many as were accepted, warm-up included.
+    pub(super) rows: Option<u64>,
+    pub(super) accepted: u64,
 }
 
 /// One rate for one time.
@@ -79,6 +83,8 @@ struct Probe {
     cpu: f64,
     resident: u64,
     drained: Option<f64>,
+    rows: Option<u64>,
+    accepted: u64,
 }
 
 pub(super) async fn search(
@@ -116,6 +122,8 @@ pub(super) async fn search(
         cpu: 0.0,
         resident: 0,
         drained: None,
+        rows: None,
+        accepted: 0,
     };
     Ok(sustained((way, goal), 0.0, accept, seconds, &nothing))
 }
@@ -141,6 +149,8 @@ fn sustained(
         server_cpu_seconds_per_million: found.cpu / (found.events.max(1) as f64) * 1e6,
         resident_bytes: found.resident,
         drained_seconds: found.drained,
+        rows: found.rows,
+        accepted: found.accepted,
     }
 }
 
@@ -185,11 +195,11 @@ async fn probe(
     ));
     let resident = process.memory()?.resident;
     let total = load.stop().await?;
-    let drained = if holds && seconds >= bench.sustain_seconds() {
-        drain(&process, goal, total).await?
-    } else {
-        None
-    };
+    let (mut drained, mut rows) = (None, None);
+    if holds && seconds >= bench.sustain_seconds() {
+        drained = drain(&process, goal, total).await?;
+        rows = count_rows(&process, goal)?;
+    }
     Ok(Probe {
         holds,
         events,
@@ -197,6 +207,8 @@ async fn probe(
         cpu,
         resident,
         drained,
+        rows,
+        accepted: total,
     })
 }
 
@@ -223,4 +235,17 @@ async fn drain(process: &Process, goal: Goal, total: u64) -> Result<Option<f64>,
         tokio::time::sleep(LOOK_EVERY).await;
     }
     Ok(None)
+}
+
+/// Counts what the warehouse holds, by its own file.
+fn count_rows(process: &Process, goal: Goal) -> Result<Option<u64>, BenchError> {
+    if goal != Goal::Sqlite {
+        return Ok(None);
+    }
+    let path = process.dir().join("warehouse.db");
+    let count = "SELECT (SELECT count(*) FROM events) + (SELECT count(*) FROM errors)";
+    let rows = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+        .and_then(|warehouse| warehouse.query_row(count, [], |row| row.get::<_, i64>(0)));
+    let rows = rows.map_err(BenchError::Warehouse)?;
+    Ok(u64::try_from(rows).ok())
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::source::Batch;
+use crate::cli::latencies::Latencies;
 use crate::cli::{EXIT_FAILED, EXIT_OK};
 use crate::client::{Delivery, Outcome};
 
@@ -58,7 +59,7 @@ pub(super) struct Tally {
     printed: usize,
     trouble: Option<String>,
     broken: Option<String>,
-    latency: Histogram,
+    latency: Latencies,
     interrupted: bool,
 }
 
@@ -88,7 +89,7 @@ impl Tally {
             printed: 0,
             trouble: None,
             broken: None,
-            latency: Histogram::default(),
+            latency: Latencies::default(),
             interrupted: false,
         }
     }
@@ -231,7 +232,7 @@ impl Tally {
             retries: self.retries,
             seconds: rounded(seconds),
             events_per_second: rounded(per_second(stored, seconds)),
-            latency_ms: self.latency.figures(),
+            latency_ms: figures(&self.latency),
             interrupted: self.interrupted,
             input_error: self.broken.as_deref(),
             problems: &self.problems,
@@ -343,77 +344,17 @@ struct Figures {
     max: f64,
 }
 
-/// Buckets per doubling; a value is known to about 6 %.
-const STEPS: u64 = 16;
-
-/// Latencies in buckets of growing width, so that any number of them takes the same memory.
-#[derive(Debug, Default)]
-struct Histogram {
-    buckets: BTreeMap<u64, u64>,
-    count: u64,
-    max: Duration,
-}
-
-impl Histogram {
-    fn record(&mut self, took: Duration) {
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        *self.buckets.entry(bucket(micros)).or_default() += 1;
-        self.count += 1;
-        self.max = self.max.max(took);
-    }
-
-    fn figures(&self) -> Option<Figures> {
-        (self.count > 0).then(|| Figures {
-            p50: self.quantile(50),
-            p99: self.quantile(99),
-            max: rounded(self.max.as_secs_f64() * 1e3),
-        })
-    }
-
-    /// The bucket that holds this share of all, as its lower bound in milliseconds.
-    fn quantile(&self, percent: u64) -> f64 {
-        let rank = (self.count * percent).div_ceil(100).max(1);
-        let mut seen = 0;
-        for (lower_bound, count) in &self.buckets {
-            seen += count;
-            if seen >= rank {
-                let bound = Duration::from_micros(*lower_bound);
-                return rounded(bound.as_secs_f64() * 1e3);
-            }
-        }
-        0.0
-    }
-}
-
-/// The lower bound of a value's bucket.
-fn bucket(micros: u64) -> u64 {
-    let octave = micros.max(STEPS).ilog2();
-    let width = octave.saturating_sub(STEPS.ilog2());
-    (micros >> width) << width
+fn figures(latencies: &Latencies) -> Option<Figures> {
+    (!latencies.is_empty()).then(|| Figures {
+        p50: rounded(latencies.millis_at(0.5)),
+        p99: rounded(latencies.millis_at(0.99)),
+        max: rounded(latencies.millis_max()),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn quantiles_are_known_to_a_few_percent() {
-        let mut histogram = Histogram::default();
-        assert_eq!(histogram.figures(), None);
-        for millis in 1..=1_000 {
-            histogram.record(Duration::from_millis(millis));
-        }
-        let Figures { p50, p99, max } = histogram.figures().unwrap();
-        assert!((460.0..=500.0).contains(&p50), "{p50}");
-        assert!((920.0..=990.0).contains(&p99), "{p99}");
-        assert!((max - 1_000.0).abs() < 0.001);
-        assert!(histogram.buckets.len() < 200);
-        assert_eq!(bucket(0), 0);
-        assert_eq!(bucket(31), 31);
-        assert_eq!(bucket(33), 32);
-        let top = bucket(u64::MAX);
-        assert!(top > u64::MAX / 32 * 31);
-    }
 
     #[test]
     fn the_exit_code_tells_the_truth() {
