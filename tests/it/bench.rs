@@ -116,13 +116,12 @@ async fn every_row_is_measured_and_nothing_is_left() {
 #[tokio::test]
 async fn an_interrupt_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let child = bench(
-        dir.path(),
-        &["http", "--seconds", "600", "--servers", "accept"],
-    );
+    let long = ["http", "--rounds", "1000", "--servers", "accept"];
+    let mut child = bench(dir.path(), &long);
     // The run itself and its first server.
     tokio::time::timeout(RUN_WITHIN, async {
         while processes(dir.path()).len() < 2 {
+            assert_eq!(child.try_wait().unwrap(), None, "it has ended by itself");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })

@@ -1,7 +1,7 @@
 //! The highest rate that the whole product keeps up with: open loop, and the lag behind what was accepted must not grow.
 //!
-//! Short probes halve the range between a rate that holds and one that does not; the rate found must then hold for the whole
-//! time, or a tenth less is tried. Every probe begins on an empty directory.
+//! Short probes halve the range between a rate that holds and one that does not, by ratio; the rate found must then hold for
+//! the whole time, or a tenth less is tried. Every probe begins on an empty directory, and ends early when all is lost.
 
 use std::time::Duration;
 
@@ -16,10 +16,14 @@ use super::{Bench, BenchError};
 
 /// How often the lag is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// So many times a rate is lowered that did not hold for the whole time.
-const CONFIRMATIONS: u32 = 4;
-/// By which share.
+/// The search begins between what `accept` takes and this part of it.
+const LEAST: f64 = 1.0 / 32.0;
+/// So many rates at most are held for the whole time.
+const CONFIRMATIONS: u32 = 3;
+/// What one that did not hold is lowered to.
 const LOWERED: f64 = 0.9;
+/// So many seconds' events behind where it was, a lag does not come back.
+const LOST_SECONDS: f64 = 15.0;
 /// The part of the asked rate that must arrive: below it the gateway, or the load, cannot even accept so much.
 const ARRIVING: f64 = 0.98;
 /// How long the last events may take to arrive at the end of their way.
@@ -76,6 +80,18 @@ pub(super) struct Sustained {
 }
 
 /// One rate for one time.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    way: Way,
+    goal: Goal,
+    rate: f64,
+    seconds: f64,
+    /// Whether to wait until everything has arrived.
+    to_the_end: bool,
+}
+
+/// What became of it.
+#[derive(Debug, Default)]
 struct Probe {
     holds: bool,
     events: u64,
@@ -93,48 +109,44 @@ pub(super) async fn search(
     goal: Goal,
     accept: f64,
 ) -> Result<Sustained, BenchError> {
-    let (mut holds, mut fails) = (0.0, accept);
-    for _ in 0..bench.probes() {
-        let rate = f64::midpoint(holds, fails);
-        let seconds = bench.probe_seconds();
-        if probe(bench, (way, goal), rate, seconds).await?.holds {
-            holds = rate;
-        } else {
-            fails = rate;
-        }
-    }
-    let mut rate = holds;
-    let seconds = bench.sustain_seconds();
-    for _ in 0..CONFIRMATIONS {
-        if rate <= 0.0 {
-            break;
-        }
-        let found = probe(bench, (way, goal), rate, seconds).await?;
-        if found.holds {
-            return Ok(sustained((way, goal), rate, accept, seconds, &found));
-        }
-        rate *= LOWERED;
-    }
-    let nothing = Probe {
-        holds: false,
-        events: 0,
-        lags: Vec::new(),
-        cpu: 0.0,
-        resident: 0,
-        drained: None,
-        rows: None,
-        accepted: 0,
+    let (mut holds, mut fails) = (accept * LEAST, accept);
+    let mut asked = Asked {
+        way,
+        goal,
+        rate: 0.0,
+        seconds: bench.probe_seconds(),
+        to_the_end: false,
     };
-    Ok(sustained((way, goal), 0.0, accept, seconds, &nothing))
+    for _ in 0..bench.probes() {
+        asked.rate = (holds * fails).sqrt();
+        if probe(bench, asked).await?.holds {
+            holds = asked.rate;
+        } else {
+            fails = asked.rate;
+        }
+    }
+    asked.rate = holds;
+    asked.seconds = bench.sustain_seconds();
+    asked.to_the_end = true;
+    for _ in 0..CONFIRMATIONS {
+        let found = probe(bench, asked).await?;
+        if found.holds {
+            return Ok(sustained(asked, accept, &found));
+        }
+        asked.rate *= LOWERED;
+    }
+    asked.rate = 0.0;
+    Ok(sustained(asked, accept, &Probe::default()))
 }
 
-fn sustained(
-    (way, goal): (Way, Goal),
-    rate: f64,
-    accept: f64,
-    seconds: f64,
-    found: &Probe,
-) -> Sustained {
+fn sustained(asked: Asked, accept: f64, found: &Probe) -> Sustained {
+    let Asked {
+        way,
+        goal,
+        rate,
+        seconds,
+        ..
+    } = asked;
     let lags = super::stats::Spread::of(found.lags.clone());
     Sustained {
         way,
@@ -154,12 +166,14 @@ fn sustained(
     }
 }
 
-async fn probe(
-    bench: &mut Bench<'_>,
-    (way, goal): (Way, Goal),
-    rate: f64,
-    seconds: f64,
-) -> Result<Probe, BenchError> {
+async fn probe(bench: &mut Bench<'_>, asked: Asked) -> Result<Probe, BenchError> {
+    let Asked {
+        way,
+        goal,
+        rate,
+        seconds,
+        to_the_end,
+    } = asked;
     bench.look_at_disk()?;
     let process = Process::start(bench, Server::Full, goal.settings()).await?;
     let shape = Shape {
@@ -174,7 +188,11 @@ async fn probe(
     let mut lags = Vec::new();
     while started.elapsed().as_secs_f64() < seconds {
         tokio::time::sleep(LOOK_EVERY).await;
-        lags.push(lag(&process, goal, load.accepted()).await?);
+        let now = lag(&process, goal, load.accepted()).await?;
+        lags.push(now);
+        if now - lags.first().unwrap_or(&now) > rate * LOST_SECONDS {
+            break;
+        }
     }
     let took = started.elapsed().as_secs_f64();
     let cpu = process.cpu_seconds()? - cpu;
@@ -196,7 +214,7 @@ async fn probe(
     let resident = process.memory()?.resident;
     let total = load.stop().await?;
     let (mut drained, mut rows) = (None, None);
-    if holds && seconds >= bench.sustain_seconds() {
+    if holds && to_the_end {
         drained = drain(&process, goal, total).await?;
         rows = count_rows(&process, goal)?;
     }
