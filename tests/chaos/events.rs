@@ -6,6 +6,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::odd;
 use crate::support::ledger::{Fate, Payload, Sent};
 use crate::support::warehouse::value_hash;
 
@@ -48,52 +49,49 @@ impl Maker {
         self.rng.random_range(range)
     }
 
-    /// The next event: one in 25 is invalid (an error row), one in 60 is impossible (rejected).
+    /// The next event: one in 25 is invalid (an error row), one in 40 as odd as can be (either), one in 60 is impossible
+    /// (rejected).
     pub(crate) fn make(&mut self, json: bool) -> Made {
-        self.number += 1;
         let fate = match self.choose(0..300) {
             0..5 => Fate::Nothing,
             5..17 => Fate::ErrorRow,
+            17..25 => Fate::AnyRow,
             _ => Fate::Row,
         };
+        // Now and then it is large.
+        let pad = match self.choose(0..200) {
+            0 => 20_000,
+            1..20 => 2_000,
+            _ => 40,
+        };
+        let pad = self.choose(0..pad);
+        self.make_as(json, fate, pad)
+    }
+
+    /// An event with a fate, and with so many bytes in it that cannot be compressed.
+    pub(crate) fn make_as(&mut self, json: bool, fate: Fate, pad: u32) -> Made {
+        self.number += 1;
         let mut message_id = format!("{}-{}", self.client, self.number);
         if fate == Fate::Nothing {
             message_id.push_str(&"x".repeat(257));
         }
         // Half of the users are known by an anonymous id alone.
         let user = self.choose(0..USERS);
-        let routing_key = format!("{}-user-{user}", self.client);
-        let identified = user.is_multiple_of(2);
-        let properties = self.properties();
-        if json {
-            json_event(
-                &self.client,
-                fate,
-                message_id,
-                (routing_key, identified),
-                &properties,
-            )
-        } else {
-            let as_struct = self.choose(0..2) == 0;
-            let ids = (routing_key, identified);
-            proto_event(
-                &self.client,
-                fate,
-                message_id,
-                ids,
-                (&properties, as_struct),
-            )
-        }
+        let draft = Draft {
+            client: self.client.clone(),
+            fate,
+            message_id,
+            routing_key: format!("{}-user-{user}", self.client),
+            identified: user.is_multiple_of(2),
+            properties: self.properties(pad),
+            choice: self.choose(0..1000),
+        };
+        if json { draft.json() } else { draft.proto() }
     }
 
-    /// A JSON object with odd spacing and spelling, which must survive untouched. Now and then it is large.
-    fn properties(&mut self) -> String {
-        let pad = match self.choose(0..200) {
-            0 => 20_000,
-            1..20 => 2_000,
-            _ => 40,
-        };
-        let pad: String = (0..self.choose(0..pad))
+    /// A JSON object with odd spacing and spelling, which must survive untouched.
+    fn properties(&mut self, pad: u32) -> String {
+        let pad: String = (0..pad)
             .map(|_| char::from(b'a' + u8::try_from(self.choose(0..26)).unwrap_or(0)))
             .collect();
         let price = self.choose(0..1000);
@@ -104,76 +102,83 @@ impl Maker {
     }
 }
 
-fn json_event(
-    client: &str,
+/// An event before it has a form.
+struct Draft {
+    client: String,
     fate: Fate,
     message_id: String,
-    (routing_key, identified): (String, bool),
-    properties: &str,
-) -> Made {
-    let id_field = if identified { "userId" } else { "anonymousId" };
-    let event = if fate == Fate::ErrorRow {
-        ""
-    } else {
-        r#","event":"Crash Tested""#
-    };
-    let text = format!(
-        r#"{{ "type":"track","messageId":"{message_id}","{id_field}":"{routing_key}"{event},"properties":{properties}}}"#
-    );
-    Made {
-        sent: Sent {
-            message_id,
-            routing_key,
-            client: client.to_owned(),
-            fate,
-            payload: Payload::Verbatim(xxh3_64(properties.as_bytes())),
-            original: xxh3_64(text.as_bytes()),
-        },
-        wire: Wire::Json(text),
+    routing_key: String,
+    identified: bool,
+    properties: String,
+    /// A random number for what else there is to choose.
+    choice: u32,
+}
+
+impl Draft {
+    fn json(self) -> Made {
+        let id_field = if self.identified {
+            "userId"
+        } else {
+            "anonymousId"
+        };
+        let rest = match self.fate {
+            Fate::ErrorRow => r#""type":"track""#,
+            Fate::AnyRow => odd::json(self.choice),
+            Fate::Row | Fate::Nothing => r#""type":"track","event":"Crash Tested""#,
+        };
+        let text = format!(
+            r#"{{ {rest},"messageId":"{}","{id_field}":"{}","properties":{}}}"#,
+            self.message_id, self.routing_key, self.properties
+        );
+        let payload = Payload::Verbatim(xxh3_64(self.properties.as_bytes()));
+        let original = xxh3_64(text.as_bytes());
+        self.made(Wire::Json(text), payload, original)
+    }
+
+    fn proto(self) -> Made {
+        let mut event = v1::Event {
+            message_id: self.message_id.clone(),
+            r#type: "track".to_owned(),
+            ..v1::Event::default()
+        };
+        if self.identified {
+            event.user_id.clone_from(&self.routing_key);
+        } else {
+            event.anonymous_id.clone_from(&self.routing_key);
+        }
+        if self.fate != Fate::ErrorRow {
+            "Crash Tested".clone_into(&mut event.event);
+        }
+        if self.fate == Fate::AnyRow {
+            odd::proto(self.choice, &mut event);
+        }
+        let payload = if self.choice.is_multiple_of(2) {
+            event.properties = serde_json::from_str(&self.properties).ok().map(struct_of);
+            Payload::Value(value_hash(self.properties.as_bytes()).unwrap_or_default())
+        } else {
+            event.properties_json = self.properties.clone().into();
+            Payload::Verbatim(xxh3_64(self.properties.as_bytes()))
+        };
+        let original = xxh3_64(&event.encode_to_vec());
+        self.made(Wire::Proto(Box::new(event)), payload, original)
+    }
+
+    fn made(self, wire: Wire, payload: Payload, original: u64) -> Made {
+        Made {
+            sent: Sent {
+                message_id: self.message_id,
+                routing_key: self.routing_key,
+                client: self.client,
+                fate: self.fate,
+                payload,
+                original,
+            },
+            wire,
+        }
     }
 }
 
-fn proto_event(
-    client: &str,
-    fate: Fate,
-    message_id: String,
-    (routing_key, identified): (String, bool),
-    (properties, as_struct): (&str, bool),
-) -> Made {
-    let mut event = v1::Event {
-        message_id: message_id.clone(),
-        r#type: "track".to_owned(),
-        ..v1::Event::default()
-    };
-    if identified {
-        event.user_id.clone_from(&routing_key);
-    } else {
-        event.anonymous_id.clone_from(&routing_key);
-    }
-    if fate != Fate::ErrorRow {
-        "Crash Tested".clone_into(&mut event.event);
-    }
-    let payload = if as_struct {
-        event.properties = serde_json::from_str(properties).ok().map(struct_of);
-        Payload::Value(value_hash(properties.as_bytes()).unwrap_or_default())
-    } else {
-        event.properties_json = properties.to_owned().into();
-        Payload::Verbatim(xxh3_64(properties.as_bytes()))
-    };
-    Made {
-        sent: Sent {
-            message_id,
-            routing_key,
-            client: client.to_owned(),
-            fate,
-            payload,
-            original: xxh3_64(&event.encode_to_vec()),
-        },
-        wire: Wire::Proto(Box::new(event)),
-    }
-}
-
-fn struct_of(map: serde_json::Map<String, serde_json::Value>) -> prost_types::Struct {
+pub(crate) fn struct_of(map: serde_json::Map<String, serde_json::Value>) -> prost_types::Struct {
     prost_types::Struct {
         fields: map
             .into_iter()

@@ -52,7 +52,7 @@ async fn again_and_again(stage: Stage) -> Result<()> {
     let (gateway, endpoints) = stage.start().await?;
     let verdict = load.finish(gateway, &endpoints).await?;
     ensure!(
-        verdict.duplicates > 0 && verdict.unanswered_requests > 0,
+        verdict.duplicates > 0 && verdict.unanswered_requests > 0 && verdict.tally.objects > 0,
         "the load did not meet the kills, and nothing was proved: {verdict:?}"
     );
     Ok(())

@@ -74,11 +74,18 @@ struct Shared {
     shed: AtomicU64,
     /// How long a client waits for an answer.
     patience: Duration,
+    /// Requests for which that was not long enough.
+    timeouts: AtomicU64,
 }
 
 impl Shared {
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A client gave up waiting for an answer.
+    fn waited_in_vain(&self) {
+        self.timeouts.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Answers that no gateway may give, whatever happened to it.
@@ -102,6 +109,8 @@ pub(crate) struct Verdict {
     pub(crate) duplicates: u64,
     /// Requests without a usable answer.
     pub(crate) unanswered_requests: u64,
+    /// Requests whose client gave up waiting.
+    pub(crate) timeouts: u64,
 }
 
 /// Clients that send until they are told to settle.
@@ -120,7 +129,8 @@ pub(crate) struct Load {
 impl Load {
     /// Starts the clients; they wait for a gateway.
     pub(crate) fn start(stage: &Stage) -> Self {
-        Self::with_patience(stage, clients::ANSWER_TIMEOUT)
+        // Less than what ends a request underneath, so that it is counted.
+        Self::with_patience(stage, clients::ANSWER_TIMEOUT.mul_f64(0.9))
     }
 
     /// The same with clients that wait for an answer only so long.
@@ -130,6 +140,7 @@ impl Load {
             wrong: Mutex::default(),
             shed: AtomicU64::new(0),
             patience,
+            timeouts: AtomicU64::new(0),
         });
         let (phase, phases) = watch::channel(Phase::Down);
         let mut clients = JoinSet::new();
@@ -162,6 +173,11 @@ impl Load {
     /// This line of the log at level "error" is what the scenario wants to see.
     pub(crate) fn expect_alarm(&mut self, name: &'static str) {
         self.expected.entry(name).or_default();
+    }
+
+    /// What was sent and heard: for a scenario that sends something of its own.
+    pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.shared.ledger()
     }
 
     /// How many events were acknowledged so far.
@@ -304,6 +320,7 @@ impl Load {
         Ok(Verdict {
             duplicates: answers.duplicate,
             unanswered_requests: ledger.unanswered_requests,
+            timeouts: self.shared.timeouts.load(Ordering::Relaxed),
             tally,
         })
     }

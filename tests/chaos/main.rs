@@ -16,10 +16,14 @@ mod support;
 // The load, and how a scenario is put together.
 mod events;
 mod load;
+mod odd;
 mod scenario;
 // What is done to the gateway.
 mod faults;
 mod kills;
+mod outages;
+mod resources;
+mod signals;
 
 use std::process::ExitCode;
 
@@ -41,7 +45,13 @@ fn main() -> ExitCode {
     if !arguments.list {
         scenario::say("chaos", &settings.to_string());
     }
-    let families = [kills::scenarios(), faults::scenarios()];
+    let families = [
+        kills::scenarios(),
+        signals::scenarios(),
+        outages::scenarios(),
+        resources::scenarios(),
+        faults::scenarios(),
+    ];
     let trials = families
         .into_iter()
         .flatten()

@@ -136,7 +136,7 @@ impl Scenario {
             .enable_all()
             .build()?;
         // A line of its own, where the harness has begun one.
-        stage.say("begins");
+        stage.say(&format!("begins, with its log on {}", stage.engine.name()));
         let again = format!("EVENTKIT_CHAOS_SEED={}", stage.settings.seed);
         let result = runtime.block_on((self.act)(stage));
         if result.is_err() {

@@ -177,7 +177,10 @@ impl Client {
         let answer = self.answer(connection, request);
         let answer = timeout(self.shared.patience, answer)
             .await
-            .unwrap_or(Ok(Heard::Nothing));
+            .unwrap_or_else(|_elapsed| {
+                self.shared.waited_in_vain();
+                Ok(Heard::Nothing)
+            });
         let heard = answer.and_then(|heard| {
             if let Heard::Outcomes(outcomes) = &heard {
                 check_outcomes(&sent, outcomes)?;
