@@ -132,7 +132,6 @@ async fn gone(stage: Stage) -> Result<()> {
         refused.status,
         refused.said
     );
-    load.expect_alarm("open the event store");
     load.down(refused.alarms);
     outage.end()?;
     let (gateway, endpoints) = stage.start().await?;

@@ -181,11 +181,14 @@ const GROWTH_KIB_MAX: u64 = 64 << 10;
 /// How many more descriptors.
 const DESCRIPTORS_MORE_MAX: usize = 8;
 
+/// The log's own limit where none is configured.
+const LOG_LIMIT: f64 = 10.0 * 1024.0 * 1024.0 * 1024.0;
+
 /// The store is out at full rate: memory and descriptors with a backlog of N events and of 2N, and what an hour would take.
 /// The duplicate filter remembers less than N, so that it does not grow between the two.
 async fn outage_memory(mut stage: Stage) -> Result<()> {
-    let events: u64 = stage.pick(20_000, 500_000);
-    stage.set("EVENTKIT_DEDUP_MAX_IDS", events / 2);
+    let events: u64 = stage.pick(20_000, 1_000_000);
+    stage.set("EVENTKIT_DEDUP_MAX_IDS", events / 4);
     let (gateway, endpoints) = stage.start().await?;
     let outage = Outage::begin(&stage, Way::Blocked)?;
     let idle = Held::by(gateway.pid()?)?;
@@ -195,19 +198,18 @@ async fn outage_memory(mut stage: Stage) -> Result<()> {
     send(&endpoints, events).await?;
     let twice = Held::by(gateway.pid()?)?;
     let rate = 2.0 * as_f64(events) / began.elapsed().as_secs_f64();
-    let more = twice.rss_kib.saturating_sub(once.rss_kib);
-    let per_event = as_f64(more) * 1024.0 / as_f64(events);
-    let hour = as_f64(twice.rss_kib) / 1024.0 + per_event * rate * 3600.0 / 1024.0 / 1024.0;
     stage.figure(&format!(
-        "RSS {} MiB idle, {} MiB with {events} events waiting, {} MiB with twice as many (peak {} MiB); {per_event:.1} B an event more; descriptors {}, {}, {}; at {rate:.0} events/s an hour would take {hour:.0} MiB",
+        "RSS {} MiB idle, {} MiB with {events} events waiting, {} MiB with twice as many; descriptors {}, {}, {}",
         idle.rss_kib >> 10,
         once.rss_kib >> 10,
         twice.rss_kib >> 10,
-        twice.peak_kib >> 10,
         idle.descriptors,
         once.descriptors,
         twice.descriptors,
     ))?;
+    let more = twice.rss_kib.saturating_sub(once.rss_kib);
+    let bytes = log_bytes(&endpoints).await? / (2.0 * as_f64(events));
+    extrapolate(&stage, (as_f64(events), more, twice), rate, bytes)?;
     ensure!(
         more <= GROWTH_KIB_MAX && twice.descriptors <= once.descriptors + DESCRIPTORS_MORE_MAX,
         "not bounded: {once:?} {twice:?}"
@@ -217,7 +219,7 @@ async fn outage_memory(mut stage: Stage) -> Result<()> {
     drained(&stage, 2 * events).await?;
     let after = Held::by(gateway.pid()?)?;
     stage.figure(&format!(
-        "all of it was in the warehouse {:.0?} after the outage; RSS {} MiB, peak {} MiB",
+        "all of it was in the warehouse {:.0?} after the outage; RSS {} MiB then, {} MiB at its peak",
         began.elapsed(),
         after.rss_kib >> 10,
         after.peak_kib >> 10
@@ -228,6 +230,49 @@ async fn outage_memory(mut stage: Stage) -> Result<()> {
         "{ended:?}"
     );
     Ok(())
+}
+
+/// From the growth between two sizes to an hour, or to the moment at which the log is full and sheds. Short runs are too
+/// small for it: there the caches still fill.
+fn extrapolate(
+    stage: &Stage,
+    (events, more_kib, held): (f64, u64, Held),
+    rate: f64,
+    log_bytes_per_event: f64,
+) -> Result<()> {
+    if !stage.settings.long {
+        return Ok(());
+    }
+    let per_event = as_f64(more_kib) * 1024.0 / events;
+    let hour = rate * 3600.0;
+    let full = LOG_LIMIT / log_bytes_per_event;
+    let mib = |backlog: f64| as_f64(held.rss_kib >> 10) + per_event * backlog / 1024.0 / 1024.0;
+    stage.figure(&format!(
+        "{per_event:.1} B of RSS an event more; an hour at {rate:.0} events/s would take {:.0} MiB, a log of 10 GiB ({:.0} M events, full after {:.0} min) {:.0} MiB",
+        mib(hour),
+        full / 1e6,
+        full / rate / 60.0,
+        mib(full)
+    ))
+}
+
+/// Bytes of records in the log, as its gauge says.
+async fn log_bytes(endpoints: &Endpoints) -> Result<f64> {
+    let admin = clients::Http::new(&Endpoints {
+        http: endpoints.admin.clone(),
+        ..endpoints.clone()
+    });
+    let answer = admin
+        .exchange(http::Method::GET, "/metrics", Bytes::new())
+        .await?;
+    let text = String::from_utf8_lossy(answer.body());
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("eventkit_wal_bytes "));
+    Ok(line
+        .context("no gauge of the log's bytes")?
+        .trim()
+        .parse()?)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "figures for people")]
