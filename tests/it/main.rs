@@ -1,7 +1,7 @@
 //! Everything that runs against real sockets, stores and the real binary, without kills.
 #![cfg(test)]
 
-#[expect(dead_code, reason = "shared with the crash test, which uses the rest")]
+#[expect(dead_code, reason = "shared with the chaos tests, which uses the rest")]
 #[path = "../support/support.rs"]
 mod support;
 
@@ -13,6 +13,8 @@ mod wal;
 mod publisher;
 mod store;
 mod loader;
+// A store whose code panics, and the pipeline around it.
+mod panics;
 // The oracle itself, before anything relies on it.
 mod oracle;
 // Both doors to the warehouse, with the real binary.

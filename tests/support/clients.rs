@@ -49,22 +49,33 @@ impl Http {
     }
 
     async fn request(&self, method: http::Method, path: &str, body: Bytes) -> Result<(u16, Value)> {
+        let response = self.exchange(method, path, body).await?;
+        let (status, body) = (response.status().as_u16(), response.into_body());
+        let body = serde_json::from_slice(&body)
+            .with_context(|| format!("the answer {status} is not JSON: {body:?}"))?;
+        Ok((status, body))
+    }
+
+    /// One request with a JSON body; the whole answer, headers included.
+    pub(crate) async fn exchange(
+        &self,
+        method: http::Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<http::Response<Bytes>> {
         let request = http::Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.base))
             .header(http::header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))?;
         let exchange = async {
-            let response = self.client.request(request).await?;
-            let status = response.status().as_u16();
-            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
+            let (head, body) = self.client.request(request).await?.into_parts();
+            let body = Limited::new(body, ANSWER_BYTES_MAX)
                 .collect()
                 .await
                 .map_err(|error| anyhow!(error))?
                 .to_bytes();
-            let body = serde_json::from_slice(&body)
-                .with_context(|| format!("the answer {status} is not JSON: {body:?}"))?;
-            Ok((status, body))
+            Ok(http::Response::from_parts(head, body))
         };
         tokio::time::timeout(ANSWER_TIMEOUT, exchange)
             .await

@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::clients;
 
@@ -102,17 +103,22 @@ impl Gateway {
         Ok((gateway, endpoints))
     }
 
+    /// Waits until the gateway says where it listens.
+    pub(crate) async fn listening(&mut self, within: Duration) -> Result<Endpoints> {
+        let listening = timeout(within, self.listening.wait_for(Option::is_some))
+            .await
+            .map(|listening| listening.map(|endpoints| endpoints.clone()));
+        match listening {
+            Ok(Ok(endpoints)) => endpoints.context("no endpoints"),
+            Ok(Err(_closed)) => bail!("the gateway ended before it listened\n{}", self.tail()),
+            Err(_elapsed) => bail!("no line \"listening\" within {within:?}\n{}", self.tail()),
+        }
+    }
+
     /// Waits until the gateway listens and is ready.
     pub(crate) async fn ready(&mut self, within: Duration) -> Result<Endpoints> {
         let deadline = Instant::now() + within;
-        let listening = timeout_at(deadline, self.listening.wait_for(Option::is_some))
-            .await
-            .map(|listening| listening.map(|endpoints| endpoints.clone()));
-        let endpoints = match listening {
-            Ok(Ok(endpoints)) => endpoints.context("no endpoints")?,
-            Ok(Err(_closed)) => bail!("the gateway ended before it listened\n{}", self.tail()),
-            Err(_elapsed) => bail!("no line \"listening\" within {within:?}\n{}", self.tail()),
-        };
+        let endpoints = self.listening(within).await?;
         let http = clients::Http::new(&endpoints);
         loop {
             if let Ok((200, _)) = http.get("/ready").await {
@@ -152,11 +158,19 @@ impl Gateway {
 
     /// SIGTERM; returns how the process ended.
     pub(crate) async fn terminate(self, within: Duration) -> Result<Ended> {
-        let pid = self.child.id().context("the gateway has ended by itself")?;
-        let pid =
-            rustix::process::Pid::from_raw(pid.try_into()?).context("a process id is not 0")?;
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        self.signal(Signal::TERM)?;
         self.ended(within).await
+    }
+
+    /// The process's id.
+    pub(crate) fn pid(&self) -> Result<Pid> {
+        let pid = self.child.id().context("the gateway has ended by itself")?;
+        Pid::from_raw(pid.try_into()?).context("a process id is not 0")
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill_process(self.pid()?, signal)?)
     }
 
     /// Waits until the process ends by itself.

@@ -174,18 +174,15 @@ fn judge_event(obligation: &Obligation, here: &Stored<'_>) -> Option<Violation> 
             .acknowledged()
             .then(|| Violation::Lost { event: event() });
     }
-    let (right_table, same) = match obligation.sent.fate {
-        Fate::Row => (
-            here.errors.is_empty(),
-            here.rows.iter().all(|row| holds(obligation, row)),
-        ),
-        Fate::ErrorRow | Fate::Nothing => (
-            here.rows.is_empty(),
-            here.errors
-                .iter()
-                .all(|error| error.original == obligation.sent.original),
-        ),
+    let original = obligation.sent.original;
+    let rows_hold = here.rows.iter().all(|row| holds(obligation, row));
+    let errors_hold = here.errors.iter().all(|error| error.original == original);
+    let right_table = match obligation.sent.fate {
+        Fate::Row => here.errors.is_empty(),
+        Fate::ErrorRow | Fate::Nothing => here.rows.is_empty(),
+        Fate::AnyRow => true,
     };
+    let same = rows_hold && errors_hold;
     if !right_table {
         return Some(Violation::WrongTable {
             event: event(),

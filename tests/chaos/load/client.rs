@@ -1,68 +1,30 @@
 //! The clients: each sends one request after the other, writes down what it sends before the first byte leaves and what
-//! it hears when the answer is complete, and knows nothing of the kills.
+//! it hears when the answer is complete, and knows nothing of what is done to the gateway.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use eventkit::proto::v1;
 use eventkit::proto::v1::ingest_service_client::IngestServiceClient;
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tonic::Code;
 use tonic::transport::Channel;
 
+use super::{Phase, Shared, streams};
 use crate::events::{Made, Maker, Wire};
 use crate::support::clients;
 use crate::support::gateway::Endpoints;
-use crate::support::ledger::{Answer, Ledger, Sent};
-
-mod streams;
+use crate::support::ledger::{Answer, Sent};
 
 /// The least time between two requests of a client: kills should meet many requests, not a saturated machine.
 const PACE: Duration = Duration::from_millis(20);
-/// How many faults in answers are kept for the report.
-const WRONG_MAX: usize = 1_000;
-
-/// What the clients know of the gateway.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Phase {
-    /// It is being restarted.
-    Down,
-    /// It is up.
-    Up(Endpoints),
-    /// It is up, and will stay so until every client has settled what it still wants to know.
-    Last(Endpoints),
-}
-
-/// What all clients write to.
-#[derive(Debug, Default)]
-pub(crate) struct Shared {
-    ledger: Mutex<Ledger>,
-    wrong: Mutex<Vec<String>>,
-}
-
-impl Shared {
-    pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Answers that no gateway may give, whatever happened to it.
-    pub(crate) fn wrong(&self) -> MutexGuard<'_, Vec<String>> {
-        self.wrong.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn say_wrong(&self, what: String) {
-        let mut wrong = self.wrong();
-        if wrong.len() < WRONG_MAX {
-            wrong.push(what);
-        }
-    }
-}
 
 /// How a client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Door {
+pub(super) enum Door {
     /// One JSON object per request.
     HttpSingle,
     /// A JSON array per request.
@@ -84,11 +46,11 @@ impl Door {
 }
 
 /// One answer, in the order of the request.
-type Outcomes = Vec<(Answer, String)>;
+pub(super) type Outcomes = Vec<(Answer, String)>;
 
 /// What came back for a request.
 #[derive(Debug)]
-enum Heard {
+pub(super) enum Heard {
     /// One outcome per event; of a stream that broke off, those that were acknowledged before.
     Outcomes(Outcomes),
     /// Nothing usable: the events may or may not be stored.
@@ -104,7 +66,7 @@ enum Connection {
 
 /// One client.
 #[derive(Debug)]
-pub(crate) struct Client {
+pub(super) struct Client {
     name: String,
     door: Door,
     /// Whether it sends again, with the same ids, what was not answered.
@@ -115,7 +77,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(
+    pub(super) fn new(
         number: u64,
         door: Door,
         seed: u64,
@@ -134,7 +96,7 @@ impl Client {
     }
 
     /// Sends until the last phase, and then until nothing is left that it wants an answer for.
-    pub(crate) async fn run(mut self) {
+    pub(super) async fn run(mut self) {
         let mut pace = interval(PACE);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut connected: Option<(Endpoints, Connection)> = None;
@@ -197,18 +159,28 @@ impl Client {
             .collect()
     }
 
-    /// Sends once, and writes down both sides.
-    async fn exchange(&self, connection: &mut Connection, request: &[Made]) -> Heard {
-        let sent: Vec<Sent> = request.iter().map(|made| made.sent.clone()).collect();
-        self.shared.ledger().sending(&sent);
-        let answer = match (connection, self.door) {
+    async fn answer(&self, connection: &mut Connection, request: &[Made]) -> Result<Heard> {
+        match (connection, self.door) {
             (Connection::Http(http), _) => self.over_http(http, request).await,
             (Connection::Grpc(grpc), Door::ClientStream) => {
                 streams::over_client_stream(grpc, request).await
             }
             (Connection::Grpc(grpc), Door::Bidi) => streams::over_bidi(grpc, request).await,
             (Connection::Grpc(grpc), _) => over_grpc(grpc, request).await,
-        };
+        }
+    }
+
+    /// Sends once, and writes down both sides.
+    async fn exchange(&self, connection: &mut Connection, request: &[Made]) -> Heard {
+        let sent: Vec<Sent> = request.iter().map(|made| made.sent.clone()).collect();
+        self.shared.ledger().sending(&sent);
+        let answer = self.answer(connection, request);
+        let answer = timeout(self.shared.patience, answer)
+            .await
+            .unwrap_or_else(|_elapsed| {
+                self.shared.waited_in_vain();
+                Ok(Heard::Nothing)
+            });
         let heard = answer.and_then(|heard| {
             if let Heard::Outcomes(outcomes) = &heard {
                 check_outcomes(&sent, outcomes)?;
@@ -285,7 +257,10 @@ impl Client {
             202 | 400 | 413 if self.door != Door::Segment => outcomes_of(&answer)
                 .and_then(|outcomes| whole(request, outcomes))
                 .with_context(|| format!("answer {status} {answer}")),
-            429 | 503 => Ok(Heard::Nothing),
+            429 | 503 => {
+                self.shared.shed.fetch_add(1, Ordering::Relaxed);
+                Ok(Heard::Nothing)
+            }
             _ => Err(anyhow!("unexpected answer {status} {answer}")),
         }
     }
@@ -316,7 +291,7 @@ fn outcomes_of(answer: &serde_json::Value) -> Result<Outcomes> {
     Ok(outcomes)
 }
 
-fn protos(request: &[Made]) -> Vec<v1::Event> {
+pub(super) fn protos(request: &[Made]) -> Vec<v1::Event> {
     request
         .iter()
         .filter_map(|made| match &made.wire {
@@ -327,7 +302,7 @@ fn protos(request: &[Made]) -> Vec<v1::Event> {
 }
 
 /// What a client sees when the other side is killed, is draining or is full; anything else is wrong.
-fn broken(status: &tonic::Status) -> Result<()> {
+pub(super) fn broken(status: &tonic::Status) -> Result<()> {
     match status.code() {
         Code::Unavailable
         | Code::Unknown
@@ -338,7 +313,7 @@ fn broken(status: &tonic::Status) -> Result<()> {
     }
 }
 
-fn answer_of(result: &v1::EventResult) -> Result<Answer> {
+pub(super) fn answer_of(result: &v1::EventResult) -> Result<Answer> {
     Ok(match result.status() {
         v1::EventStatus::Accepted => Answer::Accepted,
         v1::EventStatus::Duplicate => Answer::Duplicate,

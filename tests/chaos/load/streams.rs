@@ -9,7 +9,7 @@ use eventkit::proto::v1::ingest_service_client::IngestServiceClient;
 use tokio::time::timeout;
 use tonic::transport::Channel;
 
-use super::{Heard, Outcomes, answer_of, broken, protos};
+use super::client::{Heard, Outcomes, answer_of, broken, protos};
 use crate::events::Made;
 use crate::support::clients::ANSWER_TIMEOUT;
 use crate::support::ledger::Answer;
