@@ -34,6 +34,7 @@ use crate::telemetry::Metrics;
 use crate::wal::{LogState, Options, Unsettled, Wal};
 use crate::worker::{Stores, Worker};
 
+mod ahead;
 mod drain;
 mod gauges;
 mod yardstick;
@@ -136,8 +137,14 @@ async fn open_log(config: &Config, shared: &Shared) -> anyhow::Result<(Wal, Unse
         clock: Arc::clone(&shared.clock),
         metrics: shared.metrics.clone(),
     };
-    let opened = tokio::task::spawn_blocking(move || Wal::open(options)).await;
+    let (log, store) = (config.wal.path.clone(), config.store.dir.clone());
+    let opened = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
+        let (wal, unsettled) = Wal::open(options)?;
+        ahead::check(&wal, &log, &store)?;
+        Ok((wal, unsettled))
+    });
     let (wal, unsettled) = opened
+        .await
         .context("run the opening of the log")?
         .context("open the log")?;
     let (health, mut state) = (shared.health.clone(), wal.state());

@@ -22,7 +22,7 @@ pub use flags::{LogFlags, RunFlags};
 
 /// Exit code: everything is well.
 pub const EXIT_OK: u8 = 0;
-/// Exit code: something failed at run time, or `wal verify` found damage.
+/// Exit code: something failed at run time, `wal verify` found damage, or `wal repair` could not save everything.
 pub const EXIT_FAILED: u8 = 1;
 /// Exit code: the command line or the configuration is wrong; nothing was started.
 pub const EXIT_USAGE: u8 = 2;
@@ -39,7 +39,7 @@ Settings:
   shows what applies and where it comes from.
 
 Exit codes:
-  0  ended well          1  failed at run time (wal verify: damage found)
+  0  ended well          1  failed at run time (wal verify: damage found; wal repair: events lost)
   2  wrong command line or configuration; nothing was started
   130, 143  a second Ctrl-C or SIGTERM ended the program at once";
 
@@ -63,9 +63,10 @@ Examples:
   eventkit wal verify ./eventkit-data/wal
   eventkit wal dump --from 1000 --limit 20 --payload --json
   eventkit wal drain ./eventkit-data/wal --event-store local
+  eventkit wal repair --dry-run ./eventkit-data/wal
 
 A log that is in use is asked through its process's admin port; any other is copied to a temporary
-directory first (TMPDIR must have room for it). Only `drain` opens the log itself.";
+directory first (TMPDIR must have room for it). Only `drain` opens the log itself; `repair` replaces it.";
 
 const DRAIN_HELP: &str = "\
 Examples:
@@ -75,6 +76,21 @@ Examples:
 Opens a log that no process uses, whichever engine wrote it, and delivers what it holds exactly as a gateway would: before
 the engine is changed, or before the volume of a gateway that is gone for good is given up. The log stays; what it holds
 is then only the memory of the duplicate filter. SIGTERM ends it safely; run again, it goes on where it was.";
+
+const REPAIR_HELP: &str = "\
+Examples:
+  eventkit wal repair --dry-run ./eventkit-data/wal
+  eventkit wal repair ./eventkit-data/wal
+  eventkit wal repair --new-id ./eventkit-data/wal      it was restored from an older copy
+
+Saves every event that can be read, wherever it lies, into a fresh log under a new id, and says which offsets of the old one
+are lost. What was delivered stays delivered; everything else is published again, and stays one row each. Nothing is deleted:
+the old files lie beside the log as <log>.damaged-<time>. A log that is whole is left as it is. It needs room for two copies
+of the log. Cut short, it can be run again.
+
+Exit codes:
+  0  nothing to repair, or nothing lost that is known of
+  1  something is lost, and said with its offsets; or it failed, and nothing was changed";
 
 /// A durable event-ingestion gateway: accepted means on disk, and each event becomes one row in the warehouse.
 #[derive(Debug, Parser)]
@@ -104,7 +120,7 @@ pub enum Command {
     /// Show or check the configuration without starting anything
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Look into a log without changing it
+    /// Look into a log without changing it, empty it, or repair it
     #[command(subcommand, after_help = WAL_HELP)]
     Wal(WalCommand),
     /// Send events to a gateway: from a file, from standard input, or made up
@@ -182,6 +198,31 @@ pub enum WalCommand {
     /// Deliver everything in the log to the store and the warehouse, without opening a port; exits with 1 if anything is left
     #[command(after_help = DRAIN_HELP)]
     Drain(DrainArgs),
+    /// Make a fresh log of what can be read of a damaged one, and set the old files aside; exits with 1 if anything is lost
+    #[command(after_help = REPAIR_HELP)]
+    Repair(RepairArgs),
+}
+
+/// What `wal repair` takes.
+#[derive(Debug, Args)]
+pub struct RepairArgs {
+    /// The log's directory [default: as the settings say]
+    pub path: Option<PathBuf>,
+    /// Show the report as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Only say what a repair would do
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Where nothing at all can be read: put an empty log in place
+    #[arg(long)]
+    pub accept_loss: bool,
+    /// Make a fresh log under a new id even if this one is whole: for a log that was restored from an older copy
+    #[arg(long)]
+    pub new_id: bool,
+    /// Where the log is.
+    #[command(flatten)]
+    pub flags: LogFlags,
 }
 
 /// What `wal drain` takes.

@@ -24,4 +24,4 @@ pub use stages::{
     AdminConfig, Config, Engine, IngressConfig, LoaderConfig, LogLevel, PublisherConfig,
     StoreConfig, StoreKind, TelemetryConfig, WalConfig,
 };
-pub use validate::{Checked, Problem, Problems, Warning, log_path, validate};
+pub use validate::{Checked, Problem, Problems, Warning, log_config, log_path, validate};

@@ -177,6 +177,23 @@ pub struct BatchId {
     pub input_hash: u64,
 }
 
+impl BatchId {
+    /// Reads what [`BatchId`] is displayed as.
+    #[must_use]
+    pub fn parse(stem: &str) -> Option<Self> {
+        let mut fields = stem.split('-');
+        let batch = Self {
+            log_id: fields.next()?.parse().ok()?,
+            lane: Lane(fields.next()?.parse().ok()?),
+            number: fields.next()?.parse().ok()?,
+            first: fields.next()?.parse().ok()?,
+            last: fields.next()?.parse().ok()?,
+            input_hash: u64::from_str_radix(fields.next()?, 16).ok()?,
+        };
+        fields.next().is_none().then_some(batch)
+    }
+}
+
 impl fmt::Display for BatchId {
     /// `<log id>-<lane>-<number>-<first>-<last>-<input hash>`: the stem of every name that derives from the batch.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -185,5 +202,32 @@ impl fmt::Display for BatchId {
             "{}-{}-{}-{}-{}-{:016x}",
             self.log_id, self.lane, self.number, self.first, self.last, self.input_hash
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_read_back_from_its_name() {
+        let batch = BatchId {
+            log_id: LogId(u128::MAX - 5),
+            lane: Lane(3),
+            number: 17,
+            first: 100,
+            last: 4_000_000_000_000,
+            input_hash: 0x00c0_ffee,
+        };
+        assert_eq!(BatchId::parse(&batch.to_string()), Some(batch));
+        for other in [
+            "",
+            "notes",
+            "1-2-3",
+            &format!("{batch}-1"),
+            &format!("x{batch}"),
+        ] {
+            assert_eq!(BatchId::parse(other), None, "{other}");
+        }
     }
 }

@@ -28,6 +28,7 @@ use tokio::sync::oneshot;
 
 use crate::event::{BatchId, Day, Event, EventKey, Offset};
 
+pub mod advice;
 mod committer;
 mod dedup;
 mod files;
@@ -40,6 +41,7 @@ mod open;
 mod place;
 pub mod record;
 mod recovery;
+pub mod repair;
 mod room;
 pub mod storage;
 pub mod testing;

@@ -1,4 +1,5 @@
-//! `eventkit wal stat|verify|dump|drain`: looks into a log without changing it, or empties it ([`drain`]).
+//! `eventkit wal stat|verify|dump|drain|repair`: looks into a log without changing it, empties it ([`drain`]) or makes a
+//! fresh one of what is left of it ([`repair`]).
 //!
 //! A log that is in use is asked through its process's admin port; any other is copied and the copy opened. Both give
 //! the same JSON, and everything that is shown is made from that.
@@ -12,10 +13,13 @@ use super::progress::Progress;
 use super::{EXIT_FAILED, EXIT_OK, WalArgs, WalCommand, inputs, reader_gone};
 use crate::config::{self, Environment, Profile};
 use crate::event::Offset;
+use crate::wal::advice::repair_command;
 use crate::wal::inspect::{InspectError, Inspector};
+use crate::wal::repair::RepairError;
 
 mod drain;
 mod live;
+mod repair;
 mod show;
 
 pub use live::{LockFile, lock_path};
@@ -60,6 +64,9 @@ pub enum WalError {
     /// The log could not be drained.
     #[error(transparent)]
     Drain(#[from] anyhow::Error),
+    /// The log could not be repaired.
+    #[error("repair the log")]
+    Repair(#[from] RepairError),
     /// The output could not be written.
     #[error("write the output")]
     Output(#[from] io::Error),
@@ -144,6 +151,7 @@ fn answer(
                 .downcast::<config::Problems>()
                 .map_or_else(WalError::Drain, WalError::Config)
         }),
+        WalCommand::Repair(args) => repair::run(args, environment, out),
         WalCommand::Stat { shared } => {
             let json = shared.json;
             let answer = Source::open(&path(shared, environment)?)?.stat()?;
@@ -156,12 +164,13 @@ fn answer(
         }
         WalCommand::Verify { shared } => {
             let json = shared.json;
-            let answer = Source::open(&path(shared, environment)?)?.verify()?;
+            let path = path(shared, environment)?;
+            let answer = Source::open(&path)?.verify()?;
             let found: show::Found = serde_json::from_str(&answer)?;
             if json {
                 writeln!(out, "{answer}")?;
             } else {
-                show::verification(&found, out)?;
+                show::verification(&found, &repair_command(&path), out)?;
             }
             Ok(if found.problems.is_empty() {
                 EXIT_OK
@@ -186,7 +195,7 @@ fn answer(
 /// The log that is meant: the one on the command line, else the one that the settings say.
 fn path(shared: WalArgs, environment: &Environment) -> Result<PathBuf, WalError> {
     match shared.path {
-        Some(path) => Ok(path),
+        Some(path) => Ok(plain(&path)),
         // Where the log is does not depend on the command that uses it.
         None => Ok(config::log_path(&inputs(
             Profile::Serve,
@@ -194,6 +203,15 @@ fn path(shared: WalArgs, environment: &Environment) -> Result<PathBuf, WalError>
             environment,
         ))?),
     }
+}
+
+fn path_or(path: Option<PathBuf>, configured: PathBuf) -> PathBuf {
+    path.map_or(configured, |path| plain(&path))
+}
+
+/// Without a slash at the end: what lies beside a log has its name with a suffix.
+fn plain(path: &Path) -> PathBuf {
+    path.components().collect()
 }
 
 fn dump(

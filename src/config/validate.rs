@@ -93,6 +93,19 @@ pub fn log_path(inputs: &Inputs) -> Result<PathBuf, Problems> {
     Ok(reader.done(path)?.0)
 }
 
+/// The log's settings alone: what `eventkit wal repair` needs to know where the log itself does not say it.
+///
+/// # Errors
+///
+/// Every problem of these settings, and every unknown variable.
+pub fn log_config(inputs: &Inputs) -> Result<WalConfig, Problems> {
+    let mut reader = Reader::new(inputs);
+    rules::unknown_variables(&mut reader);
+    reader.path(&settings::DATA_DIR);
+    let config = wal(&mut reader);
+    Ok(reader.done(config)?.0)
+}
+
 fn config(reader: &mut Reader<'_>) -> Config {
     let data_dir = reader.path(&settings::DATA_DIR);
     let queue_mode = reader.choice(&settings::QUEUE_MODE);

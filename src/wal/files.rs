@@ -132,6 +132,69 @@ impl Files {
     }
 }
 
+/// Up to this size a file is copied before an engine that may overwrite it opens it; a larger one only where the file system
+/// shares the blocks.
+const EVIDENCE_BYTES_MAX: u64 = 256 << 20;
+
+impl Files {
+    /// Keeps a file of the log as it is before an engine opens it, unless an earlier open that did not end well has: sled, where
+    /// it finds its log torn, overwrites everything behind that place, also what is still whole.
+    pub(crate) fn keep_evidence(&self, name: &str) {
+        let (file, evidence) = (self.log.join(name), self.evidence());
+        let Ok(length) = fs::metadata(&file).map(|metadata| metadata.len()) else {
+            return;
+        };
+        if evidence.exists() {
+            return;
+        }
+        let copying = self.beside(".before-open.copying");
+        let kept = share_blocks(&file, &copying).or_else(|error| {
+            let room = self.volume()?.free_bytes > length.saturating_mul(2);
+            if length > EVIDENCE_BYTES_MAX || !room {
+                return Err(error);
+            }
+            // Not synced: it matters only if this open refuses, and costs nothing if it is gone again at once.
+            fs::copy(&file, &copying).map(drop)
+        });
+        let kept = kept.and_then(|()| fs::rename(&copying, &evidence));
+        if let Err(error) = kept {
+            tracing::debug!(%error, "evidence_not_kept");
+            fs::remove_file(&copying).unwrap_or_default();
+        }
+    }
+
+    /// The file as it was before an open that did not end well.
+    #[must_use]
+    pub(crate) fn evidence(&self) -> PathBuf {
+        self.beside(".before-open")
+    }
+
+    /// The log is whole: nothing needs to be kept.
+    pub(crate) fn drop_evidence(&self) {
+        match fs::remove_file(self.evidence()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%error, "evidence_not_removed");
+            }
+            _ => {}
+        }
+    }
+
+    /// The log is refused: what was kept has to last.
+    pub(crate) fn sync_evidence(&self) {
+        let synced = File::open(self.evidence())
+            .and_then(|file| file.sync_all())
+            .and_then(|()| sync_directory(self.parent()));
+        if let Err(error) = synced {
+            tracing::debug!(%error, "evidence_not_synced");
+        }
+    }
+}
+
+fn share_blocks(from: &Path, to: &Path) -> io::Result<()> {
+    let (source, target) = (File::open(from)?, File::create(to)?);
+    Ok(rustix::fs::ioctl_ficlone(&target, &source)?)
+}
+
 /// A volume in figures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Volume {

@@ -230,6 +230,58 @@ pub fn decode_part<'a>(key: &[u8], value: &'a [u8]) -> Result<(PartHeader, &'a [
     Ok((header, chunk))
 }
 
+/// Whether bytes begin as a part's header does, whatever its key and checksum.
+#[must_use]
+pub(crate) fn looks_like_part(value: &[u8]) -> bool {
+    let Some((head, _)) = value.split_first_chunk::<PART_HEADER_BYTES>() else {
+        return false;
+    };
+    let number = |at: usize| match head.get(at..at + 2) {
+        Some(&[low, high]) => u16::from_le_bytes([low, high]),
+        _ => 0,
+    };
+    let zero = |range: std::ops::Range<usize>| {
+        let mut bytes = head.get(range).unwrap_or_default().iter();
+        bytes.all(|&byte| byte == 0)
+    };
+    let [format, codec, ..] = *head;
+    format == FORMAT
+        && codec <= CODEC_LZ4
+        && zero(2..4)
+        && zero(28..32)
+        && !zero(16..20)
+        && number(4) < number(6)
+}
+
+/// The nonce and the number of what looks like a part.
+#[must_use]
+pub(crate) fn nonce_and_part(value: &[u8]) -> Option<(u64, u16)> {
+    let mut fields = Fields(value);
+    let _format_and_codec: [u8; 4] = fields.take().ok()?;
+    let part = u16::from_le_bytes(fields.take().ok()?);
+    let _parts: [u8; 2] = fields.take().ok()?;
+    Some((u64::from_le_bytes(fields.take().ok()?), part))
+}
+
+/// The format of a part that another version wrote: its checksum holds, so it is not a damaged one of ours.
+#[must_use]
+pub(crate) fn version_of_intact_part(key: &[u8], value: &[u8]) -> Option<u8> {
+    let (head, chunk) = value.split_at_checked(PART_HEADER_BYTES)?;
+    let (covered, crc) = head.split_last_chunk::<4>()?;
+    let &format = covered.first()?;
+    let intact = part_crc(key, covered, chunk).to_le_bytes() == *crc;
+    (format != FORMAT && intact).then_some(format)
+}
+
+/// The same of the header and the checkpoint.
+#[must_use]
+pub(crate) fn version_of_intact(key: &[u8], value: &[u8]) -> Option<u8> {
+    let (covered, crc) = value.split_last_chunk::<4>()?;
+    let &format = covered.first()?;
+    let intact = crc32c_append(crc32c(key), covered) == u32::from_le_bytes(*crc);
+    (format != FORMAT && intact).then_some(format)
+}
+
 /// Puts a group's stored bytes (all parts in order) back into frames.
 ///
 /// # Errors

@@ -84,6 +84,15 @@ impl Wal {
         self.shared.header.lanes
     }
 
+    /// When the newest records were received, or the log was created.
+    #[must_use]
+    pub fn newest_received_at(&self) -> Micros {
+        let newest = self.shared.groups().back().map(|group| group.received_at);
+        newest.map_or(self.shared.header.created_at, |at| {
+            at.max(self.shared.header.created_at)
+        })
+    }
+
     /// Follows whether the log takes appends.
     #[must_use]
     pub fn state(&self) -> watch::Receiver<LogState> {

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::advice::{Concerned, repair_command};
 use super::files::{Files, copy_directory};
 use super::frame::{self, Header, Key, parse_key};
 use super::groups::{RawGroup, scan_groups, to_group};
 use super::mark::{Mark, MarkFile};
 use super::place::{self, Found};
-use super::recovery::{Seen, examine};
+use super::recovery::{Seen, concerned, examine};
 use super::storage::{Storage, StorageError};
 use super::{Checkpoint, Wal, record};
 use crate::event::{Event, Offset, PayloadFormat};
@@ -96,9 +97,22 @@ pub enum InspectError {
     /// The files could not be copied or read.
     #[error("read the log")]
     Io(#[from] std::io::Error),
-    /// The copy does not open.
+    /// The copy does not open, or cannot be read.
     #[error("the log does not open: {0}")]
     Damaged(String),
+    /// The same, with what is known of it.
+    #[error(
+        "the files of the log at {path} are damaged: {reason}; {concerned}. `{repair}` saves what can be read and deletes nothing",
+        repair = repair_command(path)
+    )]
+    Engine {
+        /// Where.
+        path: std::path::PathBuf,
+        /// What the engine says.
+        reason: String,
+        /// Which offsets may be lost.
+        concerned: Concerned,
+    },
 }
 
 /// A log that can be looked into: a live one through its owner, or a temporary copy; never the original.
@@ -129,7 +143,14 @@ impl Inspector {
         let copy = tempfile::tempdir()?;
         let target = copy.path().join("wal");
         copy_directory(path, &target)?;
-        let storage = place::open(&target, engine).map_err(damaged)?;
+        let storage = place::open(&target, engine).map_err(|error| match error {
+            StorageError::Damaged(reason) => InspectError::Engine {
+                path: path.to_owned(),
+                reason,
+                concerned: concerned(None, mark.map_or(Seen::Missing, Seen::Is)),
+            },
+            other => InspectError::Damaged(other.to_string()),
+        })?;
         Ok(Self {
             storage,
             mark,
@@ -224,7 +245,10 @@ impl Inspector {
             // The same judgement as at an open: it also knows the mark, the seals and the checkpoint.
             let seen = self.mark.map_or(Seen::Missing, Seen::Is);
             match examine(&*self.storage, seen, 0).map_err(damaged)? {
-                Err(damage) => found.problems.push(damage.to_string()),
+                Err(damage) => {
+                    let concerned = concerned(Some(&*self.storage), seen);
+                    found.problems.push(format!("{damage}; {concerned}"));
+                }
                 Ok(None) => found
                     .problems
                     .push("there is no log in the directory".into()),

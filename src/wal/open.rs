@@ -1,19 +1,21 @@
 //! Opening a log: lock, engine, examination, repair, self-check; only then is anything taken or published.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 
+use super::advice::{Concerned, repair_command};
 use super::committer::Committer;
 use super::files::{Files, Lock};
 use super::frame::{self, Header};
 use super::mark::MarkFile;
 use super::place;
-use super::recovery::{Damage, Found, Seen, examine};
+use super::recovery::{Damage, Found, Seen, concerned, examine};
+use super::repair;
 use super::room;
-use super::storage::{Storage, StorageError};
+use super::storage::{Storage, StorageError, sled};
 use super::{COMMANDS_MAX, LogState, Shared, Unsettled, Wal};
 use crate::clock::Clock;
 use crate::config::{Engine, WalConfig};
@@ -52,15 +54,37 @@ pub enum OpenError {
     },
     /// It is damaged: opening it would hide a loss.
     #[error(
-        "the log at {path} is damaged: {damage}. It is left as it is; back its directory up before anything else, and look \
-         into a copy with `eventkit wal verify`"
+        "the log at {path} is damaged: {damage}; {concerned}. `{repair}` saves what can be read and sets \
+         the old files aside; it deletes nothing (`--dry-run` only says what it would do)",
+        repair = repair_command(path)
     )]
     Damaged {
         /// Where.
         path: PathBuf,
         /// What is wrong.
-        #[source]
         damage: Damage,
+        /// Which offsets may be lost.
+        concerned: Concerned,
+    },
+    /// Its engine cannot read its own files.
+    #[error(
+        "the files of the log at {path} are damaged: {reason}; {concerned}. `{repair}` saves what \
+         can be read and sets the old files aside; it deletes nothing (`--dry-run` only says what it would do)",
+        repair = repair_command(path)
+    )]
+    Engine {
+        /// Where.
+        path: PathBuf,
+        /// What the engine says.
+        reason: String,
+        /// Which offsets may be lost.
+        concerned: Concerned,
+    },
+    /// A repair of it was cut short between its last steps.
+    #[error("a repair of the log at {path} was cut short: `{repair}` finishes it", repair = repair_command(path))]
+    RepairUnfinished {
+        /// Where.
+        path: PathBuf,
     },
     /// The engine failed.
     #[error("open the log's storage at {path}")]
@@ -116,9 +140,15 @@ impl Wal {
             .ok_or_else(|| OpenError::InUse(path.clone()))?;
         lock.announce(None).map_err(io)?;
         place::refuse(&files, engine)?;
+        if repair::is_unfinished(&files) {
+            return Err(OpenError::RepairUnfinished { path });
+        }
         if files.is_poisoned() {
             tracing::warn!("log_copied_after_failed_sync");
             files.refresh().map_err(io)?;
+        }
+        if engine == Engine::Sled {
+            files.keep_evidence(sled::DATA_FILE);
         }
         let storage = match place::open(&path, engine) {
             Err(StorageError::Full(error)) if files.drop_ballast() => {
@@ -129,10 +159,7 @@ impl Wal {
         };
         let storage = storage.map_err(|source| {
             poison_if_unsynced(&files, &source);
-            OpenError::Storage {
-                path: path.clone(),
-                source,
-            }
+            storage_error(&path, source, Some(&files))
         })?;
         Self::open_storage(storage, options, Some((files, lock)))
     }
@@ -160,13 +187,11 @@ impl Wal {
             source,
         };
         let engine = |source| {
-            if let Some((files, _)) = &files {
+            let files = files.as_ref().map(|(files, _)| files);
+            if let Some(files) = files {
                 poison_if_unsynced(files, &source);
             }
-            OpenError::Storage {
-                path: path.clone(),
-                source,
-            }
+            storage_error(&path, source, files)
         };
         let mark_path = files.as_ref().map(|(files, _)| files.beside(".mark"));
         let seen = match mark_path
@@ -180,9 +205,15 @@ impl Wal {
             Some(Some(mark)) => Seen::Is(mark),
         };
         let judged = examine(&*storage, seen, options.config.dedup_ids_max).map_err(engine)?;
-        let found = judged.map_err(|damage| OpenError::Damaged {
-            path: path.clone(),
-            damage,
+        let found = judged.map_err(|damage| {
+            if let Some((files, _)) = &files {
+                files.sync_evidence();
+            }
+            OpenError::Damaged {
+                path: path.clone(),
+                damage,
+                concerned: concerned(Some(&*storage), seen),
+            }
         })?;
         let found = match found {
             Some(found) => repair(&*storage, found, options.config.lanes),
@@ -194,6 +225,7 @@ impl Wal {
             .transpose()
             .map_err(io)?;
         if let Some((files, _)) = &files {
+            files.drop_evidence();
             files.load_ballast(options.config.ballast_bytes);
         }
         start(storage, options, Opened { found, files, mark }).map_err(io)
@@ -212,6 +244,23 @@ fn poison_if_unsynced(files: &Files, error: &StorageError) {
         )
     {
         files.poison();
+    }
+}
+
+/// What an engine that does not open, or does not read, means for whoever wants the log.
+fn storage_error(path: &Path, source: StorageError, files: Option<&Files>) -> OpenError {
+    let path = path.to_owned();
+    let StorageError::Damaged(reason) = source else {
+        return OpenError::Storage { path, source };
+    };
+    if let Some(files) = files {
+        files.sync_evidence();
+    }
+    let mark = files.and_then(|files| MarkFile::read(&files.beside(".mark")).ok().flatten());
+    OpenError::Engine {
+        path,
+        reason,
+        concerned: concerned(None, mark.map_or(Seen::Missing, Seen::Is)),
     }
 }
 

@@ -102,6 +102,24 @@ pub(crate) fn open(path: &Path, engine: Engine) -> Result<Arc<dyn Storage>, Stor
     })
 }
 
+/// A way to open an engine's files.
+pub(crate) type Opening = fn(&Path) -> Result<Arc<dyn Storage>, StorageError>;
+
+/// Ways to open a copy of damaged files that believe less of what the files say of themselves, one after the other. What
+/// is read then has to be checked by itself.
+pub(crate) fn lenient(engine: Engine) -> &'static [Opening] {
+    match engine {
+        Engine::Sled => &[
+            |path| Ok(Arc::new(SledStorage::open_without_snapshots(path)?)),
+            |path| Ok(Arc::new(SledStorage::open_data_alone(path)?)),
+        ],
+        Engine::Sqlite => &[
+            |path| Ok(Arc::new(SqliteStorage::open_unchecked(path)?)),
+            |path| Ok(Arc::new(SqliteStorage::open_replayed(path)?)),
+        ],
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
+use super::advice::Concerned;
 use super::dedup::Dedup;
 use super::frame::{self, FrameError, Header, Key, parse_key};
 use super::groups::{RawGroup, scan_groups, to_group};
@@ -170,6 +171,21 @@ fn read_meta(storage: &dyn Storage) -> Result<Meta, StorageError> {
         true
     })?;
     Ok(meta)
+}
+
+/// Which acknowledged offsets may be lost: from what is settled to what was acknowledged, as far as that can be read.
+pub(crate) fn concerned(storage: Option<&dyn Storage>, seen: Seen) -> Concerned {
+    let meta = storage.and_then(|storage| read_meta(storage).ok());
+    let meta = meta.unwrap_or_default();
+    let checkpoint = meta.checkpoint.and_then(Result::ok).unwrap_or_default();
+    let header = meta.header.and_then(Result::ok);
+    let mark = seen
+        .mark()
+        .filter(|mark| header.is_none_or(|header| header.log_id == mark.log_id));
+    Concerned {
+        from: checkpoint.offset,
+        end: mark.map(|mark| mark.next.max(checkpoint.offset)),
+    }
 }
 
 /// Examines a storage; `None` when there is no log in it yet.

@@ -33,7 +33,14 @@ fn eventkit(arguments: &[&str]) -> Command {
 
 /// Exit code, standard output, standard error.
 async fn run(arguments: &[&str]) -> (i32, String, String) {
-    let output = tokio::time::timeout(WITHIN, eventkit(arguments).output())
+    run_in(arguments, &[]).await
+}
+
+/// The same, with settings in the environment.
+pub(crate) async fn run_in(arguments: &[&str], settings: &[(&str, &str)]) -> (i32, String, String) {
+    let mut command = eventkit(arguments);
+    command.envs(settings.iter().copied());
+    let output = tokio::time::timeout(WITHIN, command.output())
         .await
         .expect("ends in time")
         .unwrap();

@@ -21,6 +21,8 @@ mod oracle;
 mod e2e;
 // A log emptied without a gateway.
 mod drain;
+// Damaged logs, and the command that repairs them.
+mod damage;
 // The Rust client, and the tool that is built on it.
 mod client;
 mod send;

@@ -63,7 +63,7 @@ pub(super) fn stat(stat: &Value, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-pub(super) fn verification(found: &Found, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn verification(found: &Found, repair: &str, out: &mut dyn Write) -> io::Result<()> {
     writeln!(
         out,
         "records read: {}, in group commits: {}",
@@ -77,7 +77,8 @@ pub(super) fn verification(found: &Found, out: &mut dyn Write) -> io::Result<()>
     found
         .problems
         .iter()
-        .try_for_each(|problem| writeln!(out, "  {problem}"))
+        .try_for_each(|problem| writeln!(out, "  {problem}"))?;
+    writeln!(out, "`{repair}` saves what can be read and deletes nothing")
 }
 
 pub(super) fn dump_heading(payload: bool, out: &mut dyn Write) -> io::Result<()> {
@@ -214,8 +215,10 @@ mod tests {
             records: 2,
             problems,
         };
-        assert!(text(|out| verification(&found(vec![]), out)).ends_with("the log is whole\n"));
-        let shown = text(|out| verification(&found(vec!["offset 5: gap".into()]), out));
-        assert!(shown.ends_with("1 problem:\n  offset 5: gap\n"), "{shown}");
+        assert!(text(|out| verification(&found(vec![]), "", out)).ends_with("the log is whole\n"));
+        let problems = vec!["offset 5: gap".into()];
+        let shown = text(|out| verification(&found(problems), "eventkit wal repair x", out));
+        assert!(shown.contains("1 problem:\n  offset 5: gap\n"), "{shown}");
+        assert!(shown.contains("`eventkit wal repair x`"), "{shown}");
     }
 }

@@ -15,6 +15,9 @@ use super::{Storage, StorageError, VALUE_BYTES_MAX, Visit, sync_directory};
 
 pub mod barrier;
 
+/// The name of the file that holds everything.
+pub(crate) const DATA_FILE: &str = "db";
+
 /// sled's page cache, in bytes: the log is read once, front to back, so little is enough.
 const CACHE_BYTES: u64 = 64 << 20;
 
@@ -74,6 +77,29 @@ impl SledStorage {
             data,
             path: path.to_owned(),
         })
+    }
+
+    /// Opens a copy of a damaged database by its log alone.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`].
+    pub(crate) fn open_without_snapshots(path: &Path) -> Result<Self, StorageError> {
+        set_snapshots_aside(path)?;
+        Self::open(path)
+    }
+
+    /// Opens a copy of a damaged database by its log alone, with a configuration made anew: we always use sled's own.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`].
+    pub(crate) fn open_data_alone(path: &Path) -> Result<Self, StorageError> {
+        match fs::remove_file(path.join("conf")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        Self::open_without_snapshots(path)
     }
 
     fn flush(&self) -> Result<(), StorageError> {

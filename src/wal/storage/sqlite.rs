@@ -25,6 +25,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
 use super::{Storage, StorageError, VALUE_BYTES_MAX, Visit, sync_directory};
 
+mod replay;
+
 /// The database's name in the log's directory; SQLite adds `-wal` and `-shm`.
 pub const FILE: &str = "log.db";
 /// What a database is called until it is whole.
@@ -119,6 +121,39 @@ impl SqliteStorage {
             reader: Mutex::new(reader),
             file,
         })
+    }
+
+    /// Opens a copy of a damaged database for reading, whatever its own checks say.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`].
+    pub(crate) fn open_unchecked(directory: &Path) -> Result<Self, StorageError> {
+        let file = directory.join(FILE);
+        // SQLite would take an empty one for new and forget the commits beside it.
+        refuse_unknown(&file)?;
+        let (writer, reader) = (connect(&file)?, connect(&file)?);
+        Ok(Self {
+            writer: Mutex::new(Writer {
+                connection: writer,
+                writing: false,
+                unchecked_bytes: 0,
+                // Never written to.
+                failed: true,
+            }),
+            reader: Mutex::new(reader),
+            file,
+        })
+    }
+
+    /// Opens a copy of a damaged database after what can be put right in it was.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`].
+    pub(crate) fn open_replayed(directory: &Path) -> Result<Self, StorageError> {
+        replay::replay(directory)?;
+        Self::open_unchecked(directory)
     }
 
     /// Runs an operation of the writer; its first failure is its last.

@@ -204,7 +204,7 @@ fn what_a_newer_version_wrote_is_refused_and_kept() {
     storage.damage(&[&part_key(20, 0)[..], &[0]].concat(), Some(b"newer"));
     let opened = open(&place);
     assert!(
-        matches!(opened, Err(OpenError::Storage { .. })),
+        matches!(opened, Err(OpenError::Engine { .. })),
         "{opened:?}"
     );
 }

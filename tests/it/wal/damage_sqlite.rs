@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use eventkit::clock::SystemClock;
 use eventkit::config::Engine;
+use eventkit::wal::repair::{RepairError, Request, repair};
 use eventkit::wal::{Damage, LogState};
 
 use super::damage::{STATES, Template, Verdict, change, lost};
@@ -126,7 +128,7 @@ fn a_log_whose_files_are_gone_is_not_begun_anew() {
             let before = fs::read(&wal).unwrap();
             take(&path.join("log.db"));
             assert_eq!(
-                template.judge(&path, name),
+                template.judge_open(&path, name),
                 Verdict::Storage,
                 "{state}, {name}"
             );
@@ -158,7 +160,7 @@ fn a_refused_log_is_left_as_it_is() {
     });
     let read = || FILES.map(|file| fs::read(path.join(file)).unwrap());
     let before = read();
-    assert!(is_refused(&template.judge(&path, "flipped")));
+    assert!(is_refused(&template.judge_open(&path, "flipped")));
     assert!(before == read(), "the files were changed");
 }
 
@@ -254,4 +256,47 @@ fn nothing_is_acknowledged_after_a_failed_commit() {
     assert!(!beside(&place.path(), ".poisoned").exists());
     assert_holds(&wal, 0, &sent);
     close(wal);
+}
+
+/// Its checksum holds, so it is not a damaged log of ours: whoever can read it has to.
+#[test]
+fn a_log_of_another_format_is_refused_and_never_repaired() {
+    let place = Place::on(Engine::Sqlite);
+    let (wal, _) = place.open();
+    append(&wal, &events("e", 20, 900));
+    close(wal);
+    let other = rusqlite::Connection::open(place.path().join("log.db")).unwrap();
+    let mut header: Vec<u8> = other
+        .query_row("SELECT value FROM kv WHERE key = x'00'", [], |row| {
+            row.get(0)
+        })
+        .unwrap();
+    header[0] = 9;
+    let covered = header.len() - 4;
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&[0]), &header[..covered]);
+    header[covered..].copy_from_slice(&crc.to_le_bytes());
+    other
+        .execute("UPDATE kv SET value = ?1 WHERE key = x'00'", [header])
+        .unwrap();
+    drop(other);
+    let refused = open_on(Engine::Sqlite, &place.path()).unwrap_err();
+    assert!(
+        refused.to_string().contains("format 9 is not known"),
+        "{refused}"
+    );
+    let before = fs::read(place.path().join("log.db")).unwrap();
+    let request = Request {
+        path: place.path(),
+        engine: Engine::Sqlite,
+        lanes: 4,
+        dry_run: false,
+        accept_loss: true,
+        new_id: true,
+    };
+    let repaired = repair(&request, &SystemClock, &mut |_| {});
+    assert!(
+        matches!(repaired, Err(RepairError::OtherVersion(9))),
+        "{repaired:?}"
+    );
+    assert!(before == fs::read(place.path().join("log.db")).unwrap());
 }

@@ -206,7 +206,7 @@ fn a_database_of_another_program_under_our_name_is_refused() {
     let before = fs::read(&file).unwrap();
     let opened = open_on(Engine::Sqlite, &place.path());
     assert!(
-        matches!(opened, Err(OpenError::Storage { .. })),
+        matches!(opened, Err(OpenError::Engine { .. })),
         "{opened:?}"
     );
     assert!(fs::read(&file).unwrap() == before);
