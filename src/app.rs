@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -47,6 +47,10 @@ const PENDING_EVERY: Duration = Duration::from_secs(5);
 
 /// What the last phases of a stop may take when those before have used the budget up.
 const LETTING_GO: Duration = Duration::from_secs(2);
+
+/// How many connections the kernel holds until they are accepted, as far as its own limit (`net.core.somaxconn`) allows. With
+/// the runtime's 128, clients that come in a burst lose their first packet and are a second late.
+const BACKLOG: u32 = 4_096;
 
 /// A part that runs in the background: `None` when it panicked.
 type Running<T> = JoinHandle<Option<T>>;
@@ -87,7 +91,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<ExitCode> {
 async fn run_with(config: Config, stop: Stop, shared: Shared) -> anyhow::Result<ExitCode> {
     let (wal, unsettled) = open_log(&config, &shared).await?;
     gauges::observe(&wal, &shared);
-    let sockets = Sockets::bind(&config, &wal).await?;
+    let sockets = Sockets::bind(&config, &wal)?;
     log_opened(&wal, &unsettled);
     let mut pipeline = Pipeline::start(&config, &shared, &wal, unsettled)?;
     let doors = Doors::open(sockets, &config, &shared, &wal);
@@ -348,10 +352,10 @@ struct Sockets {
 
 impl Sockets {
     /// Binds them and says where: the first line of the log.
-    async fn bind(config: &Config, wal: &Wal) -> anyhow::Result<Self> {
-        let http = bind("HTTP", config.ingress.http_addr).await?;
-        let grpc = bind("gRPC", config.ingress.grpc_addr).await?;
-        let admin = bind("admin", config.admin.addr).await?;
+    fn bind(config: &Config, wal: &Wal) -> anyhow::Result<Self> {
+        let http = bind("HTTP", config.ingress.http_addr)?;
+        let grpc = bind("gRPC", config.ingress.grpc_addr)?;
+        let admin = bind("admin", config.admin.addr)?;
         let admin_addr = admin.local_addr()?;
         wal.announce(admin_addr)
             .context("announce the log's owner")?;
@@ -367,10 +371,18 @@ impl Sockets {
     }
 }
 
-async fn bind(door: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(addr)
-        .await
-        .with_context(|| format!("bind the {door} port at {addr}"))
+fn bind(door: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {
+    listen(addr).with_context(|| format!("bind the {door} port at {addr}"))
+}
+
+fn listen(addr: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match addr {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG)
 }
 
 /// Stops every part in the order of the path, all of them within one budget.

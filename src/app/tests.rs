@@ -1,5 +1,7 @@
 use std::collections::BTreeMap;
 
+use tokio::net::TcpStream;
+
 use super::*;
 use crate::config::{Inputs, Profile, settings, validate};
 
@@ -57,4 +59,14 @@ async fn a_stop_that_was_asked_for_ends_the_program_without_one() {
         format!("{:?}", ended.unwrap()),
         format!("{:?}", ExitCode::SUCCESS)
     );
+}
+
+#[tokio::test]
+async fn a_burst_of_connections_waits_in_the_backlog() {
+    let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let addr = listener.local_addr().unwrap();
+    // Nobody accepts: what finds no place is never connected.
+    let burst = futures::future::try_join_all((0..400).map(|_| TcpStream::connect(addr)));
+    let connected = tokio::time::timeout(Duration::from_secs(10), burst).await;
+    assert_eq!(connected.expect("all find a place").unwrap().len(), 400);
 }

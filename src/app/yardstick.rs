@@ -62,8 +62,8 @@ pub async fn run_yardstick(
 async fn doors_alone(log: impl Log, config: &Config, stop: &Stop) -> anyhow::Result<ExitCode> {
     let shared = Shared::new();
     let listeners = [
-        bind("HTTP", config.ingress.http_addr).await?,
-        bind("gRPC", config.ingress.grpc_addr).await?,
+        bind("HTTP", config.ingress.http_addr)?,
+        bind("gRPC", config.ingress.grpc_addr)?,
     ];
     let drain = CancellationToken::new();
     let _servers = servers(log, listeners, config, &shared, &drain);
@@ -80,7 +80,7 @@ async fn without_pipeline(config: &Config, stop: &Stop) -> anyhow::Result<ExitCo
     let shared = Shared::new();
     let (wal, unsettled) = open_log(config, &shared).await?;
     gauges::observe(&wal, &shared);
-    let sockets = Sockets::bind(config, &wal).await?;
+    let sockets = Sockets::bind(config, &wal)?;
     log_opened(&wal, &unsettled);
     let _doors = Doors::open(sockets, config, &shared, &wal);
     tokio::select! {

@@ -24,6 +24,8 @@ mod http;
 
 /// How long answers that are under way at the end may take.
 const LAST_ANSWERS: Duration = Duration::from_secs(30);
+/// In open loop, how long the connections have to be opened before the first appointed time.
+const OPENING: Duration = Duration::from_millis(500);
 /// A sleeping connection looks so often whether the load has ended.
 const NAP: Duration = Duration::from_millis(100);
 /// How long a connection waits after a failure.
@@ -171,6 +173,7 @@ struct Job {
 pub(super) struct Load {
     ledger: Arc<Ledger>,
     connections: Vec<JoinHandle<Option<()>>>,
+    begins: Instant,
 }
 
 /// From due to answered.
@@ -185,13 +188,16 @@ impl Load {
     /// Opens the connections and begins. Must be called within the runtime.
     pub(super) fn start(addr: SocketAddr, shape: Shape, prepared: &Arc<Prepared>) -> Self {
         let ledger = Arc::new(Ledger::new());
-        let (tasks, started) = (Tasks::default(), Instant::now());
+        let (tasks, mut begins) = (Tasks::default(), Instant::now());
+        if shape.rate.is_some() {
+            begins += OPENING;
+        }
         let connections = (0..shape.connections).map(|number| {
             let job = Job {
                 addr,
                 shape,
                 ledger: Arc::clone(&ledger),
-                pace: Pace::of(&shape, started, number),
+                pace: Pace::of(&shape, begins, number),
                 source: prepared.source(),
             };
             match shape.way {
@@ -202,7 +208,13 @@ impl Load {
         Self {
             connections: connections.collect(),
             ledger,
+            begins,
         }
+    }
+
+    /// Lets some time pass after its beginning.
+    pub(super) async fn warm_up(&self, time: Duration) {
+        tokio::time::sleep_until(self.begins + time).await;
     }
 
     /// Events accepted so far.
@@ -264,6 +276,7 @@ mod tests {
         let load = Load {
             ledger: Arc::new(Ledger::new()),
             connections: Vec::new(),
+            begins: Instant::now(),
         };
         let due = Instant::now();
         load.ledger.accepted(1, due);

@@ -273,17 +273,17 @@ mod tests {
     #[test]
     fn metrics_are_summed_over_their_labels() {
         let page = "\
-# TYPE eventkit_rows_total counter
-eventkit_rows_total{table=\"events\"} 10
-eventkit_rows_total{table=\"errors\"} 4
-eventkit_rows_total_other 100
-eventkit_depth 7
+# TYPE rows_total counter
+rows_total{table=\"events\"} 10
+rows_total{table=\"errors\"} 4
+rows_total_other 100
+depth 7
 ";
         for (name, label, expected) in [
-            ("eventkit_rows_total", "", 14.0),
-            ("eventkit_rows_total", "events", 10.0),
-            ("eventkit_depth", "", 7.0),
-            ("eventkit_nothing", "", 0.0),
+            ("rows_total", "", 14.0),
+            ("rows_total", "events", 10.0),
+            ("depth", "", 7.0),
+            ("nothing", "", 0.0),
         ] {
             assert!(
                 (sum(page, name, label) - expected).abs() < 1e-9,

@@ -38,7 +38,7 @@ pub(super) async fn measure(
     shape: Shape,
 ) -> Result<Measured, BenchError> {
     let load = Load::start(process.addr(shape.way), shape, &bench.prepared);
-    tokio::time::sleep(bench.warm_up()).await;
+    load.warm_up(bench.warm_up()).await;
     let own = || proc::cpu_seconds(std::process::id());
     let io = |error| BenchError::Io("read /proc", error);
     let (server_cpu, generator_cpu) = (process.cpu_seconds()?, own().map_err(io)?);

@@ -182,7 +182,7 @@ async fn probe(bench: &mut Bench<'_>, asked: Asked) -> Result<Probe, BenchError>
     };
     let load = Load::start(process.addr(way), shape, &bench.prepared);
     // The first batches and merges are under way before the lag says anything.
-    tokio::time::sleep(bench.settling()).await;
+    load.warm_up(bench.settling()).await;
     let (cpu, accepted) = (process.cpu_seconds()?, load.accepted());
     let started = Instant::now();
     let mut lags = Vec::new();
