@@ -11,10 +11,12 @@ use http::header::{CONTENT_ENCODING, EXPECT};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use tokio::time::Instant;
 use tower::ServiceExt as _;
 use tower_http::decompression::RequestDecompression;
 
 use super::outcome::RequestError;
+use super::pace::{Pace, PaceLimits};
 use super::shed::Held;
 use crate::lifecycle::Tasks;
 use crate::status::Code;
@@ -112,8 +114,8 @@ async fn drain(mut body: Incoming) {
 pub(crate) struct BodyLimits {
     /// The most bytes, after decompression.
     pub(crate) bytes_max: usize,
-    /// The longest pause.
-    pub(crate) pause_max: Duration,
+    /// How fast they have to come.
+    pub(crate) pace: PaceLimits,
 }
 
 /// Whether a request's body is gzipped.
@@ -156,18 +158,24 @@ pub(crate) async fn read(
     let mut first: Option<Bytes> = None;
     let mut whole: Option<BytesMut> = None;
     let mut length = 0usize;
-    while let Some(frame) = tokio::time::timeout(limits.pause_max, body.frame())
+    let mut pace = Pace::begin(limits.pace, Instant::now());
+    while let Some(frame) = tokio::time::timeout_at(pace.due(), body.frame())
         .await
         .map_err(|_elapsed| Code::RequestTimeout)?
     {
         let broken = |_error| match gzip {
             true => RequestError::from(Code::InvalidEncoding),
-            false => RequestError::new(Code::MalformedRequest, "the body ended early"),
+            false => {
+                let text =
+                    "the body is cut off or wrongly framed; nothing was stored; do not retry";
+                RequestError::new(Code::MalformedRequest, text)
+            }
         };
         let Ok(data) = frame.map_err(broken)?.into_data() else {
             continue;
         };
         length = length.saturating_add(data.len());
+        pace.came(data.len(), Instant::now());
         if length > limits.bytes_max {
             return Err(RequestError::body_too_large(limits.bytes_max));
         }
@@ -218,7 +226,10 @@ mod tests {
 
     const LIMITS: BodyLimits = BodyLimits {
         bytes_max: 8,
-        pause_max: Duration::from_secs(5),
+        pace: PaceLimits {
+            pause_max: Duration::from_secs(5),
+            rate_min: 1,
+        },
     };
 
     #[tokio::test]
@@ -255,6 +266,31 @@ mod tests {
         let request = Request::new(Body::from_stream(endless));
         let read = read(request, false, &held, LIMITS).await;
         assert_eq!(read.unwrap_err().code, Code::RequestTimeout);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_drips_has_the_time_that_its_bytes_earn() {
+        let drip = |seconds, size| {
+            let parts = futures::stream::unfold((), move |()| async move {
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                Some((Ok::<_, std::io::Error>(Bytes::from(vec![b' '; size])), ()))
+            });
+            Request::new(Body::from_stream(parts))
+        };
+        let limits = BodyLimits {
+            bytes_max: 1_000,
+            pace: PaceLimits {
+                pause_max: Duration::from_secs(5),
+                rate_min: 10,
+            },
+        };
+        let held = Budget::new(10_000).take(0).unwrap();
+        let began = Instant::now();
+        let slow = read(drip(1, 1), false, &held, limits).await;
+        assert_eq!(slow.unwrap_err().code, Code::RequestTimeout);
+        assert!(began.elapsed() < Duration::from_secs(7));
+        let steady = read(drip(1, 10), false, &held, limits).await;
+        assert_eq!(steady.unwrap_err().code, Code::BodyTooLarge);
     }
 
     #[test]

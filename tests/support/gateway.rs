@@ -152,7 +152,7 @@ impl Gateway {
 
     /// SIGTERM; returns how the process ended.
     pub(crate) async fn terminate(self, within: Duration) -> Result<Ended> {
-        let pid = self.child.id().context("the gateway has ended by itself")?;
+        let pid = self.pid().context("the gateway has ended by itself")?;
         let pid =
             rustix::process::Pid::from_raw(pid.try_into()?).context("a process id is not 0")?;
         rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
@@ -170,6 +170,11 @@ impl Gateway {
             said: self.tail(),
             alarms: self.alarms(),
         })
+    }
+
+    /// Its process id, while it runs.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.child.id()
     }
 
     /// The last lines of its output.
