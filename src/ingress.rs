@@ -48,6 +48,7 @@ mod cors;
 mod deadline;
 mod grpc_body;
 mod grpc_layer;
+mod gunzip;
 mod lines;
 mod pace;
 mod request_id;

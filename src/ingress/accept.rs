@@ -72,6 +72,8 @@ pub(crate) fn builder(config: &IngressConfig) -> Builder<TokioExecutor> {
         .http1()
         .timer(TokioTimer::new())
         .max_buf_size(HTTP1_BUFFER_BYTES_MAX)
+        // Who has said everything may close that side and still hear what became of it.
+        .half_close(true)
         .header_read_timeout(config.header_timeout);
     builder
         .http2()
