@@ -82,11 +82,11 @@ codes! {
     /// The body is empty or is neither a JSON object nor an array.
     MalformedRequest = "malformed_request", InvalidArgument, 400, Never, "the body must be one JSON object or an array of them; do not retry";
     /// The body is larger than `EVENTKIT_MAX_BODY_BYTES`, after decompression.
-    BodyTooLarge = "body_too_large", ResourceExhausted, 413, Never, "the request is too large; send smaller batches";
+    BodyTooLarge = "body_too_large", ResourceExhausted, 413, Never, "the request is too large; do not retry it, send smaller batches";
     /// The request carries more events than `EVENTKIT_MAX_BATCH_EVENTS`.
-    TooManyEvents = "too_many_events", ResourceExhausted, 413, Never, "the request carries too many events; send smaller batches";
+    TooManyEvents = "too_many_events", ResourceExhausted, 413, Never, "the request carries too many events; do not retry it, send smaller batches";
     /// The body's content encoding is not supported.
-    UnsupportedEncoding = "unsupported_encoding", Unimplemented, 415, Never, "the content encoding is not supported";
+    UnsupportedEncoding = "unsupported_encoding", Unimplemented, 415, Never, "the content encoding is not supported; do not retry";
     /// The body is not what its content encoding says.
     InvalidEncoding = "invalid_encoding", InvalidArgument, 400, Never, "the body is not what its content encoding says; do not retry";
     /// The body did not arrive in time; nothing was stored.
@@ -94,11 +94,11 @@ codes! {
     /// The client's deadline passed before the events were appended; nothing was stored.
     DeadlineExceeded = "deadline_exceeded", DeadlineExceeded, 504, SameIds, "the deadline passed; nothing was stored; retry with the same message ids";
     /// No such path or method.
-    NotFound = "not_found", Unimplemented, 404, Never, "there is nothing here";
+    NotFound = "not_found", Unimplemented, 404, Never, "there is nothing here; do not retry";
     /// The path exists, but not for this HTTP method.
-    MethodNotAllowed = "method_not_allowed", Unimplemented, 405, Never, "the path does not take this method";
+    MethodNotAllowed = "method_not_allowed", Unimplemented, 405, Never, "the path does not take this method; do not retry";
     /// The RPC is in the contract but not in this server yet.
-    Unimplemented = "unimplemented", Unimplemented, 404, Never, "this server does not implement the call yet";
+    Unimplemented = "unimplemented", Unimplemented, 404, Never, "this server does not implement the call yet; do not retry";
 
     // --- our capacity, not the client's fault -------------------------------------------------------------
     /// The log is full of events that are not yet published.
@@ -155,6 +155,19 @@ mod tests {
                     .bytes()
                     .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
         }));
+    }
+
+    #[test]
+    fn what_a_client_hears_says_whether_to_retry() {
+        let heard = Code::ALL
+            .iter()
+            .take_while(|code| **code != Code::InvalidPayload);
+        for code in heard {
+            let text = code.text();
+            let says_never = text.contains("do not retry");
+            assert_eq!(says_never, code.retry() == Retry::Never, "{code}: {text}");
+            assert!(text.contains("retry"), "{code}: {text}");
+        }
     }
 
     #[test]

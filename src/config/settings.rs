@@ -219,7 +219,9 @@ settings! {
         HEADER_TIMEOUT: "header-timeout", "EVENTKIT_HEADER_TIMEOUT", Is("10"), Seconds(0.1, DAY),
             "How long a connection may take to deliver a request's headers";
         BODY_TIMEOUT: "body-timeout", "EVENTKIT_BODY_TIMEOUT", Is("30"), Seconds(0.1, DAY),
-            "How long a body may pause";
+            "How long a body may pause; a gRPC stream only within a message";
+        MIN_BODY_RATE: "min-body-rate", "EVENTKIT_MIN_BODY_RATE", Is("2KiB"), Bytes(1, GIB),
+            "The least bytes per second of a body: all in all it has EVENTKIT_BODY_TIMEOUT, and a second more for each so many bytes of it";
         IDLE_TIMEOUT: "idle-timeout", "EVENTKIT_IDLE_TIMEOUT", Is("300"), Seconds(0.1, DAY),
             "How long a connection may stay without a request";
     }

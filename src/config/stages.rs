@@ -33,6 +33,8 @@ pub struct IngressConfig {
     pub header_timeout: Duration,
     /// How long a body may pause.
     pub body_timeout: Duration,
+    /// The least bytes per second of a body in the long run.
+    pub body_rate_min: u64,
     /// How long a connection may stay without a request.
     pub idle_timeout: Duration,
     /// The most bytes of request bodies under way at a time; more is shed before it is read.

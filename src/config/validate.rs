@@ -164,6 +164,7 @@ fn ingress(reader: &mut Reader<'_>) -> IngressConfig {
         concurrent_streams_max: reader.count(&settings::MAX_CONCURRENT_STREAMS),
         header_timeout: reader.time(&settings::HEADER_TIMEOUT),
         body_timeout: reader.time(&settings::BODY_TIMEOUT),
+        body_rate_min: reader.count(&settings::MIN_BODY_RATE),
         idle_timeout: reader.time(&settings::IDLE_TIMEOUT),
         in_flight_bytes_max: reader.count(&settings::MAX_IN_FLIGHT_BYTES),
         reflection: reader.bool(&settings::GRPC_REFLECTION),

@@ -35,8 +35,11 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(60);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How much a client may send ahead, per HTTP/2 stream and connection: 1 MiB carries 40 MB/s over 20 ms.
 const WINDOW_BYTES: u32 = 1024 * 1024;
-/// The most bytes of one request's headers.
+/// The most bytes of one request's headers over HTTP/2.
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
+/// The same over HTTP/1.1, where it is also what one read of a body takes. hyper's own 400 KiB would let ten thousand
+/// headers that never end fill the memory.
+const HTTP1_BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// How long a closing connection may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -68,6 +71,9 @@ pub(crate) fn builder(config: &IngressConfig) -> Builder<TokioExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
+        .max_buf_size(HTTP1_BUFFER_BYTES_MAX)
+        // Who has said everything may close that side and still hear what became of it.
+        .half_close(true)
         .header_read_timeout(config.header_timeout);
     builder
         .http2()

@@ -11,10 +11,11 @@ use http::header::{CONTENT_ENCODING, EXPECT};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tower::ServiceExt as _;
-use tower_http::decompression::RequestDecompression;
+use tokio::time::Instant;
 
+use super::gunzip::Gunzip;
 use super::outcome::RequestError;
+use super::pace::{Pace, PaceLimits};
 use super::shed::Held;
 use crate::lifecycle::Tasks;
 use crate::status::Code;
@@ -112,8 +113,8 @@ async fn drain(mut body: Incoming) {
 pub(crate) struct BodyLimits {
     /// The most bytes, after decompression.
     pub(crate) bytes_max: usize,
-    /// The longest pause.
-    pub(crate) pause_max: Duration,
+    /// How fast they have to come.
+    pub(crate) pace: PaceLimits,
 }
 
 /// Whether a request's body is gzipped.
@@ -148,59 +149,78 @@ pub(crate) async fn read(
     held: &Held,
     limits: BodyLimits,
 ) -> Result<Bytes, RequestError> {
-    let mut body = if gzip {
-        gunzip(request).await
-    } else {
-        request.into_body()
+    let bytes_max = limits.bytes_max;
+    let mut body = request.into_body();
+    let mut whole = match gzip {
+        true => Whole::Packed(Box::new(Gunzip::new(bytes_max))),
+        false => Whole::One(Bytes::new()),
     };
-    let mut first: Option<Bytes> = None;
-    let mut whole: Option<BytesMut> = None;
-    let mut length = 0usize;
-    while let Some(frame) = tokio::time::timeout(limits.pause_max, body.frame())
+    let mut came = 0usize;
+    let mut pace = Pace::begin(limits.pace, Instant::now());
+    while let Some(frame) = tokio::time::timeout_at(pace.due(), body.frame())
         .await
         .map_err(|_elapsed| Code::RequestTimeout)?
     {
-        let broken = |_error| match gzip {
-            true => RequestError::from(Code::InvalidEncoding),
-            false => RequestError::new(Code::MalformedRequest, "the body ended early"),
-        };
         let Ok(data) = frame.map_err(broken)?.into_data() else {
             continue;
         };
-        length = length.saturating_add(data.len());
-        if length > limits.bytes_max {
-            return Err(RequestError::body_too_large(limits.bytes_max));
+        pace.came(data.len(), Instant::now());
+        // Packed bytes count too: some become nothing.
+        came = came.saturating_add(data.len());
+        if came > bytes_max {
+            return Err(RequestError::body_too_large(bytes_max));
         }
-        if !held.grow_to(length) {
+        if !held.grow_to(whole.add(data)?) {
             return Err(Code::Overloaded.into());
         }
-        // One frame is the usual case and is not copied.
-        match (&mut whole, first.take()) {
-            (Some(whole), _) => whole.extend_from_slice(&data),
-            (None, None) => first = Some(data),
-            (None, Some(start)) => {
-                let mut joined = BytesMut::with_capacity((start.len() + data.len()) * 2);
-                joined.extend_from_slice(&start);
-                joined.extend_from_slice(&data);
-                whole = Some(joined);
-            }
-        }
     }
-    Ok(whole.map(BytesMut::freeze).or(first).unwrap_or_default())
+    whole.finish()
 }
 
-/// The decompressed body. The layer hands it on as a request's; here it comes back as a response's.
-async fn gunzip(mut request: Request<Body>) -> Body {
-    let gzip = http::HeaderValue::from_static("gzip");
-    request.headers_mut().insert(CONTENT_ENCODING, gzip);
-    let echo = tower::service_fn(|request: Request<_>| {
-        std::future::ready(Ok::<_, std::convert::Infallible>(http::Response::new(
-            Body::new(request.into_body()),
-        )))
-    });
-    match RequestDecompression::new(echo).oneshot(request).await {
-        Ok(response) => Body::new(response.into_body()),
-        Err(never) => match never {},
+/// What is said about bytes that are no HTTP body.
+fn broken(_error: axum::Error) -> RequestError {
+    let text = "the body is cut off or wrongly framed; nothing was stored; do not retry";
+    RequestError::new(Code::MalformedRequest, text)
+}
+
+/// A body as far as it has come.
+enum Whole {
+    /// The usual case, which is not copied.
+    One(Bytes),
+    Joined(BytesMut),
+    Packed(Box<Gunzip>),
+}
+
+impl Whole {
+    /// Adds what came; how many bytes there are now.
+    fn add(&mut self, data: Bytes) -> Result<usize, RequestError> {
+        Ok(match self {
+            Self::One(start) if start.is_empty() => {
+                *start = data;
+                start.len()
+            }
+            Self::One(start) => {
+                let mut joined = BytesMut::with_capacity((start.len() + data.len()) * 2);
+                joined.extend_from_slice(start);
+                joined.extend_from_slice(&data);
+                let length = joined.len();
+                *self = Self::Joined(joined);
+                length
+            }
+            Self::Joined(joined) => {
+                joined.extend_from_slice(&data);
+                joined.len()
+            }
+            Self::Packed(gunzip) => gunzip.add(&data)?,
+        })
+    }
+
+    fn finish(self) -> Result<Bytes, RequestError> {
+        match self {
+            Self::One(bytes) => Ok(bytes),
+            Self::Joined(joined) => Ok(joined.freeze()),
+            Self::Packed(gunzip) => (*gunzip).finish(),
+        }
     }
 }
 
@@ -218,7 +238,10 @@ mod tests {
 
     const LIMITS: BodyLimits = BodyLimits {
         bytes_max: 8,
-        pause_max: Duration::from_secs(5),
+        pace: PaceLimits {
+            pause_max: Duration::from_secs(5),
+            rate_min: 1,
+        },
     };
 
     #[tokio::test]
@@ -255,6 +278,31 @@ mod tests {
         let request = Request::new(Body::from_stream(endless));
         let read = read(request, false, &held, LIMITS).await;
         assert_eq!(read.unwrap_err().code, Code::RequestTimeout);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_drips_has_the_time_that_its_bytes_earn() {
+        let drip = |seconds, size| {
+            let parts = futures::stream::unfold((), move |()| async move {
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                Some((Ok::<_, std::io::Error>(Bytes::from(vec![b' '; size])), ()))
+            });
+            Request::new(Body::from_stream(parts))
+        };
+        let limits = BodyLimits {
+            bytes_max: 1_000,
+            pace: PaceLimits {
+                pause_max: Duration::from_secs(5),
+                rate_min: 10,
+            },
+        };
+        let held = Budget::new(10_000).take(0).unwrap();
+        let began = Instant::now();
+        let slow = read(drip(1, 1), false, &held, limits).await;
+        assert_eq!(slow.unwrap_err().code, Code::RequestTimeout);
+        assert!(began.elapsed() < Duration::from_secs(7));
+        let steady = read(drip(1, 10), false, &held, limits).await;
+        assert_eq!(steady.unwrap_err().code, Code::BodyTooLarge);
     }
 
     #[test]

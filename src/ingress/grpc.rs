@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tonic_health::server::HealthReporter;
 
 use super::accept::CloseConnection;
+use super::lines::Line;
 use super::outcome::RequestError;
 use super::request_id::RequestId;
 use super::rpc_status::status;
@@ -38,7 +39,7 @@ pub(crate) const SERVICE_PATH: &str = "/eventkit.v1.IngestService/";
 /// The path of its one unary method.
 pub(crate) const COLLECT_PATH: &str = "/eventkit.v1.IngestService/Collect";
 /// The path of its client stream.
-const STREAM_PATH: &str = "/eventkit.v1.IngestService/CollectStream";
+pub(crate) const STREAM_PATH: &str = "/eventkit.v1.IngestService/CollectStream";
 /// The path of its stream in both directions.
 pub(crate) const BIDI_PATH: &str = "/eventkit.v1.IngestService/CollectBidi";
 
@@ -140,25 +141,14 @@ impl IngestService for Service {
             sent_at: message.sent_at.as_ref(),
         };
         let logged = batch.stream_name().unwrap_or("invalid");
-        tracing::info!(
-            method = "POST",
-            path = COLLECT_PATH,
-            event_type = "any",
-            request_id = &*request_id,
-            stream = logged,
-            "request_received"
-        );
+        let line = Line::of_call(COLLECT_PATH, logged, &request_id);
+        line.received();
         let answer = match batch.submission(&request_id, deadline.as_ref()) {
             Ok(submission) => self.ingress.submit(submission).await,
             Err(error) => Err(error),
         };
-        tracing::info!(
-            status_code = answer.as_ref().err().map_or(200, |error| error.code.http()),
-            duration_ms = started.elapsed().as_secs_f64() * 1e3,
-            request_id = &*request_id,
-            stream = logged,
-            "request_completed"
-        );
+        let status_code = answer.as_ref().err().map_or(200, |error| error.code.http());
+        line.completed(status_code, started.elapsed());
         answer
             .map(|outcomes| Response::new(results::response(outcomes, &request_id)))
             .map_err(|error| status(&error))
@@ -195,7 +185,7 @@ impl IngestService for Service {
 impl Service {
     fn request_id<T>(&self, request: &Request<T>) -> Arc<str> {
         match request.extensions().get::<RequestId>() {
-            Some(RequestId(id)) => Arc::clone(id),
+            Some(id) => id.reach(),
             None => request_id::uuid_v7(self.ingress.now()).into(),
         }
     }

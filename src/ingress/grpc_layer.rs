@@ -1,5 +1,5 @@
-//! What stands before and behind every gRPC call: shedding before the body is read, a body that is counted and may not
-//! pause for ever, the client's deadline, and statuses in our own words.
+//! What stands before and behind every gRPC call: shedding before the body is read, the client's deadline, statuses in our
+//! own words, and the lines in the log of a call that never reaches its handler.
 //!
 //! tonic honours `grpc-timeout` only in its own server, and only until the response's headers; so the deadline is kept
 //! here. It ends with the append (see [`Deadline`]).
@@ -25,11 +25,12 @@ use tower::ServiceExt as _;
 use tower_service::Service;
 
 use super::answer::X_REQUEST_ID;
-use super::grpc::{BIDI_PATH, COLLECT_PATH, SERVICE_PATH};
+use super::grpc::{BIDI_PATH, COLLECT_PATH, SERVICE_PATH, STREAM_PATH};
+use super::grpc_body::MeteredBody;
+use super::lines::{self, Line};
 use super::outcome::RequestError;
 use super::request_id::{self, RequestId};
-use super::rpc_status::{status, translate};
-use super::shed::Held;
+use super::rpc_status::{self, status, translate};
 use super::{Deadline, Ingress};
 use crate::status::Code;
 
@@ -60,9 +61,9 @@ impl GrpcLayer {
     async fn handle(self, mut request: Request<Body>) -> Response<Body> {
         let started = Instant::now();
         let is_ours = request.uri().path().starts_with(SERVICE_PATH);
-        let is_bidi = request.uri().path() == BIDI_PATH;
-        let id: Arc<str> = request_id::of(request.headers(), self.ingress.now()).into();
-        request.extensions_mut().insert(RequestId(Arc::clone(&id)));
+        let path = known_path(request.uri().path());
+        let id = RequestId::new(request_id::of(request.headers(), self.ingress.now()));
+        request.extensions_mut().insert(id.clone());
         let deadline = Deadline::of(request.headers());
         if let Some(deadline) = &deadline {
             request.extensions_mut().insert(deadline.clone());
@@ -79,11 +80,19 @@ impl GrpcLayer {
             }
             Err(error) => status(&error).into_http(),
         };
-        if let Ok(id) = HeaderValue::from_str(&id) {
+        if let Ok(id) = HeaderValue::from_str(id.as_str()) {
             response.headers_mut().insert(X_REQUEST_ID, id);
         }
+        // Its handler would have written the lines.
+        if !id.is_reached()
+            && let Some(code) = rpc_status::code_of(response.headers())
+        {
+            let line = Line::of_call(path, "any", id.as_str());
+            line.received();
+            line.completed(code.http(), started.elapsed());
+        }
         // A stream of answers has only begun here, and ends by itself in its own words.
-        if is_bidi && !response.headers().contains_key("grpc-status") {
+        if path == BIDI_PATH && !response.headers().contains_key("grpc-status") {
             return response;
         }
         if is_ours {
@@ -96,7 +105,7 @@ impl GrpcLayer {
     /// Everything that can be known to fail is asked before the body is read.
     fn admit(&self, request: Request<Body>, is_ours: bool) -> Result<Request<Body>, RequestError> {
         if !is_protobuf(request.headers().get(CONTENT_TYPE)) {
-            let text = "send protobuf: content-type application/grpc or application/grpc+proto";
+            let text = "send protobuf: content-type application/grpc or application/grpc+proto; do not retry";
             return Err(RequestError::new(Code::UnsupportedEncoding, text));
         }
         if !is_ours {
@@ -109,18 +118,12 @@ impl GrpcLayer {
             .and_then(|length| length.parse().ok())
             .unwrap_or(0);
         let held = Arc::new(self.ingress.gate(announced)?);
-        // A quiet stream is legitimate; a quiet unary request is not. A stream gives back what became a message.
-        let is_unary = request.uri().path() == COLLECT_PATH;
-        let pause_max = is_unary.then_some(self.ingress.config().body_timeout);
-        let mut request = request.map(|inner| {
-            Body::new(MeteredBody {
-                inner,
-                ingress: self.ingress.clone(),
-                held: Arc::clone(&held),
-                bytes: is_unary.then_some(0),
-                pause: pause_max.map(|max| (max, Box::pin(tokio::time::sleep(max)))),
-            })
-        });
+        let metered = match request.uri().path() {
+            COLLECT_PATH => MeteredBody::unary,
+            _ => MeteredBody::stream,
+        };
+        let mut request =
+            request.map(|inner| Body::new(metered(inner, self.ingress.clone(), Arc::clone(&held))));
         // Held until the handler is done with the message.
         request.extensions_mut().insert(held);
         Ok(request)
@@ -137,6 +140,16 @@ impl GrpcLayer {
                 KeyValue::new("status", code),
             ],
         );
+    }
+}
+
+/// A call's path as the log may have it.
+fn known_path(path: &str) -> &'static str {
+    match path {
+        COLLECT_PATH => COLLECT_PATH,
+        STREAM_PATH => STREAM_PATH,
+        BIDI_PATH => BIDI_PATH,
+        _ => lines::OTHER,
     }
 }
 
@@ -175,62 +188,6 @@ where
             Err(never) => match never {},
         },
         () = too_late => status(&Code::DeadlineExceeded.into()).into_http(),
-    }
-}
-
-/// A request body that counts its bytes against the budget and, where it must not pause, fails with a status when it does.
-struct MeteredBody {
-    inner: Body,
-    ingress: Ingress,
-    held: Arc<Held>,
-    /// What has come of a request that is counted as a whole; `None`: a stream's reader gives back what it has taken.
-    bytes: Option<usize>,
-    pause: Option<(Duration, Pin<Box<Sleep>>)>,
-}
-
-impl HttpBody for MeteredBody {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let this = &mut *self;
-        let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) else {
-            if let Some((_, sleep)) = &mut this.pause {
-                std::task::ready!(sleep.as_mut().poll(cx));
-                let error = Code::RequestTimeout.into();
-                return Poll::Ready(Some(Err(status(&error))));
-            }
-            return Poll::Pending;
-        };
-        if let Some((max, sleep)) = &mut this.pause {
-            sleep.as_mut().reset(Instant::now() + *max);
-        }
-        if let Some(Ok(frame)) = &frame {
-            let came = frame.data_ref().map_or(0, Bytes::len);
-            let is_held = match &mut this.bytes {
-                Some(bytes) => {
-                    *bytes += came;
-                    this.held.grow_to(*bytes)
-                }
-                None => this.held.grow_by(came),
-            };
-            if !is_held {
-                this.ingress.shed(Code::Overloaded);
-                return Poll::Ready(Some(Err(status(&Code::Overloaded.into()))));
-            }
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
     }
 }
 

@@ -9,13 +9,15 @@ use axum::extract::{Path, State};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH};
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use opentelemetry::KeyValue;
 use tokio::time::Instant;
 
 use super::body::{self, BodyLimits};
 use super::decode::scan::{self, SplitError};
+use super::lines::Line;
 use super::outcome::RequestError;
+use super::pace::PaceLimits;
 use super::shed::Held;
 use super::{
     Ingress, Input, Protocol, Shared, StreamOf, Submission, admit, answer, request_id, segment,
@@ -30,13 +32,14 @@ pub(crate) fn router(ingress: Ingress) -> Router {
     if !prefix.is_empty() {
         router = routes(router, prefix);
     }
+    let refuse_with = |code: Code| {
+        async move |State(ingress): State<Ingress>, method: Method, headers: HeaderMap| {
+            refuse(&ingress, &method, &headers, code.into()).await
+        }
+    };
     router
-        .method_not_allowed_fallback(async |State(ingress): State<Ingress>, headers: HeaderMap| {
-            refuse(&ingress, &headers, Code::MethodNotAllowed)
-        })
-        .fallback(async |State(ingress): State<Ingress>, headers: HeaderMap| {
-            refuse(&ingress, &headers, Code::NotFound)
-        })
+        .method_not_allowed_fallback(refuse_with(Code::MethodNotAllowed))
+        .fallback(refuse_with(Code::NotFound))
         .with_state(ingress)
 }
 
@@ -69,9 +72,16 @@ async fn ready(State(ingress): State<Ingress>, headers: HeaderMap) -> Response<B
     answer::readiness(&ingress.health().readiness(), &request_id)
 }
 
-fn refuse(ingress: &Ingress, headers: &HeaderMap, code: Code) -> Response<Body> {
+/// Answers a request that no path takes.
+pub(super) async fn refuse(
+    ingress: &Ingress,
+    method: &Method,
+    headers: &HeaderMap,
+    error: RequestError,
+) -> Response<Body> {
     let request_id = request_id::of(headers, ingress.now());
-    answer::error(&code.into(), &request_id)
+    let line = Line::of_stranger(method, &request_id);
+    answered(ingress, line, std::future::ready(Err(error))).await
 }
 
 async fn collect_stream(
@@ -101,6 +111,7 @@ async fn collect(
 ) -> Response<Body> {
     let request_id = request_id::of(request.headers(), ingress.now());
     let line = Line {
+        method: "POST",
         path,
         event_type: "any",
         // A name that is none is the client's invention and stays out of the logs.
@@ -111,15 +122,6 @@ async fn collect(
     answered(ingress, line, stored).await
 }
 
-/// What a request's lines in the log say about it; nothing that a client made up.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Line<'a> {
-    pub(super) path: &'a str,
-    pub(super) event_type: &'static str,
-    pub(super) stream: &'a str,
-    pub(super) request_id: &'a str,
-}
-
 /// Answers a request, whatever came of it, with its two lines in the log.
 pub(super) async fn answered(
     ingress: &Ingress,
@@ -127,20 +129,8 @@ pub(super) async fn answered(
     stored: impl Future<Output = Result<Response<Body>, RequestError>>,
 ) -> Response<Body> {
     let started = Instant::now();
-    let Line {
-        path,
-        event_type,
-        stream,
-        request_id,
-    } = line;
-    tracing::info!(
-        method = "POST",
-        path,
-        event_type,
-        request_id,
-        stream,
-        "request_received"
-    );
+    let request_id = line.request_id;
+    line.received();
     let response = match stored.await {
         Ok(response) => response,
         Err(error) => {
@@ -160,13 +150,7 @@ pub(super) async fn answered(
             KeyValue::new("status", i64::from(status_code)),
         ],
     );
-    tracing::info!(
-        status_code,
-        duration_ms = took.as_secs_f64() * 1e3,
-        request_id,
-        stream,
-        "request_completed"
-    );
+    line.completed(status_code, took);
     response
 }
 
@@ -185,7 +169,7 @@ pub(super) async fn read_body(
     let held = ingress.gate(announced)?;
     let limits = BodyLimits {
         bytes_max: config.body_bytes_max,
-        pause_max: config.body_timeout,
+        pace: PaceLimits::of(config),
     };
     let body = body::read(request, gzip, &held, limits)
         .await

@@ -186,19 +186,22 @@ impl RequestError {
     }
 
     pub(crate) fn too_many_events(max: usize) -> Self {
-        let text = format!("the request carries more than {max} events; send smaller batches");
+        let text = format!(
+            "the request carries more than {max} events; do not retry it, send smaller batches"
+        );
         Self::new(Code::TooManyEvents, text)
     }
 
     pub(crate) fn merged_too_large(max: usize) -> Self {
         let text = format!(
-            "the events have more than {max} bytes, each with the batch's context and integrations; send smaller batches"
+            "the events have more than {max} bytes, each with the batch's context and integrations; do not retry it, send smaller batches"
         );
         Self::new(Code::BodyTooLarge, text)
     }
 
     pub(crate) fn body_too_large(max: usize) -> Self {
-        let text = format!("the request has more than {max} bytes; send smaller batches");
+        let text =
+            format!("the request has more than {max} bytes; do not retry it, send smaller batches");
         Self::new(Code::BodyTooLarge, text)
     }
 

@@ -1,6 +1,7 @@
 //! Ids that the gateway invents, and the one that names a request in the logs.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::HeaderMap;
 
@@ -8,7 +9,34 @@ use crate::event::Micros;
 
 /// A request's id, on its way from the layer that read it to the handler.
 #[derive(Debug, Clone)]
-pub(crate) struct RequestId(pub(crate) Arc<str>);
+pub(crate) struct RequestId {
+    id: Arc<str>,
+    reached: Arc<AtomicBool>,
+}
+
+impl RequestId {
+    pub(crate) fn new(id: String) -> Self {
+        Self {
+            id: id.into(),
+            reached: Arc::default(),
+        }
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.id
+    }
+
+    /// For the handler, which from here on writes the request's lines in the log.
+    pub(crate) fn reach(&self) -> Arc<str> {
+        self.reached.store(true, Ordering::Relaxed);
+        Arc::clone(&self.id)
+    }
+
+    /// Whether the request came as far as its handler.
+    pub(crate) fn is_reached(&self) -> bool {
+        self.reached.load(Ordering::Relaxed)
+    }
+}
 
 /// The longest request id that is taken from a client.
 const REQUEST_ID_BYTES_MAX: usize = 128;

@@ -13,7 +13,7 @@ use tower_layer::Layer as _;
 use super::grpc_layer::GrpcLayer;
 use super::outcome::RequestError;
 use super::server::Door;
-use super::{Ingress, answer, cors, request_id};
+use super::{Ingress, cors, http as door};
 use crate::status::Code;
 
 /// Both doors, behind one front. Cheap to clone.
@@ -62,13 +62,12 @@ impl Front {
         let answered = match (kind(request.headers()), door) {
             (Kind::Grpc, _) if http2 => Ok(self.0.grpc.clone().oneshot(request).await),
             (Kind::Grpc, _) => {
-                return self.refuse(&request, "gRPC needs HTTP/2; over HTTP/1.1 use gRPC-web");
+                let text = "gRPC needs HTTP/2, over HTTP/1.1 use gRPC-web; do not retry here";
+                return self.refuse(request, text).await;
             }
             (_, Door::GrpcOnly) => {
-                return self.refuse(
-                    &request,
-                    "this port speaks gRPC alone; HTTP and gRPC-web are on the public port",
-                );
+                let text = "this port speaks gRPC alone, HTTP and gRPC-web are on the public port; do not retry here";
+                return self.refuse(request, text).await;
             }
             (Kind::GrpcWeb, Door::Public) => Ok(self.0.grpc.clone().oneshot(request).await),
             (Kind::Http, Door::Public) => Err(self.0.http.clone().oneshot(request).await),
@@ -81,9 +80,10 @@ impl Front {
     }
 
     /// The wrong protocol gets an answer that people can read.
-    fn refuse(&self, request: &Request<Body>, text: &'static str) -> Response<Body> {
-        let request_id = request_id::of(request.headers(), self.0.ingress.now());
-        answer::error(&RequestError::new(Code::NotFound, text), &request_id)
+    async fn refuse(&self, request: Request<Body>, text: &'static str) -> Response<Body> {
+        let error = RequestError::new(Code::NotFound, text);
+        let (head, _unread) = request.into_parts();
+        door::refuse(&self.0.ingress, &head.method, &head.headers, error).await
     }
 }
 

@@ -39,10 +39,12 @@ pub(crate) fn translate<B>(response: &mut Response<B>, message_bytes_max: usize)
     let unknown_encoding = headers.contains_key("grpc-accept-encoding");
     let error = match theirs.code() {
         tonic::Code::Unimplemented if unknown_encoding => {
-            RequestError::new(Code::UnsupportedEncoding, theirs.message().to_owned())
+            let text = format!("{}; do not retry", theirs.message());
+            RequestError::new(Code::UnsupportedEncoding, text)
         }
         tonic::Code::Unimplemented => {
-            RequestError::new(Code::NotFound, "this server has no such service or method")
+            let text = "this server has no such service or method; do not retry";
+            RequestError::new(Code::NotFound, text)
         }
         _ => match unreadable(&theirs, message_bytes_max) {
             Some(error) => error,
@@ -62,7 +64,10 @@ fn unreadable(theirs: &Status, message_bytes_max: usize) -> Option<RequestError>
         // tonic blames itself for bytes that do not decode.
         tonic::Code::Internal => Some(RequestError::new(
             Code::MalformedRequest,
-            format!("the request cannot be read: {}", theirs.message()),
+            format!(
+                "the request cannot be read: {}; do not retry",
+                theirs.message()
+            ),
         )),
         _ => None,
     }
@@ -70,18 +75,22 @@ fn unreadable(theirs: &Status, message_bytes_max: usize) -> Option<RequestError>
 
 /// Why a stream's next message could not be read; `None` when its client is gone.
 pub(crate) fn request_error(theirs: &Status, message_bytes_max: usize) -> Option<RequestError> {
-    let details = theirs.get_error_details();
-    let ours = details
-        .error_info()
-        .filter(|info| info.domain == DOMAIN)
-        .and_then(|info| {
-            let is_named = |code: &&Code| info.reason.eq_ignore_ascii_case(code.as_str());
-            Code::ALL.iter().find(is_named)
-        });
-    match ours {
-        Some(&code) => Some(RequestError::new(code, theirs.message().to_owned())),
+    match our_code(theirs) {
+        Some(code) => Some(RequestError::new(code, theirs.message().to_owned())),
         None => unreadable(theirs, message_bytes_max),
     }
+}
+
+/// The code of a call that fails with a status of ours among its headers.
+pub(crate) fn code_of(headers: &HeaderMap) -> Option<Code> {
+    our_code(&Status::from_header_map(headers)?)
+}
+
+fn our_code(status: &Status) -> Option<Code> {
+    let details = status.get_error_details();
+    let info = details.error_info().filter(|info| info.domain == DOMAIN)?;
+    let is_named = |code: &&Code| info.reason.eq_ignore_ascii_case(code.as_str());
+    Code::ALL.iter().find(is_named).copied()
 }
 
 /// Replaces the status among these headers.

@@ -19,7 +19,8 @@ use serde_json::value::RawValue;
 
 use super::decode::scan::{self, Item, Member, SplitError};
 use super::decode::{Id, id_text};
-use super::http::{self as door, Line};
+use super::http as door;
+use super::lines::Line;
 use super::outcome::{Outcome, RequestError};
 use super::{Ingress, Input, Protocol, Shared, StreamOf, Submission, answer, request_id};
 use crate::event::Micros;
@@ -79,6 +80,7 @@ async fn answer_to(
 ) -> Response<Body> {
     let request_id = request_id::of(request.headers(), ingress.now());
     let line = Line {
+        method: "POST",
         path: endpoint.path,
         event_type: endpoint.kind.unwrap_or("any"),
         stream: endpoint

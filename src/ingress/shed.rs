@@ -62,7 +62,7 @@ impl Held {
     /// Holds at least so many bytes; false, and nothing changes, when there are not so many left. For one caller at a time.
     #[must_use]
     pub fn grow_to(&self, bytes: usize) -> bool {
-        self.grow_by(bytes.saturating_sub(self.bytes.load(Ordering::Relaxed)))
+        self.grow_by(bytes.saturating_sub(self.bytes()))
     }
 
     /// Holds so many more bytes; false, and nothing changes, when there are not so many left.
@@ -73,6 +73,12 @@ impl Held {
             self.bytes.fetch_add(more, Ordering::Relaxed);
         }
         taken
+    }
+
+    /// How many are held.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// Gives back everything, and can be used again.

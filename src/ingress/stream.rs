@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::grpc::Batch;
+use super::lines::Line;
 use super::outcome::{Outcome, RequestError};
 use super::rpc_status;
 use super::shed::Held;
@@ -69,14 +70,11 @@ pub(super) enum Read<T> {
 impl Call {
     /// The stream's first line in the log.
     pub(super) fn received(&self) {
-        tracing::info!(
-            method = "POST",
-            path = self.path,
-            event_type = "any",
-            request_id = &*self.request_id,
-            stream = "any",
-            "request_received"
-        );
+        self.line().received();
+    }
+
+    fn line(&self) -> Line<'_> {
+        Line::of_call(self.path, "any", &self.request_id)
     }
 
     /// The stream's last line in the log; how long it took.
@@ -87,13 +85,7 @@ impl Call {
             End::Gone => CLIENT_GONE,
             End::Failed(error) => error.code.http(),
         };
-        tracing::info!(
-            status_code,
-            duration_ms = took.as_secs_f64() * 1e3,
-            request_id = &*self.request_id,
-            stream = "any",
-            "request_completed"
-        );
+        self.line().completed(status_code, took);
         took
     }
 

@@ -58,6 +58,7 @@ fn dev_needs_no_configuration() {
     assert_eq!(config.ingress.concurrent_streams_max, 200);
     assert_eq!(config.ingress.header_timeout, Duration::from_secs(10));
     assert_eq!(config.ingress.body_timeout, Duration::from_secs(30));
+    assert_eq!(config.ingress.body_rate_min, 2_048);
     assert_eq!(config.ingress.idle_timeout, Duration::from_secs(300));
     assert_eq!(config.ingress.in_flight_bytes_max, 64 << 20);
     assert!(config.ingress.reflection);

@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 mod connections;
-mod grpc;
+pub(crate) mod grpc;
 mod gzip;
 mod http;
 mod logs;
@@ -53,6 +53,7 @@ pub(crate) fn config() -> IngressConfig {
         concurrent_streams_max: 100,
         header_timeout: Duration::from_secs(10),
         body_timeout: Duration::from_secs(10),
+        body_rate_min: 1_024,
         idle_timeout: Duration::from_secs(60),
         in_flight_bytes_max: 1024 * 1024,
         reflection: true,
@@ -134,7 +135,7 @@ impl Gateway {
     }
 }
 
-async fn send_to(addr: SocketAddr, request: &[u8]) -> Answer {
+pub(crate) async fn send_to(addr: SocketAddr, request: &[u8]) -> Answer {
     let mut stream = TcpStream::connect(addr).await.unwrap();
     // The answer may come, and the connection go, before everything was sent.
     drop(stream.write_all(request).await);
@@ -142,20 +143,20 @@ async fn send_to(addr: SocketAddr, request: &[u8]) -> Answer {
 }
 
 async fn read_answer(stream: &mut TcpStream) -> Answer {
+    let bytes = read_to_end(stream).await;
+    Answer::read(&bytes)
+        .unwrap_or_else(|| panic!("no answer: {:?}", String::from_utf8_lossy(&bytes)))
+}
+
+/// Everything that the server says until it closes the connection.
+pub(crate) async fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     drop(within(stream.read_to_end(&mut bytes)).await);
-    let split = bytes
-        .windows(4)
-        .position(|window| window == b"\r\n\r\n")
-        .unwrap_or_else(|| panic!("no answer: {:?}", String::from_utf8_lossy(&bytes)));
-    Answer {
-        head: String::from_utf8(bytes[..split].to_vec()).unwrap(),
-        body: bytes[split + 4..].to_vec(),
-    }
+    bytes
 }
 
 /// What waits for ever fails instead of hanging.
-async fn within<F: Future>(future: F) -> F::Output {
+pub(crate) async fn within<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(Duration::from_secs(20), future)
         .await
         .expect("it takes far less than 20 s")
@@ -163,30 +164,39 @@ async fn within<F: Future>(future: F) -> F::Output {
 
 /// An HTTP/1.1 answer.
 #[derive(Debug)]
-struct Answer {
+pub(crate) struct Answer {
     head: String,
-    body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
-    fn status(&self) -> u16 {
+    /// `None`: these bytes are no answer.
+    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
+        let split = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
+        Some(Self {
+            head: String::from_utf8(bytes[..split].to_vec()).unwrap(),
+            body: bytes[split + 4..].to_vec(),
+        })
+    }
+
+    pub(crate) fn status(&self) -> u16 {
         self.head.split(' ').nth(1).unwrap().parse().unwrap()
     }
 
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().skip(1).find_map(|line| {
             let (key, value) = line.split_once(':')?;
             key.eq_ignore_ascii_case(name).then(|| value.trim())
         })
     }
 
-    fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body)
             .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&self.body)))
     }
 
     /// Status and code of an error body, after a look at what every error body holds.
-    fn error(&self) -> (u16, String) {
+    pub(crate) fn error(&self) -> (u16, String) {
         let json = self.json();
         assert_eq!(json["success"], false, "{json}");
         for field in ["message", "error", "request_id"] {

@@ -88,7 +88,9 @@ impl ClientStream {
         let max = self.call.ingress.config().stream_events_max;
         self.events = self.events.saturating_add(message.events.len());
         if self.events > max {
-            let text = format!("the stream carries more than {max} events; go on in another one");
+            let text = format!(
+                "the stream carries more than {max} events; do not retry it, go on in another one"
+            );
             return Err(RequestError::new(Code::TooManyEvents, text));
         }
         let batch = Batch {

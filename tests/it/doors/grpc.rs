@@ -12,7 +12,7 @@ use tonic_types::StatusExt as _;
 
 use super::*;
 
-pub(super) async fn channel(addr: SocketAddr) -> Channel {
+pub(crate) async fn channel(addr: SocketAddr) -> Channel {
     Endpoint::from_shared(format!("http://{addr}"))
         .unwrap()
         .connect()
@@ -20,11 +20,11 @@ pub(super) async fn channel(addr: SocketAddr) -> Channel {
         .unwrap()
 }
 
-pub(super) async fn client(addr: SocketAddr) -> IngestServiceClient<Channel> {
+pub(crate) async fn client(addr: SocketAddr) -> IngestServiceClient<Channel> {
     IngestServiceClient::new(channel(addr).await)
 }
 
-pub(super) fn event(id: &str) -> Event {
+pub(crate) fn event(id: &str) -> Event {
     Event {
         message_id: id.into(),
         r#type: "track".into(),
@@ -40,7 +40,7 @@ fn batch(events: Vec<Event>) -> CollectRequest {
 }
 
 /// Code, reason and whether a retry is invited.
-pub(super) fn error(status: &Status) -> (Code, String, bool) {
+pub(crate) fn error(status: &Status) -> (Code, String, bool) {
     let details = status.get_error_details();
     let info = details
         .error_info()
@@ -290,7 +290,7 @@ async fn unknown_services_and_methods_are_named_so() {
 }
 
 /// A gRPC frame.
-fn frame(message: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(message: &[u8]) -> Vec<u8> {
     let length = u32::try_from(message.len()).unwrap().to_be_bytes();
     [&[0], &length[..], message].concat()
 }

@@ -227,3 +227,64 @@ async fn names_that_are_none_stay_out_of_the_log() {
     assert!(taken.contains("request_completed"), "{taken}");
     assert!(!taken.contains(MARKED), "{taken}");
 }
+
+#[tokio::test]
+async fn what_never_reaches_a_handler_has_its_lines_too() {
+    let (lines, _guard) = listen(tracing::Level::INFO);
+    let gateway = gateway().await;
+    let mut told = Vec::new();
+    let mut tell = |lines: Vec<Value>| {
+        let ours = ours(&lines);
+        let [first, last] = ours.as_slice() else {
+            panic!("not two lines: {ours:?}")
+        };
+        assert_eq!(first["request_id"], last["request_id"]);
+        assert_eq!(
+            (&first["message"], &last["message"]),
+            (&"request_received".into(), &"request_completed".into())
+        );
+        let text = |field: &str| first[field].as_str().unwrap().to_owned();
+        told.push((text("method"), text("path"), last["status_code"].as_u64()));
+    };
+    gateway.post("/PERSONAL", "", "{}").await;
+    tell(lines.taken());
+    gateway.get("/collect").await;
+    tell(lines.taken());
+    let request = "PERSONAL / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    gateway.send(request).await;
+    tell(lines.taken());
+    let headers = "Content-Type: application/grpc\r\n";
+    gateway.post("/PERSONAL", headers, "").await;
+    tell(lines.taken());
+    let mut client = super::grpc::client(gateway.http).await;
+    let large = Event {
+        properties_json: vec![b' '; 70_000].into(),
+        ..Default::default()
+    };
+    let request = CollectRequest {
+        events: vec![large],
+        ..Default::default()
+    };
+    client.collect(request).await.unwrap_err();
+    tell(lines.taken());
+    let channel = super::grpc::channel(gateway.http).await;
+    let mut grpc = tonic::client::Grpc::new(channel);
+    grpc.ready().await.unwrap();
+    let codec = tonic_prost::ProstCodec::<CollectRequest, CollectRequest>::default();
+    let path = ::http::uri::PathAndQuery::from_static("/PERSONAL/PERSONAL");
+    let request = tonic::Request::new(CollectRequest::default());
+    grpc.unary(request, path, codec).await.unwrap_err();
+    tell(lines.taken());
+    let collect = "/eventkit.v1.IngestService/Collect";
+    let expected = [
+        ("POST", "other", 404),
+        ("GET", "other", 405),
+        ("other", "other", 404),
+        ("POST", "other", 404),
+        ("POST", collect, 413),
+        ("POST", "other", 404),
+    ];
+    let expected =
+        expected.map(|(method, path, status)| (method.to_owned(), path.to_owned(), Some(status)));
+    assert_eq!(told, expected);
+}
