@@ -17,6 +17,8 @@ mod loader;
 mod oracle;
 // Both doors to the warehouse, with the real binary.
 mod e2e;
+// What no client should send, and what every one hears.
+mod bad_input;
 // A log emptied without a gateway.
 mod drain;
 // The Rust client, and the tool that is built on it.
