@@ -23,7 +23,7 @@ mod http;
 mod logs;
 mod segment;
 mod services;
-mod streams;
+pub(crate) mod streams;
 
 /// A gateway's doors on ports of their own.
 struct Gateway {

@@ -19,6 +19,8 @@ mod panics;
 mod oracle;
 // Both doors to the warehouse, with the real binary.
 mod e2e;
+// What no client should send, and what every one hears.
+mod bad_input;
 // A log emptied without a gateway.
 mod drain;
 // Damaged logs, and the command that repairs them.

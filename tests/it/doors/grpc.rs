@@ -32,7 +32,7 @@ pub(crate) fn event(id: &str) -> Event {
     }
 }
 
-fn batch(events: Vec<Event>) -> CollectRequest {
+pub(crate) fn batch(events: Vec<Event>) -> CollectRequest {
     CollectRequest {
         events,
         ..Default::default()

@@ -115,7 +115,7 @@ fn rejected(id: &str) -> Event {
 }
 
 /// The client's end of a bidirectional stream.
-struct Bidi {
+pub(crate) struct Bidi {
     batches: mpsc::Sender<CollectBidiRequest>,
     answers: Streaming<CollectBidiResponse>,
 }
@@ -531,8 +531,8 @@ async fn a_deadline_ends_a_stream_and_not_what_was_appended() {
 }
 
 /// A client whose HTTP/2 stream takes no more than 64 KiB that nobody reads.
-async fn narrow(gateway: &Gateway) -> Bidi {
-    let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", gateway.grpc))
+pub(crate) async fn narrow(addr: SocketAddr) -> Bidi {
+    let channel = tonic::transport::Endpoint::from_shared(format!("http://{addr}"))
         .unwrap()
         .initial_stream_window_size(Some(65_535))
         .connect()
@@ -551,7 +551,7 @@ async fn narrow(gateway: &Gateway) -> Bidi {
 }
 
 /// Sends batches with long answers, reading none, until the server takes no more.
-async fn never_read(bidi: &Bidi) -> u64 {
+pub(crate) async fn never_read(bidi: &Bidi) -> u64 {
     for number in 1..10_000 {
         let events = (0..100).map(|_| rejected(&"r".repeat(200))).collect();
         let send = bidi.send(number, events);
@@ -576,7 +576,7 @@ fn impatient() -> IngressConfig {
 #[tokio::test]
 async fn a_client_that_never_reads_is_held_and_then_told() {
     let gateway = gateway_with(impatient()).await;
-    let mut bidi = narrow(&gateway).await;
+    let mut bidi = narrow(gateway.grpc).await;
     let held_at = never_read(&bidi).await;
     assert!(held_at < 1_000, "{held_at} batches were taken");
     let ended = "protocol=\"grpc\",status=\"4\"";
@@ -605,7 +605,7 @@ async fn a_client_that_never_reads_is_held_and_then_told() {
 #[tokio::test]
 async fn a_client_that_takes_no_status_either_loses_its_connection() {
     let gateway = gateway_with(impatient()).await;
-    let bidi = narrow(&gateway).await;
+    let bidi = narrow(gateway.grpc).await;
     never_read(&bidi).await;
     let none = "eventkit_ingress_connections 0\n";
     until(none, || gateway.metrics.render().contains(none)).await;
