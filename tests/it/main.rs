@@ -13,6 +13,8 @@ mod wal;
 mod publisher;
 mod store;
 mod loader;
+// A store whose code panics, and the pipeline around it.
+mod panics;
 // The oracle itself, before anything relies on it.
 mod oracle;
 // Both doors to the warehouse, with the real binary.
