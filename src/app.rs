@@ -77,7 +77,11 @@ impl Shared {
 ///
 /// A part that cannot be built; nothing was acknowledged then.
 pub async fn run(config: Config, stop: Stop) -> anyhow::Result<ExitCode> {
-    let shared = Shared::new();
+    run_with(config, stop, Shared::new()).await
+}
+
+/// The same with what the parts share given.
+async fn run_with(config: Config, stop: Stop, shared: Shared) -> anyhow::Result<ExitCode> {
     let (wal, unsettled) = open_log(&config, &shared).await?;
     gauges::observe(&wal, &shared);
     let sockets = Sockets::bind(&config, &wal).await?;
@@ -409,3 +413,6 @@ async fn phase(part: &'static str, deadline: Instant, ends: impl Future) -> bool
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
