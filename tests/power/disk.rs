@@ -23,6 +23,8 @@ pub(crate) enum Worth {
     /// Not the `fdatasync` that replaces sled's `sync_file_range` (it comes through the handle that sled writes by), but the
     /// one that the log calls itself after each flush, through a handle of its own.
     SledWithoutBarrier,
+    /// Not the sync that makes the name of sled's snapshot safe before sled acts on it.
+    SledWithoutSnapshotName,
     /// No sync of SQLite's write-ahead file.
     SqliteWithoutJournal,
     /// No sync of a file, only of folders.
@@ -36,7 +38,7 @@ impl Worth {
         let sled = data_only && handle.path.ends_with("/db");
         let folder = matches!(handle.node, Node::Folder);
         match self {
-            Self::All => true,
+            Self::All | Self::SledWithoutSnapshotName => true,
             Self::SledFlushAlone => !sled,
             Self::SledWithoutBarrier => !(sled && handle.wrote),
             Self::SqliteWithoutJournal => !handle.path.ends_with("-wal"),
@@ -114,6 +116,8 @@ pub(crate) struct Disk {
     pub(crate) open_names: Vec<Naming>,
     handles: HashMap<i32, Handle>,
     syncs: HashMap<u64, Sync>,
+    /// sled has just renamed a snapshot.
+    snapshot_named: bool,
     pub(crate) heard: Vec<u8>,
 }
 
@@ -137,6 +141,7 @@ impl Disk {
             open_names: Vec::new(),
             handles: HashMap::new(),
             syncs: HashMap::new(),
+            snapshot_named: false,
             heard: image.heard,
         };
         for path in image.folders {
@@ -223,10 +228,13 @@ impl Disk {
                 }
             }
             Record::SyncBegin { fd, id, data_only } => {
-                let (began, worth) = (self.now, self.worth);
-                let handle = self.handle(fd)?;
-                if worth.counts(handle, data_only) {
-                    let (node, path) = (handle.node, handle.path.clone());
+                let handle = self.handle(fd)?.clone();
+                let of_snapshot =
+                    handle.node == Node::Folder && std::mem::take(&mut self.snapshot_named);
+                let left_out = of_snapshot && self.worth == Worth::SledWithoutSnapshotName;
+                if !left_out && self.worth.counts(&handle, data_only) {
+                    let Handle { node, path, .. } = handle;
+                    let began = self.now;
                     self.syncs.insert(id, Sync { node, path, began });
                 }
             }
@@ -302,6 +310,7 @@ impl Disk {
     }
 
     fn renamed(&mut self, from: String, to: String, flags: i32) -> Result<()> {
+        self.snapshot_named |= from.ends_with(".generating");
         ensure!(flags == 0, "renameat2 with flags is not modelled");
         let node = self.node(&from)?;
         ensure!(

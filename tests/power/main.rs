@@ -124,6 +124,10 @@ fn trials() -> Result<ExitCode> {
             sled_without_barrier,
         ),
         trial(
+            "without_the_snapshots_durable_name_sled_would_lose_events",
+            sled_without_snapshot_name,
+        ),
+        trial(
             "without_syncs_of_its_journal_sqlite_would_lose_events",
             sqlite_without_journal,
         ),
@@ -230,6 +234,26 @@ impl Bench {
         }
     }
 
+    /// A log's first moments: created, closed and opened again, hardly used.
+    fn birth(&self, sqlite: bool) -> Subject {
+        let shape = Shape {
+            sqlite,
+            seed: self.seed,
+            group: SMALL,
+            compressible: true,
+            retained: 100,
+            journal_bytes: 200 << 10,
+            seconds: 8,
+            reopens: 3,
+        };
+        Subject {
+            name: if sqlite { "sqlite-birth" } else { "sled-birth" }.into(),
+            writer: "write-log",
+            reader: "check-log",
+            spec: serde_json::to_string(&shape).expect("a shape is plain"),
+        }
+    }
+
     fn store(&self) -> Subject {
         Subject {
             name: "store".into(),
@@ -247,6 +271,7 @@ const LARGE: (u64, u64) = (1, 4_096);
 fn sled(bench: &Bench) -> Result<()> {
     let images = bench.of(14, 190);
     let mut subjects = vec![
+        (bench.birth(false), bench.of(30, 200)),
         (bench.log(false, LARGE, false), images),
         (bench.log(false, SMALL, true), images),
         (bench.log(false, MEDIUM, false), images),
@@ -262,6 +287,7 @@ fn sled(bench: &Bench) -> Result<()> {
 fn sqlite(bench: &Bench) -> Result<()> {
     let images = bench.of(12, 120);
     let subjects = vec![
+        (bench.birth(true), bench.of(20, 100)),
         (bench.log(true, LARGE, false), images),
         (bench.log(true, SMALL, true), images),
         (bench.log(true, MEDIUM, false), images),
@@ -290,6 +316,16 @@ fn sled_without_barrier(bench: &Bench) -> Result<()> {
         &recorded,
         Worth::SledWithoutBarrier,
         (400, 400),
+    )
+}
+
+fn sled_without_snapshot_name(bench: &Bench) -> Result<()> {
+    let recorded = Recorded::new(&bench.shim, bench.log(false, SMALL, true), bench.seed)?;
+    bench.fails(
+        "sled, names of snapshots not synced",
+        &recorded,
+        Worth::SledWithoutSnapshotName,
+        (200, 200),
     )
 }
 

@@ -64,7 +64,12 @@ impl Plan {
         Self {
             worth,
             images,
-            second: 0.0,
+            // What an unnamed snapshot costs shows in a recovery alone.
+            second: if worth == Worth::SledWithoutSnapshotName {
+                1.0
+            } else {
+                0.0
+            },
             failures_max,
             at_peaks: true,
         }
@@ -125,6 +130,7 @@ struct Job {
     id: usize,
     image: Image,
     second: bool,
+    worth: Worth,
 }
 
 impl<'a> Recorded<'a> {
@@ -222,7 +228,14 @@ impl<'a> Recorded<'a> {
             let second = rng.random_bool(plan.second);
             let image = cut(&disk, &mut rng);
             if failed.load(Ordering::Relaxed) >= plan.failures_max
-                || jobs.send(Job { id, image, second }).is_err()
+                || jobs
+                    .send(Job {
+                        id,
+                        image,
+                        second,
+                        worth: plan.worth,
+                    })
+                    .is_err()
             {
                 break;
             }
@@ -271,6 +284,13 @@ impl<'a> Recorded<'a> {
                 )?;
                 if let Some((kind, why)) = self.check(&image, &dir, None)? {
                     let kept = self.keep(&image, &format!("{name}-{round}"), &why)?;
+                    // What the cut recovery began with, and what it did.
+                    self.keep(
+                        &job.image,
+                        &name,
+                        "recovered without a failure when it was not cut",
+                    )?;
+                    fs::copy(journal, format!("{kept}/journal-of-the-recovery"))?;
                     *figures.failures.entry(kind).or_default() += 1;
                     figures.first = Some(format!("{kept}: {why}"));
                 }
@@ -339,7 +359,7 @@ fn second(job: &Job, journal: &Path, seed: u64) -> Result<Image> {
     }
     let moment = rng.random_range(0..=records);
     let mut journal = Journal::open(journal)?;
-    let mut disk = Disk::of(job.image.clone(), Worth::All);
+    let mut disk = Disk::of(job.image.clone(), job.worth);
     while disk.now < moment {
         let record = journal
             .next()?
