@@ -1,7 +1,8 @@
 //! The sled engine (0.34), with the measures that make it safe against power loss.
 //!
 //! sled on Linux does not sync by itself where it says so; `barrier` replaces the call it makes, and after each flush the
-//! data file is synced once more through a handle of our own, whose error we see. Values stay small, so that sled never
+//! data file is synced once more through a handle of our own, whose error we see. At open it relies on the name of a file
+//! that it has just renamed; `barrier` makes that durable in time. Values stay small, so that sled never
 //! moves them to `blobs/`, which it does not sync at all (asserted after each sync). sled's periodic flusher is off: it
 //! swallows errors.
 
@@ -36,45 +37,51 @@ pub struct SledStorage {
 impl SledStorage {
     /// Opens or creates the database in a directory.
     ///
-    /// A left-over half-written snapshot is removed, and a damaged one set aside beside the directory (`<path>.snapshots/`):
-    /// snapshots only shorten the open, the log itself holds everything.
+    /// A left-over half-written snapshot is removed, and a damaged one set aside beside the directory (`<path>.snapshots/`).
+    /// A snapshot mostly just shortens the open. But right after an open that overwrote unused segments the log does not join
+    /// up without it: then a damaged snapshot costs the log, which the mark notices.
     ///
     /// # Errors
     ///
     /// [`StorageError`]. Nothing was changed then, apart from snapshots that were set aside.
     pub fn open(path: &Path) -> Result<Self, StorageError> {
         let created = !path.join("db").exists();
-        if path.is_dir() {
-            for name in snapshots(path)? {
-                if name.ends_with(".generating") {
-                    tracing::warn!(file = %name, "unfinished_snapshot_removed");
-                    fs::remove_file(path.join(name))?;
-                }
-            }
-            if created && snapshots(path)?.is_empty() {
-                remove_half_made(path)?;
-            }
+        fs::create_dir_all(path)?;
+        let mut before = snapshots(path)?;
+        for name in before.extract_if(.., |name| name.ends_with(barrier::UNFINISHED)) {
+            tracing::warn!(file = %name, "unfinished_snapshot_removed");
+            fs::remove_file(path.join(name))?;
+        }
+        if created && before.is_empty() {
+            remove_half_made(path)?;
         }
         let db = match open_db(path) {
-            Err(StorageError::Damaged(reason)) if path.is_dir() && !snapshots(path)?.is_empty() => {
+            Err(StorageError::Damaged(reason)) if !before.is_empty() => {
                 tracing::warn!(reason, "snapshot_set_aside");
                 set_snapshots_aside(path)?;
                 open_db(path)?
             }
             opened => opened?,
         };
+        let is_new = |name| !before.contains(name);
+        if cfg!(target_os = "linux")
+            && barrier::snapshots() == 0
+            && snapshots(path)?.iter().any(is_new)
+        {
+            return Err(StorageError::Untrusted(
+                "sled's snapshot did not pass through the replaced rename",
+            ));
+        }
         let data = File::options()
             .read(true)
             .write(true)
             .open(path.join("db"))?;
-        // Whatever the page cache holds is made durable before anyone acts on it.
+        // Whatever the page cache holds is made durable before anyone acts on it. sled never syncs `conf` nor any name, and
+        // without them the database does not open after a power cut. At every open, since whoever made them may have died.
         data.sync_data()?;
-        if created {
-            // sled never syncs `conf`; without it the database does not open after a power cut.
-            File::open(path.join("conf"))?.sync_all()?;
-            sync_directory(path)?;
-            sync_directory(path.parent().unwrap_or(Path::new("/")))?;
-        }
+        File::open(path.join("conf"))?.sync_all()?;
+        sync_directory(path)?;
+        sync_directory(path.parent().unwrap_or(Path::new("/")))?;
         Ok(Self {
             db,
             data,
