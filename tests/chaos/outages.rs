@@ -19,8 +19,8 @@ const SOON: Duration = Duration::from_secs(30);
 /// The scenarios of this family.
 pub(crate) fn scenarios() -> Vec<Scenario> {
     let family = [
-        Scenario::on_both("outages::a_blocked_store_and_kills", blocked),
-        Scenario::on_both("outages::a_store_that_is_gone", gone),
+        Scenario::on_both("outages::a_blocked_store_is_waited_out", blocked),
+        Scenario::on_both("outages::a_store_that_is_gone_is_waited_out", gone),
     ];
     family.into_iter().flatten().collect()
 }

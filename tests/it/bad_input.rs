@@ -117,7 +117,7 @@ impl Subject {
     }
 
     fn usage(&self) -> Usage {
-        Usage::of(self.gateway.pid().expect("the gateway is alive"))
+        Usage::of(self.gateway.pid().unwrap().as_raw_nonzero().get())
     }
 
     /// One good event through each door.
@@ -273,7 +273,7 @@ struct Usage {
 }
 
 impl Usage {
-    fn of(pid: u32) -> Self {
+    fn of(pid: i32) -> Self {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         let rss = status
             .lines()

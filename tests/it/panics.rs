@@ -191,6 +191,7 @@ async fn a_panic_loses_and_repeats_nothing(plan: Plan) {
     let process = start(&log, &objects, CALM);
     process.stop.cancel();
     process.tasks.join().await;
+    process.wal.close().await;
     assert_eq!(process.wal.settled(), u64::from(EVENTS), "{plan:?}");
     let all: Vec<u64> = (0..u64::from(EVENTS)).collect();
     assert_eq!(offsets(&objects).await, all, "{plan:?}");
