@@ -44,7 +44,7 @@ async fn await_rows(data_dir: &Path, events: u64, errors: u64, since: Instant) -
 }
 
 /// Past libtest's capture: figures belong in the log of a passed run too.
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     std::io::stderr()
         .write_all(format!("{text}\n").as_bytes())
         .expect("write to stderr");
