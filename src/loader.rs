@@ -17,7 +17,8 @@
 //! 5. An object that cannot be loaded is isolated by parting its manifest until it is alone. Only that one is quarantined:
 //!    the object stays where it is, its marker moves.
 //! 6. Nothing is removed for its age unless a retention is set; then see [`retention`](Loader::retain).
-//! 7. Bounded: a manifest holds at most [`Limits`]; objects are read one at a time.
+//! 7. A warehouse that was deleted, or is older than what was loaded, is filled again from the store; see `rebuild`.
+//! 8. Bounded: a manifest holds at most [`Limits`]; objects are read one at a time.
 //!
 //! Two loaders never share an object in two manifests: one takes a number above the last recorded one, then lists; the
 //! number is free only if nothing was recorded meanwhile, and what is recorded is left out.
@@ -42,6 +43,7 @@ mod inbox;
 mod iso;
 pub mod manifest;
 mod open;
+mod rebuild;
 mod retention;
 pub mod sqlite;
 pub mod warehouse;
@@ -309,7 +311,8 @@ impl Loader {
         Ok(Round::Worked)
     }
 
-    /// Step 0, once: the warehouse has its tables, and the files of old manifests are gone.
+    /// Step 0, once: the warehouse has its tables, what it lacks of earlier loads is in the inbox again (see
+    /// [`rebuild`](Loader::rebuild_inbox)), and the files of old manifests are gone.
     ///
     /// # Errors
     ///
@@ -317,6 +320,7 @@ impl Loader {
     pub async fn prepare(&mut self) -> Result<(), RoundError> {
         if !self.is_prepared {
             self.warehouse.prepare().await?;
+            self.rebuild_inbox().await?;
             self.clean_up().await?;
             self.is_prepared = true;
         }

@@ -136,7 +136,8 @@ pub(super) async fn quarantine(
     objects.delete(name).await
 }
 
-fn copy_name(name: &str) -> String {
+/// Where a marker's copy goes in quarantine.
+pub(super) fn copy_name(name: &str) -> String {
     let file = name.strip_prefix(FOLDER).unwrap_or(name);
     format!("{QUARANTINE}{file}")
 }
@@ -156,7 +157,8 @@ pub(super) async fn quarantine_object(
     Ok(())
 }
 
-fn encode(object: &ManifestObject) -> Bytes {
+/// The marker of an object.
+pub(super) fn encode(object: &ManifestObject) -> Bytes {
     let marker = Marker {
         version: MARKER_VERSION,
         table: object.table,

@@ -260,7 +260,7 @@ async fn store_oldest(objects: &dyn Objects) -> Result<Option<Micros>, RoundErro
 }
 
 /// Day and stem of an object's name, `<table>/dt=<day>/<stem>.parquet`; `None` for any other name.
-fn parts(name: &str) -> Option<(&str, &str)> {
+pub(super) fn parts(name: &str) -> Option<(&str, &str)> {
     let (_, rest) = name.split_once("/dt=")?;
     let (day, file) = rest.split_once('/')?;
     let stem = file.strip_suffix(".parquet")?;

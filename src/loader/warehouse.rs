@@ -97,8 +97,12 @@ pub enum WarehouseError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// It is damaged, or is no database: a person must restore it.
-    #[error("warehouse {name} is damaged or is not a database")]
+    /// It is damaged, or is no database: a person must set it aside; it is then filled again from the store.
+    #[error(
+        "warehouse {name} is damaged or is not a database. Nothing is lost: events wait in the store. Stop eventkit, move the \
+         file away with its -wal and -shm, and start: the warehouse is made again and filled from the store (or put a good \
+         copy in its place: what that lacks is loaded)"
+    )]
     Damaged {
         /// Which warehouse.
         name: String,
@@ -107,7 +111,10 @@ pub enum WarehouseError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// It was there and is gone, or is another one now: a person must put it back, or restart with a new one.
-    #[error("warehouse {name} was moved, replaced or deleted while in use")]
+    #[error(
+        "warehouse {name} was moved, replaced or deleted while in use. Nothing is lost: events wait in the store. Put the \
+         same file back, or restart eventkit: a missing warehouse is made again and filled from the store"
+    )]
     Gone {
         /// Which warehouse.
         name: String,

@@ -25,6 +25,7 @@ mod conformance;
 mod crash;
 mod driver;
 mod race;
+mod rebuild;
 mod retention;
 mod sqlite;
 

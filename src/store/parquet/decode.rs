@@ -52,6 +52,7 @@ pub fn decode_errors(file: Bytes) -> Result<Vec<ErrorRow>, DecodeError> {
 pub struct RowReader<R> {
     batches: ParquetRecordBatchReader,
     rows: fn(&RecordBatch) -> Result<Vec<R>, DecodeError>,
+    total: u64,
 }
 
 impl<R> std::fmt::Debug for RowReader<R> {
@@ -76,10 +77,18 @@ impl<R> RowReader<R> {
         if version.parse() != Ok(VERSION) {
             return Err(DecodeError::Version(version));
         }
+        let total = builder.metadata().file_metadata().num_rows();
         Ok(Self {
             batches: builder.with_batch_size(ROWS_PER_BATCH).build()?,
             rows,
+            total: u64::try_from(total).unwrap_or(0),
         })
+    }
+
+    /// How many rows the file says that it has.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.total
     }
 
     fn collect_rows(self) -> Result<Vec<R>, DecodeError> {
