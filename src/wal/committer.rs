@@ -51,6 +51,14 @@ enum CommitFailure {
     Panic,
 }
 
+impl CommitFailure {
+    /// Whether the page cache may claim what the disk does not hold. A write that found no room left nothing like that; and
+    /// a full disk has no room for a copy.
+    fn taints_the_files(&self) -> bool {
+        !matches!(self, Self::Storage(StorageError::Full(_)))
+    }
+}
+
 /// Everything that one commit covers.
 #[derive(Debug, Default)]
 struct Work {
@@ -142,7 +150,9 @@ impl Committer {
                 // Whoever waits is told by the drop of what he waits on; the receiver goes with this thread.
                 self.shared.state.send_replace(LogState::Failed);
                 tracing::error!(error = &error as &dyn std::error::Error, "log_failed");
-                if let Some((files, _)) = &self.shared.files {
+                if let Some((files, _)) = &self.shared.files
+                    && error.taints_the_files()
+                {
                     files.poison();
                 }
                 return;

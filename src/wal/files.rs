@@ -155,10 +155,11 @@ impl Lock {
     /// The system's.
     pub(crate) fn announce(&self, admin: Option<std::net::SocketAddr>) -> io::Result<()> {
         let text = serde_json::json!({ "pid": std::process::id(), "admin": admin }).to_string();
-        self.file.set_len(0)?;
         let mut file = &self.file;
         io::Seek::rewind(&mut file)?;
-        file.write_all(text.as_bytes())
+        // In this order the file keeps the block that it has: on a full disk it would not get another.
+        file.write_all(text.as_bytes())?;
+        file.set_len(text.len() as u64)
     }
 }
 

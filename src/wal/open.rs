@@ -1,5 +1,6 @@
 //! Opening a log: lock, engine, examination, repair, self-check; only then is anything taken or published.
 
+use std::io::ErrorKind::StorageFull;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
@@ -118,23 +119,35 @@ impl Wal {
         place::refuse(&files, engine)?;
         if files.is_poisoned() {
             tracing::warn!("log_copied_after_failed_sync");
-            files.refresh().map_err(io)?;
-        }
-        let storage = match place::open(&path, engine) {
-            Err(StorageError::Full(error)) if files.drop_ballast() => {
-                tracing::warn!(%error, "ballast_dropped");
-                place::open(&path, engine)
+            match files.refresh() {
+                Err(error) if error.kind() == StorageFull && files.drop_ballast() => {
+                    tracing::warn!(%error, "ballast_dropped");
+                    files.refresh()
+                }
+                refreshed => refreshed,
             }
-            opened => opened,
-        };
-        let storage = storage.map_err(|source| {
-            poison_if_unsynced(&files, &source);
-            OpenError::Storage {
+            .map_err(io)?;
+        }
+        let examined = || {
+            let storage = place::open(&path, engine).map_err(|source| OpenError::Storage {
                 path: path.clone(),
                 source,
+            })?;
+            let found = found(&*storage, &options, Some(&files))?;
+            Ok((storage, found))
+        };
+        let examined = match examined() {
+            Err(OpenError::Storage {
+                source: StorageError::Full(error),
+                ..
+            }) if files.drop_ballast() => {
+                tracing::warn!(%error, "ballast_dropped");
+                examined()
             }
-        })?;
-        Self::open_storage(storage, options, Some((files, lock)))
+            examined => examined,
+        };
+        let (storage, found) = examined.inspect_err(|error| poison_if_unsynced(&files, error))?;
+        started(storage, options, found, Some((files, lock)))
     }
 
     /// Opens or creates the log in a storage that is already open, without files beside it.
@@ -146,66 +159,76 @@ impl Wal {
         storage: Arc<dyn Storage>,
         options: Options,
     ) -> Result<(Self, Unsettled), OpenError> {
-        Self::open_storage(storage, options, None)
-    }
-
-    fn open_storage(
-        storage: Arc<dyn Storage>,
-        options: Options,
-        files: Option<(Files, Lock)>,
-    ) -> Result<(Self, Unsettled), OpenError> {
-        let path = options.config.path.clone();
-        let io = |source| OpenError::Io {
-            path: path.clone(),
-            source,
-        };
-        let engine = |source| {
-            if let Some((files, _)) = &files {
-                poison_if_unsynced(files, &source);
-            }
-            OpenError::Storage {
-                path: path.clone(),
-                source,
-            }
-        };
-        let mark_path = files.as_ref().map(|(files, _)| files.beside(".mark"));
-        let seen = match mark_path
-            .as_deref()
-            .map(MarkFile::read)
-            .transpose()
-            .map_err(io)?
-        {
-            None => Seen::NotKept,
-            Some(None) => Seen::Missing,
-            Some(Some(mark)) => Seen::Is(mark),
-        };
-        let judged = examine(&*storage, seen, options.config.dedup_ids_max).map_err(engine)?;
-        let found = judged.map_err(|damage| OpenError::Damaged {
-            path: path.clone(),
-            damage,
-        })?;
-        let found = match found {
-            Some(found) => repair(&*storage, found, options.config.lanes),
-            None => create(&*storage, &options),
-        };
-        let found = found.map_err(engine)?;
-        let mark = mark_path
-            .map(|path| MarkFile::open(&path, found.header.log_id, found.next))
-            .transpose()
-            .map_err(io)?;
-        if let Some((files, _)) = &files {
-            files.load_ballast(options.config.ballast_bytes);
-        }
-        start(storage, options, Opened { found, files, mark }).map_err(io)
+        let found = found(&*storage, &options, None)?;
+        started(storage, options, found, None)
     }
 }
 
+/// Examines what the storage holds, and repairs what a crash left in it, or makes a new log.
+fn found(
+    storage: &dyn Storage,
+    options: &Options,
+    files: Option<&Files>,
+) -> Result<Found, OpenError> {
+    let path = &options.config.path;
+    let engine = |source| OpenError::Storage {
+        path: path.clone(),
+        source,
+    };
+    let mark = files.map(|files| MarkFile::read(&files.beside(".mark")));
+    let seen = match mark.transpose().map_err(|source| OpenError::Io {
+        path: path.clone(),
+        source,
+    })? {
+        None => Seen::NotKept,
+        Some(None) => Seen::Missing,
+        Some(Some(mark)) => Seen::Is(mark),
+    };
+    let judged = examine(storage, seen, options.config.dedup_ids_max).map_err(engine)?;
+    let found = judged.map_err(|damage| OpenError::Damaged {
+        path: path.clone(),
+        damage,
+    })?;
+    let found = match found {
+        Some(found) => repair(storage, found, options.config.lanes),
+        None => create(storage, options),
+    };
+    found.map_err(engine)
+}
+
+/// The rest, once the log is known to be whole.
+fn started(
+    storage: Arc<dyn Storage>,
+    options: Options,
+    found: Found,
+    files: Option<(Files, Lock)>,
+) -> Result<(Wal, Unsettled), OpenError> {
+    let path = options.config.path.clone();
+    let io = |source| OpenError::Io {
+        path: path.clone(),
+        source,
+    };
+    let mark = files
+        .as_ref()
+        .map(|(files, _)| MarkFile::open(&files.beside(".mark"), found.header.log_id, found.next))
+        .transpose()
+        .map_err(io)?;
+    if let Some((files, _)) = &files {
+        files.load_ballast(options.config.ballast_bytes);
+    }
+    start(storage, options, Opened { found, files, mark }).map_err(io)
+}
+
 /// A sync that fails at open is as final as any other: the system reports it once, and from then on the page cache claims
-/// what the disk may not hold. What the next open finds there must not pass for durable.
-fn poison_if_unsynced(files: &Files, error: &StorageError) {
+/// what the disk may not hold. What the next open finds there must not pass for durable. A write that found no room
+/// ([`StorageError::Full`]) is no such thing: it left nothing that a later sync would not report.
+fn poison_if_unsynced(files: &Files, error: &OpenError) {
     use std::io::ErrorKind::{AlreadyExists, NotFound, PermissionDenied, WouldBlock};
 
-    if let StorageError::Io(error) = error
+    if let OpenError::Storage {
+        source: StorageError::Io(error),
+        ..
+    } = error
         && !matches!(
             error.kind(),
             AlreadyExists | NotFound | PermissionDenied | WouldBlock

@@ -27,7 +27,8 @@ pub const VALUE_BYTES_MAX: usize = 6_000;
 /// Why an engine failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
-    /// The volume is full.
+    /// A write found no room on the volume. A sync that fails for that reason is [`StorageError::Io`]: it may have lost what
+    /// was written before, and a write that fails has not.
     #[error("the volume is full")]
     Full(#[source] io::Error),
     /// The system said no.

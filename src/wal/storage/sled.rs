@@ -48,6 +48,9 @@ impl SledStorage {
                     fs::remove_file(path.join(name))?;
                 }
             }
+            if created && snapshots(path)?.is_empty() {
+                remove_half_made(path)?;
+            }
         }
         let db = match open_db(path) {
             Err(StorageError::Damaged(reason)) if path.is_dir() && !snapshots(path)?.is_empty() => {
@@ -173,11 +176,26 @@ fn caught<T>(operation: impl FnOnce() -> Result<T, StorageError>) -> Result<T, S
 
 fn storage_error(error: sled::Error) -> StorageError {
     match error {
-        sled::Error::Io(error) if error.kind() == io::ErrorKind::StorageFull => {
+        // sled does not tell which call failed; the barrier does.
+        sled::Error::Io(error)
+            if error.kind() == io::ErrorKind::StorageFull && barrier::failures() == 0 =>
+        {
             StorageError::Full(error)
         }
         sled::Error::Io(error) => StorageError::Io(error),
         other => StorageError::Damaged(other.to_string()),
+    }
+}
+
+/// sled writes `conf` in two steps, and before `db`: a death in between leaves one that it takes for damage, although nothing
+/// was ever stored. Where a `db` was and is missing, the mark says so.
+fn remove_half_made(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path.join("conf")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => {
+            tracing::warn!("half_made_log_removed");
+            removed
+        }
     }
 }
 
@@ -201,4 +219,22 @@ fn set_snapshots_aside(path: &Path) -> io::Result<()> {
         fs::rename(path.join(&name), Path::new(&aside).join(&name))?;
     }
     sync_directory(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_that_was_only_half_made_is_made() {
+        for conf in ["", "segment_size: 524288\nuse_compression: false\n"] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("wal");
+            fs::create_dir_all(path.join("blobs")).unwrap();
+            fs::write(path.join("conf"), conf).unwrap();
+            let storage = SledStorage::open(&path).unwrap();
+            storage.insert(b"key", b"value").unwrap();
+            storage.sync().unwrap();
+        }
+    }
 }

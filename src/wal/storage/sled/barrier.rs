@@ -15,11 +15,18 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
+static FAILURES: AtomicU64 = AtomicU64::new(0);
 
 /// How often sled's barrier passed through here.
 #[must_use]
 pub fn calls() -> u64 {
     CALLS.load(Ordering::SeqCst)
+}
+
+/// How often that failed.
+#[must_use]
+pub fn failures() -> u64 {
+    FAILURES.load(Ordering::SeqCst)
 }
 
 /// Takes the place of the C library's function for the whole program: syncs the file's data and size.
@@ -35,5 +42,9 @@ pub extern "C" fn sync_file_range(
 ) -> libc::c_int {
     CALLS.fetch_add(1, Ordering::SeqCst);
     // SAFETY: fdatasync takes any descriptor and touches no memory of ours; a bad one is answered with EBADF.
-    unsafe { libc::fdatasync(fd) }
+    let done = unsafe { libc::fdatasync(fd) };
+    if done != 0 {
+        FAILURES.fetch_add(1, Ordering::SeqCst);
+    }
+    done
 }
