@@ -4,4 +4,5 @@ pub(crate) mod clients;
 pub(crate) mod gateway;
 pub(crate) mod ledger;
 pub(crate) mod oracle;
+pub(crate) mod shim;
 pub(crate) mod warehouse;

@@ -255,3 +255,45 @@ fn objects(store: &Path) -> Result<Vec<FoundObject>> {
     }
     Ok(objects)
 }
+
+/// The days of the event store's folders, and the objects that hold rows that were received on another day than theirs.
+pub(crate) fn days(data_dir: &Path) -> Result<(Vec<String>, Vec<String>)> {
+    let connection = open(data_dir)?;
+    let (mut days, mut mixed) = (Vec::new(), Vec::new());
+    for table in ["events", "errors"] {
+        let Ok(folders) = std::fs::read_dir(data_dir.join("store").join(table)) else {
+            continue;
+        };
+        for folder in folders {
+            let folder = folder?;
+            let name = folder.file_name().to_string_lossy().into_owned();
+            let day = name.strip_prefix("dt=").unwrap_or_default().to_owned();
+            for file in std::fs::read_dir(folder.path())? {
+                let file = file?.file_name().to_string_lossy().into_owned();
+                let stem = file.trim_end_matches(".parquet");
+                let object = FoundObject::from_stem(stem, SystemTime::UNIX_EPOCH)?;
+                let strangers: i64 = connection.query_row(
+                    &format!(
+                        r#"SELECT count(*) FROM {table} WHERE log_id = ?1 AND lane = ?2
+                           AND "offset" BETWEEN ?3 AND ?4 AND substr(received_at, 1, 10) <> ?5"#
+                    ),
+                    rusqlite::params![
+                        object.log_id,
+                        object.lane,
+                        i64::try_from(object.first)?,
+                        i64::try_from(object.last)?,
+                        day
+                    ],
+                    |row| row.get(0),
+                )?;
+                if strangers > 0 {
+                    mixed.push(format!("{table} {day} {stem}: {strangers} rows"));
+                }
+            }
+            days.push(day);
+        }
+    }
+    days.sort_unstable();
+    days.dedup();
+    Ok((days, mixed))
+}
