@@ -103,13 +103,19 @@ async fn readiness(endpoints: &Endpoints) -> Option<(u16, Value)> {
     clients::Http::new(endpoints).get("/ready").await.ok()
 }
 
+/// Why no work is taken, as `/ready` says it, if it is the log.
+fn log_not_ready(ready: &Value) -> Option<&str> {
+    ready.get("not_ready")?.get("log")?.as_str()
+}
+
 /// Waits until `/ready` says that a component is degraded, with words of this kind, and that work is taken meanwhile.
 async fn degraded(endpoints: &Endpoints, component: &str, words: &str) -> Result<()> {
     until(&format!("{component} is degraded: {words}"), async || {
         let Some((status, ready)) = readiness(endpoints).await else {
             bail!("nobody answers");
         };
-        let said = ready["degraded"][component].as_str();
+        let degraded = ready.get("degraded").and_then(|all| all.get(component));
+        let said = degraded.and_then(Value::as_str);
         Ok(status == 200 && said.is_some_and(|said| said.contains(words)))
     })
     .await
@@ -121,8 +127,9 @@ async fn well_again(endpoints: &Endpoints) -> Result<()> {
         let ready = readiness(endpoints).await;
         Ok(ready.is_some_and(|(status, ready)| {
             status == 200
-                && ready["degraded"]
-                    .as_object()
+                && ready
+                    .get("degraded")
+                    .and_then(Value::as_object)
                     .is_none_or(serde_json::Map::is_empty)
         }))
     })

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use xxhash_rust::xxh3::xxh3_64;
 
 const SOURCE: &str = include_str!("../shim/faults.c");
-const MAGIC: u64 = 0x31_544c_5541_46;
+const MAGIC: u64 = 0x3154_4c55_4146;
 /// How many rules there are.
 const RULES: u64 = 16;
 const HEADER_BYTES: u64 = 128;

@@ -103,9 +103,10 @@ impl Script {
             other => anyhow::bail!("unexpected answer {other} {:?}", answer.body()),
         }
         let body: serde_json::Value = serde_json::from_slice(answer.body())?;
-        let results = body["results"].as_array().context("no results")?;
-        let outcomes = results.iter().map(|result| {
-            let word = result["status"].as_str().context("no status")?;
+        let results = body.get("results").and_then(|results| results.as_array());
+        let outcomes = results.context("no results")?.iter().map(|result| {
+            let word = result.get("status").and_then(|status| status.as_str());
+            let word = word.context("no status")?;
             Answer::from_word(word).with_context(|| format!("status {word}"))
         });
         self.heard(&sent, outcomes.collect::<Result<_>>()?)

@@ -9,8 +9,8 @@ use tokio::time::{Instant, sleep};
 
 use super::script::{Heard, Script};
 use super::{
-    SOON, degraded, log_files, mark_file, preload, readiness, store_files, unload, until,
-    warehouse_file, well_again,
+    SOON, degraded, log_files, log_not_ready, mark_file, preload, readiness, store_files, unload,
+    until, warehouse_file, well_again,
 };
 use crate::load::Load;
 use crate::scenario::{Scenario, Stage};
@@ -114,7 +114,7 @@ async fn unready(endpoints: &Endpoints) -> Result<()> {
     until("readiness fails", async || {
         Ok(match readiness(endpoints).await {
             None => true,
-            Some((status, ready)) => status == 503 && ready["not_ready"]["log"] == "failed",
+            Some((status, ready)) => status == 503 && log_not_ready(&ready) == Some("failed"),
         })
     })
     .await

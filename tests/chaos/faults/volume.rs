@@ -13,10 +13,10 @@ use tokio::time::Instant;
 
 use super::script::{Heard, Script};
 use super::syncs::flood;
-use super::{SOON, readiness, until};
+use super::{SOON, log_not_ready, readiness, until};
 use crate::load::Load;
 use crate::scenario::{Scenario, Stage};
-use crate::support::gateway::{Endpoints, START_TIMEOUT, setting};
+use crate::support::gateway::{Endpoints, Gateway, START_TIMEOUT, setting};
 
 /// The size of the volume. A twentieth of it is what the log keeps free.
 const VOLUME_BYTES: u64 = 192 << 20;
@@ -52,73 +52,99 @@ async fn full(mut stage: Stage, at_once: bool) -> Result<()> {
     ] {
         load.allow_alarm(alarm);
     }
-    for round in 0..stage.pick(1_usize, 3) {
-        let (mut gateway, mut endpoints) = stage
+    for round in 0..stage.pick(1, 3) {
+        let (gateway, endpoints) = stage
             .start()
             .await
             .with_context(|| format!("start {round}"))?;
         load.up(&endpoints);
         load.grows(Load::answers, 300, SOON).await?;
-        let mut end = "was killed";
         volume.fill(if at_once { 0 } else { LITTLE_BYTES })?;
-        // sled's file has room in itself, which has to be used up first.
-        let began = Instant::now();
-        for more in 0.. {
-            match readiness(&endpoints).await {
-                Some((200, _)) => ensure!(began.elapsed() < SOON, "it neither sheds nor ends"),
-                Some(_) | None => break,
-            }
-            let length = Duration::from_millis(500);
-            let (_, ledgers) = flood(&stage, &endpoints, (round * 1_000 + more, length)).await?;
-            for ledger in ledgers {
-                load.adopt(ledger);
-            }
-        }
-        if readiness(&endpoints).await.is_none() {
-            end = "ended by itself";
-            load.down(gateway.ended(SOON).await?.alarms);
-        } else {
+        let still_there = press_until_shed(&stage, &endpoints, round, &load).await?;
+        if still_there {
             sheds(&endpoints, &mut script).await?;
             load.grows(Load::shed, 20, SOON).await?;
             volume.fill(0)?;
             // Filled up under it, it may end even now.
             load.down(gateway.kill().await.unwrap_or_default());
-        }
-
-        gateway = stage.spawn()?;
-        endpoints = gateway
-            .listening(START_TIMEOUT)
-            .await
-            .context("a start on the full volume")?;
-        until("an answer from the full volume", async || {
-            Ok(readiness(&endpoints).await.is_some())
-        })
-        .await?;
-        let serves = readiness(&endpoints)
-            .await
-            .is_some_and(|(status, _)| status == 200);
-        if !serves {
-            sheds(&endpoints, &mut script).await?;
-        }
-        let ballast = if gateway.tail().contains("ballast_dropped") {
-            "gave up its ballast"
         } else {
-            "needed no ballast"
+            load.down(gateway.ended(SOON).await?.alarms);
+        }
+        let end = if still_there {
+            "was killed"
+        } else {
+            "ended by itself"
         };
+
+        let (gateway, what) = starts_full(&stage, &mut script).await?;
+        let free = volume.free()?;
         stage.figure(&format!(
-            "full: it {end}, started on {} free bytes, {ballast} and {}",
-            volume.free()?,
-            if serves { "serves" } else { "sheds" }
+            "full: it {end}, started on {free} free bytes, {what}"
         ))?;
-        volume.make_room()?;
-        endpoints = gateway.ready(SOON).await.context("with room again")?;
-        load.up(&endpoints);
-        load.grows(Load::answers, 100, SOON).await?;
-        load.down(gateway.kill().await?);
+        with_room(gateway, &volume, &mut load).await?;
     }
     load.adopt(script.into_ledger());
     let (gateway, endpoints) = stage.start().await?;
     load.finish(gateway, &endpoints).await?;
+    Ok(())
+}
+
+/// Sends until the gateway sheds, or has ended (`false`). sled's file has room in itself, which has to be used up first.
+async fn press_until_shed(
+    stage: &Stage,
+    endpoints: &Endpoints,
+    round: usize,
+    load: &Load,
+) -> Result<bool> {
+    let began = Instant::now();
+    for more in 0.. {
+        match readiness(endpoints).await {
+            None => return Ok(false),
+            Some((_, ready)) if log_not_ready(&ready) == Some("full") => return Ok(true),
+            // Or it has failed, and is about to end.
+            Some(_) => ensure!(began.elapsed() < SOON, "it neither sheds nor ends"),
+        }
+        let length = Duration::from_millis(500);
+        let (_, ledgers) = flood(stage, endpoints, (round * 1_000 + more, length)).await?;
+        for ledger in ledgers {
+            load.adopt(ledger);
+        }
+    }
+    bail!("it neither sheds nor ends")
+}
+
+/// Starts on the full volume; it sheds there, unless its own files or the ballast give it room.
+async fn starts_full(stage: &Stage, script: &mut Script) -> Result<(Gateway, String)> {
+    let mut gateway = stage.spawn()?;
+    let endpoints = gateway
+        .listening(START_TIMEOUT)
+        .await
+        .context("a start on the full volume")?;
+    until("an answer from the full volume", async || {
+        Ok(readiness(&endpoints).await.is_some())
+    })
+    .await?;
+    let ready = readiness(&endpoints).await;
+    let serves = ready.is_some_and(|(status, _)| status == 200);
+    if !serves {
+        sheds(&endpoints, script).await?;
+    }
+    let ballast = if gateway.tail().contains("ballast_dropped") {
+        "gave up its ballast"
+    } else {
+        "needed no ballast"
+    };
+    let what = format!("{ballast} and {}", if serves { "serves" } else { "sheds" });
+    Ok((gateway, what))
+}
+
+/// With room again it takes work by itself.
+async fn with_room(mut gateway: Gateway, volume: &Volume, load: &mut Load) -> Result<()> {
+    volume.make_room()?;
+    let endpoints = gateway.ready(SOON).await.context("with room again")?;
+    load.up(&endpoints);
+    load.grows(Load::answers, 100, SOON).await?;
+    load.down(gateway.kill().await?);
     Ok(())
 }
 
@@ -127,7 +153,7 @@ async fn sheds(endpoints: &Endpoints, script: &mut Script) -> Result<()> {
     until("the log is full", async || {
         let ready = readiness(endpoints).await;
         Ok(ready
-            .is_some_and(|(status, ready)| status == 503 && ready["not_ready"]["log"] == "full"))
+            .is_some_and(|(status, ready)| status == 503 && log_not_ready(&ready) == Some("full")))
     })
     .await?;
     for heard in [

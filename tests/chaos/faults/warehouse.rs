@@ -23,6 +23,9 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     family.into_iter().flatten().collect()
 }
 
+/// What is done to the file; the number is a seed.
+type Damage = fn(&Path, u64) -> Result<()>;
+
 /// A gateway under load, with some rows in the warehouse.
 async fn with_rows(stage: &Stage, load: &Load) -> Result<(Gateway, Endpoints)> {
     let (gateway, endpoints) = stage.start().await?;
@@ -99,7 +102,7 @@ async fn damaged(stage: Stage) -> Result<()> {
     let mut load = Load::start(&stage);
     load.expect_alarm("loader_round_failed");
     let file = warehouse_file(&stage);
-    let ways: [(&str, fn(&Path, u64) -> Result<()>); 3] = [
+    let ways: [(&str, Damage); 3] = [
         ("garbage", garbage),
         ("cut in half", halve),
         ("no database", overwrite),
