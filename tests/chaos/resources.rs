@@ -95,19 +95,21 @@ async fn fill(stage: &Stage, load: &Load, endpoints: &Endpoints) -> Result<usize
             })
             .collect();
         load.ledger().sending(&sent);
-        match http
-            .post("/collect", format!("[{}]", texts.join(",")))
-            .await?
-        {
-            (202, _) => {
+        let body = format!("[{}]", texts.join(","));
+        match http.post("/collect", body).await {
+            Ok((202, _)) => {
                 let mut ledger = load.ledger();
                 for event in &sent {
                     ledger.heard(&event.message_id, Answer::Accepted);
                 }
                 taken += FILLERS;
             }
-            (503, _) => return Ok(taken),
-            other => bail!("unexpected answer {other:?}"),
+            // Shed before its body was read: a client that is still writing may find the connection closed first.
+            Ok((503, _)) | Err(_) => {
+                load.ledger().unanswered_requests += 1;
+                return Ok(taken);
+            }
+            Ok(other) => bail!("unexpected answer {other:?}"),
         }
     }
     bail!("{taken} events of {FILLER_BYTES} B in a log of {LOG_BYTES_MAX} B")
