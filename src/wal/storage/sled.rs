@@ -42,7 +42,9 @@ impl SledStorage {
     ///
     /// [`StorageError`]. Nothing was changed then, apart from snapshots that were set aside.
     pub fn open(path: &Path) -> Result<Self, StorageError> {
-        fs::create_dir_all(path)?;
+        if is_empty(path)? {
+            create(path)?;
+        }
         let mut before = snapshots(path)?;
         for name in before.extract_if(.., |name| name.ends_with(barrier::UNFINISHED)) {
             tracing::warn!(file = %name, "unfinished_snapshot_removed");
@@ -131,6 +133,35 @@ impl Storage for SledStorage {
     fn disk_bytes(&self) -> Result<u64, StorageError> {
         Ok(self.data.metadata()?.len())
     }
+}
+
+/// Nothing is there, or a directory with nothing in it.
+fn is_empty(path: &Path) -> io::Result<bool> {
+    match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        entries => Ok(entries?.next().is_none()),
+    }
+}
+
+/// Makes an empty database under another name and puts it in place when it is whole and durable: a database that a cut left
+/// half made would not open, and nobody could tell that nothing was ever in it.
+fn create(path: &Path) -> Result<(), StorageError> {
+    let mut creating = path.as_os_str().to_owned();
+    creating.push(".creating");
+    let creating = PathBuf::from(creating);
+    if creating.exists() {
+        fs::remove_dir_all(&creating)?;
+    }
+    drop(open_db(&creating)?);
+    // sled's threads may still be at it.
+    wait_for_lock(&creating)?;
+    for file in ["db", "conf"] {
+        File::open(creating.join(file))?.sync_all()?;
+    }
+    sync_directory(&creating)?;
+    fs::rename(&creating, path)?;
+    sync_directory(path.parent().unwrap_or(Path::new("/")))?;
+    Ok(())
 }
 
 fn open_db(path: &Path) -> Result<sled::Db, StorageError> {
