@@ -12,7 +12,7 @@ use anyhow::Result;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
-use crate::disk::{Change, Disk, File, HEARD, Image, Node, copy_at, parent, set};
+use crate::disk::{Change, Disk, File, HEARD, Image, Node, copy_at, parent};
 
 const PAGE: usize = 4_096;
 const SECTOR: usize = 512;
@@ -79,7 +79,7 @@ pub(crate) fn cut(disk: &Disk, rng: &mut StdRng) -> Image {
         if lost {
             dropped.extend(naming.changes.iter().map(|(path, _)| path.as_str()));
         } else {
-            set(&mut names, &naming.changes);
+            naming.carry_out(&mut names);
         }
     }
     let mut cut_files: HashMap<usize, Vec<u8>> = HashMap::new();

@@ -23,7 +23,7 @@ pub(crate) enum Worth {
     /// Not the `fdatasync` that replaces sled's `sync_file_range` (it comes through the handle that sled writes by), but the
     /// one that the log calls itself after each flush, through a handle of its own.
     SledWithoutBarrier,
-    /// Not the sync that makes the name of sled's snapshot safe before sled acts on it.
+    /// No sync of sled's folder: the names of its snapshots are not safe when it acts on them.
     SledWithoutSnapshotName,
     /// No sync of SQLite's write-ahead file.
     SqliteWithoutJournal,
@@ -38,7 +38,8 @@ impl Worth {
         let sled = data_only && handle.path.ends_with("/db");
         let folder = matches!(handle.node, Node::Folder);
         match self {
-            Self::All | Self::SledWithoutSnapshotName => true,
+            Self::All => true,
+            Self::SledWithoutSnapshotName => !(folder && handle.path == "wal"),
             Self::SledFlushAlone => !sled,
             Self::SledWithoutBarrier => !(sled && handle.wrote),
             Self::SqliteWithoutJournal => !handle.path.ends_with("-wal"),
@@ -85,6 +86,31 @@ pub(crate) struct File {
 pub(crate) struct Naming {
     pub(crate) at: u64,
     pub(crate) changes: Vec<(String, Option<Node>)>,
+    /// A folder that gets another name, with all that is in it.
+    pub(crate) moved: Option<(String, String)>,
+}
+
+impl Naming {
+    pub(crate) fn carry_out(&self, names: &mut Names) {
+        for (path, node) in &self.changes {
+            match node {
+                Some(node) => names.insert(path.clone(), *node),
+                None => names.remove(path),
+            };
+        }
+        if let Some((from, to)) = &self.moved {
+            let inside = |path: &str| {
+                path.strip_prefix(from)
+                    .is_some_and(|rest| rest.starts_with('/'))
+            };
+            let found: Vec<String> = names.keys().filter(|path| inside(path)).cloned().collect();
+            for path in found {
+                if let (Some(node), Some(rest)) = (names.remove(&path), path.strip_prefix(from)) {
+                    names.insert(format!("{to}{rest}"), node);
+                }
+            }
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -116,8 +142,6 @@ pub(crate) struct Disk {
     pub(crate) open_names: Vec<Naming>,
     handles: HashMap<i32, Handle>,
     syncs: HashMap<u64, Sync>,
-    /// sled has just renamed a snapshot.
-    snapshot_named: bool,
     pub(crate) heard: Vec<u8>,
 }
 
@@ -141,7 +165,6 @@ impl Disk {
             open_names: Vec::new(),
             handles: HashMap::new(),
             syncs: HashMap::new(),
-            snapshot_named: false,
             heard: image.heard,
         };
         for path in image.folders {
@@ -229,10 +252,7 @@ impl Disk {
             }
             Record::SyncBegin { fd, id, data_only } => {
                 let handle = self.handle(fd)?.clone();
-                let of_snapshot =
-                    handle.node == Node::Folder && std::mem::take(&mut self.snapshot_named);
-                let left_out = of_snapshot && self.worth == Worth::SledWithoutSnapshotName;
-                if !left_out && self.worth.counts(&handle, data_only) {
+                if self.worth.counts(&handle, data_only) {
                     let Handle { node, path, .. } = handle;
                     let began = self.now;
                     self.syncs.insert(id, Sync { node, path, began });
@@ -310,26 +330,42 @@ impl Disk {
     }
 
     fn renamed(&mut self, from: String, to: String, flags: i32) -> Result<()> {
-        self.snapshot_named |= from.ends_with(".generating");
         ensure!(flags == 0, "renameat2 with flags is not modelled");
         let node = self.node(&from)?;
-        ensure!(
-            node != Node::Folder,
-            "the rename of a folder is not modelled"
-        );
-        self.name(vec![(from, None), (to, Some(node))]);
+        let moved = (node == Node::Folder).then(|| (from.clone(), to.clone()));
+        if moved.is_some() {
+            let inside = |naming: &Naming| {
+                naming
+                    .changes
+                    .iter()
+                    .any(|(path, _)| path.starts_with(&format!("{from}/")))
+            };
+            ensure!(
+                !self.open_names.iter().any(inside),
+                "{from} is renamed with names in it that are not safe"
+            );
+        }
+        self.take(Naming {
+            at: self.now,
+            changes: vec![(from, None), (to, Some(node))],
+            moved,
+        });
         Ok(())
     }
 
     fn name(&mut self, changes: Vec<(String, Option<Node>)>) {
-        set(&mut self.names, &changes);
-        self.open_names.push(Naming {
+        self.take(Naming {
             at: self.now,
             changes,
+            moved: None,
         });
+    }
+
+    fn take(&mut self, naming: Naming) {
+        naming.carry_out(&mut self.names);
+        self.open_names.push(naming);
         if self.worth != Worth::All && self.open_names.len() > OPEN_NAMES_MAX {
-            let oldest = self.open_names.remove(0);
-            set(&mut self.safe_names, &oldest.changes);
+            self.open_names.remove(0).carry_out(&mut self.safe_names);
         }
     }
 
@@ -351,7 +387,7 @@ impl Disk {
                     });
                 self.open_names = open;
                 for naming in safe {
-                    set(&mut self.safe_names, &naming.changes);
+                    naming.carry_out(&mut self.safe_names);
                 }
             }
         }
@@ -393,15 +429,6 @@ pub(crate) fn copy_at(bytes: &mut Vec<u8>, offset: usize, data: &[u8]) {
     }
     if let Some(place) = bytes.get_mut(offset..end) {
         place.copy_from_slice(data);
-    }
-}
-
-pub(crate) fn set(names: &mut Names, changes: &[(String, Option<Node>)]) {
-    for (path, node) in changes {
-        match node {
-            Some(node) => names.insert(path.clone(), *node),
-            None => names.remove(path),
-        };
     }
 }
 

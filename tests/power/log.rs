@@ -3,7 +3,7 @@
 //! The event at an offset follows from the offset, so that whoever reads the log knows every byte that must be there.
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -295,7 +295,7 @@ pub(crate) async fn check(shape: &Shape) -> Result<()> {
     Ok(())
 }
 
-fn verify(shape: &Shape, wal: &Wal, found: &Unsettled, root: &PathBuf) -> Result<()> {
+fn verify(shape: &Shape, wal: &Wal, found: &Unsettled, root: &Path) -> Result<()> {
     let heard = Heard::parse(&std::fs::read(root.join(crate::disk::HEARD))?)?;
     let next = *wal.durable().borrow();
     ensure!(

@@ -221,7 +221,7 @@ impl Bench {
             } else {
                 self.of(40 << 20, 250 << 20)
             },
-            seconds: self.of(8, 60),
+            seconds: self.of(4, 30),
             reopens: 1,
         };
         let engine = if sqlite { "sqlite" } else { "sled" };
@@ -305,7 +305,7 @@ fn sled_flush_alone(bench: &Bench) -> Result<()> {
         "sled, its own flush alone",
         &recorded,
         Worth::SledFlushAlone,
-        (40, 100),
+        (40, 60),
     )
 }
 
@@ -315,7 +315,7 @@ fn sled_without_barrier(bench: &Bench) -> Result<()> {
         "sled, a sync of ours after each flush alone",
         &recorded,
         Worth::SledWithoutBarrier,
-        (400, 400),
+        (400, 150),
     )
 }
 
@@ -325,7 +325,7 @@ fn sled_without_snapshot_name(bench: &Bench) -> Result<()> {
         "sled, names of snapshots not synced",
         &recorded,
         Worth::SledWithoutSnapshotName,
-        (200, 200),
+        (400, 100),
     )
 }
 
@@ -335,7 +335,7 @@ fn sqlite_without_journal(bench: &Bench) -> Result<()> {
         "SQLite, no sync of log.db-wal",
         &recorded,
         Worth::SqliteWithoutJournal,
-        (40, 100),
+        (40, 60),
     )
 }
 
@@ -345,12 +345,12 @@ fn store_without_syncs(bench: &Bench) -> Result<()> {
         "store, no sync of bytes",
         &recorded,
         Worth::NamesAlone,
-        (40, 100),
+        (40, 60),
     )?;
     bench.fails(
         "store, no sync of names",
         &recorded,
         Worth::BytesAlone,
-        (40, 100),
+        (40, 60),
     )
 }

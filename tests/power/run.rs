@@ -352,12 +352,8 @@ impl<'a> Recorded<'a> {
 /// A cut of the recovery of an image.
 fn second(job: &Job, journal: &Path, seed: u64) -> Result<Image> {
     let mut rng = StdRng::seed_from_u64(seed ^ 0x5eed);
-    let mut records = 0u64;
-    let mut counted = Journal::open(journal)?;
-    while counted.next()?.is_some() {
-        records += 1;
-    }
-    let moment = rng.random_range(0..=records);
+    let open = open_bytes(journal, Disk::of(job.image.clone(), job.worth))?;
+    let moment = moment(&open, rng.random_bool(0.5), &mut rng);
     let mut journal = Journal::open(journal)?;
     let mut disk = Disk::of(job.image.clone(), job.worth);
     while disk.now < moment {
@@ -371,29 +367,40 @@ fn second(job: &Job, journal: &Path, seed: u64) -> Result<Image> {
 
 /// Moments to cut at, ascending: half of them anywhere, half of them when the most was open for a while.
 fn moments(journal: &Path, plan: Plan, rng: &mut StdRng) -> Result<Vec<u64>> {
+    let open = open_bytes(journal, Disk::of(Image::default(), plan.worth))?;
+    let mut moments: Vec<u64> = (0..plan.images)
+        .map(|_| {
+            let at_peak = plan.at_peaks || rng.random_bool(0.5);
+            moment(&open, at_peak, rng)
+        })
+        .collect();
+    moments.sort_unstable();
+    Ok(moments)
+}
+
+/// How many bytes were open at each moment of a journal.
+fn open_bytes(journal: &Path, mut disk: Disk) -> Result<Vec<usize>> {
     let mut journal = Journal::open(journal)?;
-    let mut disk = Disk::of(Image::default(), plan.worth);
     let mut open = vec![0];
     while let Some(record) = journal.next()? {
         disk.apply(record)?;
         open.push(disk.open_bytes());
     }
-    let count = open.len();
-    let mut moments: Vec<u64> = (0..plan.images)
-        .map(|_| {
-            let at = rng.random_range(0..count);
-            if !plan.at_peaks && rng.random_bool(0.5) {
-                return at as u64;
-            }
-            let span = (count / 50).clamp(1, 400);
-            let window = open.iter().enumerate().skip(at).take(span);
-            window
-                .max_by_key(|(_, open)| **open)
-                .map_or(0, |(at, _)| at as u64)
-        })
-        .collect();
-    moments.sort_unstable();
-    Ok(moments)
+    Ok(open)
+}
+
+/// Any moment, or the one of the most open bytes of those that follow it.
+fn moment(open: &[usize], at_peak: bool, rng: &mut StdRng) -> u64 {
+    let at = rng.random_range(0..open.len());
+    let span = if at_peak {
+        (open.len() / 50).clamp(10, 400)
+    } else {
+        1
+    };
+    let window = open.iter().enumerate().skip(at).take(span);
+    window
+        .max_by_key(|(_, open)| **open)
+        .map_or(0, |(at, _)| at as u64)
 }
 
 /// What the replayed directory has that the real one has not, or the other way round.

@@ -133,7 +133,7 @@ pub(crate) async fn write(batches: u64) -> Result<()> {
                 say(format!("load {loaded}"))?;
                 objects.delete(&marker(loaded)).await?;
                 say(format!("done-load {loaded}"))?;
-                if loaded / DAY_BATCHES % 2 == 0 {
+                if (loaded / DAY_BATCHES).is_multiple_of(2) {
                     say(format!("forget {loaded}"))?;
                     objects.delete(&object(loaded)).await?;
                     say(format!("done-forget {loaded}"))?;

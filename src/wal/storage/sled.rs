@@ -45,15 +45,13 @@ impl SledStorage {
     ///
     /// [`StorageError`]. Nothing was changed then, apart from snapshots that were set aside.
     pub fn open(path: &Path) -> Result<Self, StorageError> {
-        let created = !path.join("db").exists();
-        fs::create_dir_all(path)?;
+        if is_empty(path)? {
+            create(path)?;
+        }
         let mut before = snapshots(path)?;
         for name in before.extract_if(.., |name| name.ends_with(barrier::UNFINISHED)) {
             tracing::warn!(file = %name, "unfinished_snapshot_removed");
             fs::remove_file(path.join(name))?;
-        }
-        if created && before.is_empty() {
-            remove_half_made(path)?;
         }
         let db = match open_db(path) {
             Err(StorageError::Damaged(reason)) if !before.is_empty() => {
@@ -163,6 +161,35 @@ impl Storage for SledStorage {
     }
 }
 
+/// Nothing is there, or a directory with nothing in it.
+fn is_empty(path: &Path) -> io::Result<bool> {
+    match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        entries => Ok(entries?.next().is_none()),
+    }
+}
+
+/// Makes an empty database under another name and puts it in place when it is whole and durable: a database that a cut left
+/// half made would not open, and nobody could tell that nothing was ever in it.
+fn create(path: &Path) -> Result<(), StorageError> {
+    let mut creating = path.as_os_str().to_owned();
+    creating.push(".creating");
+    let creating = PathBuf::from(creating);
+    if creating.exists() {
+        fs::remove_dir_all(&creating)?;
+    }
+    drop(open_db(&creating)?);
+    // sled's threads may still be at it.
+    wait_for_lock(&creating)?;
+    for file in ["db", "conf"] {
+        File::open(creating.join(file))?.sync_all()?;
+    }
+    sync_directory(&creating)?;
+    fs::rename(&creating, path)?;
+    sync_directory(path.parent().unwrap_or(Path::new("/")))?;
+    Ok(())
+}
+
 fn open_db(path: &Path) -> Result<sled::Db, StorageError> {
     wait_for_lock(path)?;
     let config = sled::Config::new()
@@ -217,18 +244,6 @@ fn storage_error(error: sled::Error) -> StorageError {
         }
         sled::Error::Io(error) => StorageError::Io(error),
         other => StorageError::Damaged(other.to_string()),
-    }
-}
-
-/// sled writes `conf` in two steps, and before `db`: a death in between leaves one that it takes for damage, although nothing
-/// was ever stored. Where a `db` was and is missing, the mark says so.
-fn remove_half_made(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path.join("conf")) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => {
-            tracing::warn!("half_made_log_removed");
-            removed
-        }
     }
 }
 
