@@ -6,7 +6,7 @@ SHELL := bash
 # Test tools that the set-up installs for this checkout alone.
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: help run setup test test-unit fmt fmt-check lint it crash grpcurl deny clean-data
+.PHONY: help run setup test test-unit fmt fmt-check lint it crash power grpcurl deny clean-data
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -17,7 +17,7 @@ run: ## build and start everything embedded: log, queue, Parquet store, SQLite w
 setup: ## install the test tools that are missing (grpcurl, sqlite3, strace)
 	@scripts/setup
 
-test: ## everything: format, lints, unit, conformance, model, end to end, grpcurl, crash
+test: ## everything: format, lints, unit, conformance, model, end to end, grpcurl, crash, power cuts
 	@scripts/test
 
 test-unit: ## the quick loop: unit tests alone
@@ -37,6 +37,9 @@ it: ## what runs against real sockets, stores and the real binary, without kills
 
 crash: ## kill -9 in a loop; EVENTKIT_CRASH_KILLS=200 EVENTKIT_CRASH_SEED=7 make crash
 	cargo test --locked --test crash
+
+power: ## power cuts, rebuilt from a journal; EVENTKIT_CHAOS=long EVENTKIT_POWER_SEED=7 make power
+	cargo test --locked --test power
 
 grpcurl: setup ## the scripts of grpcurl-examples/ against a live server
 	cargo test --locked --test it grpcurl::
