@@ -6,7 +6,7 @@ SHELL := bash
 # Test tools that the set-up installs for this checkout alone.
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: help run setup test test-unit fmt fmt-check lint it crash chaos grpcurl deny clean-data
+.PHONY: help run setup test test-unit fmt fmt-check lint it crash chaos power grpcurl deny clean-data
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -17,7 +17,7 @@ run: ## build and start everything embedded: log, queue, Parquet store, SQLite w
 setup: ## install the test tools that are missing (grpcurl, sqlite3, strace)
 	@scripts/setup
 
-test: ## everything: format, lints, unit, conformance, model, end to end, grpcurl, chaos in its short form
+test: ## everything: format, lints, unit, conformance, model, end to end, grpcurl, chaos and power cuts in their short forms
 	@scripts/test
 
 test-unit: ## the quick loop: unit tests alone
@@ -40,6 +40,9 @@ crash: ## kill -9 in a loop; EVENTKIT_CHAOS_KILLS=100 (per log engine) EVENTKIT_
 
 chaos: ## every fault in its long form against the release binary; figures in target/chaos-figures.txt
 	@scripts/chaos
+
+power: ## power cuts, rebuilt from a journal; EVENTKIT_CHAOS=long EVENTKIT_POWER_SEED=7 make power
+	cargo test --locked --test power
 
 grpcurl: setup ## the scripts of grpcurl-examples/ against a live server
 	cargo test --locked --test it grpcurl::

@@ -90,6 +90,11 @@ impl Figures {
         self.failures.values().sum()
     }
 
+    fn fail(&mut self, kind: &'static str, why: String) {
+        *self.failures.entry(kind).or_default() += 1;
+        self.first.get_or_insert(why);
+    }
+
     pub(crate) fn add(&mut self, other: Self) {
         self.images += other.images;
         self.second += other.second;
@@ -270,29 +275,23 @@ impl<'a> Recorded<'a> {
         let journal = job.second.then(|| dir.with_extension("journal"));
         let failure = self.check(&job.image, &dir, journal.as_deref())?;
         if let Some((kind, why)) = failure {
-            let kept = self.keep(&job.image, &name, &why)?;
-            *figures.failures.entry(kind).or_default() += 1;
-            figures.first = Some(format!("{kept}: {why}"));
+            figures.fail(kind, self.keep(job.worth, &job.image, &name, &why)?);
         } else if let Some(journal) = &journal {
             for round in 0..SECOND_CUTS {
                 figures.second += 1;
-                let image = second(
-                    job,
-                    journal,
-                    self.seed
-                        .wrapping_add((job.id * SECOND_CUTS + round) as u64),
-                )?;
+                let seed = (job.id * SECOND_CUTS + round) as u64;
+                let image = second(job, journal, self.seed.wrapping_add(seed))?;
                 if let Some((kind, why)) = self.check(&image, &dir, None)? {
-                    let kept = self.keep(&image, &format!("{name}-{round}"), &why)?;
-                    // What the cut recovery began with, and what it did.
+                    let name = format!("{name}-{round}");
+                    figures.fail(kind, self.keep(job.worth, &image, &name, &why)?);
+                    // What the cut recovery began with.
+                    let name = format!("{name}-before");
                     self.keep(
+                        job.worth,
                         &job.image,
                         &name,
-                        "recovered without a failure when it was not cut",
+                        "opens when it is not cut again",
                     )?;
-                    fs::copy(journal, format!("{kept}/journal-of-the-recovery"))?;
-                    *figures.failures.entry(kind).or_default() += 1;
-                    figures.first = Some(format!("{kept}: {why}"));
                 }
             }
         }
@@ -335,8 +334,11 @@ impl<'a> Recorded<'a> {
         Ok(Some((kind, format!("{status}: {}", said.trim()))))
     }
 
-    /// Keeps an image that failed, as the cut left it.
-    fn keep(&self, image: &Image, name: &str, why: &str) -> Result<String> {
+    /// Keeps an image that should not have failed, as the cut left it; where, and why.
+    fn keep(&self, worth: Worth, image: &Image, name: &str, why: &str) -> Result<String> {
+        if worth != Worth::All {
+            return Ok(format!("{name}: {why}"));
+        }
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("power-failures");
         let dir = dir.join(format!("{}-{}-{name}", self.subject.name, self.seed));
         if dir.exists() {
@@ -345,7 +347,7 @@ impl<'a> Recorded<'a> {
         image.write(&dir)?;
         fs::write(dir.join("why"), why)?;
         fs::write(dir.join("spec"), &self.subject.spec)?;
-        Ok(dir.display().to_string())
+        Ok(format!("{}: {why}", dir.display()))
     }
 }
 
