@@ -5,6 +5,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::num::NonZeroU128;
 
 use super::Fingerprint;
 use crate::event::Offset;
@@ -28,9 +29,9 @@ impl Hasher for Identity {
 /// Known fingerprints, in offset order.
 #[derive(Debug)]
 pub(crate) struct Dedup {
-    known: HashSet<u128, BuildHasherDefault<Identity>>,
+    known: HashSet<NonZeroU128, BuildHasherDefault<Identity>>,
     /// One entry per offset from `first` on; `None` where the key was known under a lower offset.
-    order: VecDeque<Option<u128>>,
+    order: VecDeque<Option<NonZeroU128>>,
     first: Offset,
     ids_max: usize,
 }
@@ -50,7 +51,7 @@ impl Dedup {
     /// Whether the key is known.
     #[must_use]
     pub(crate) fn contains(&self, fingerprint: Fingerprint) -> bool {
-        self.known.contains(&fingerprint.0)
+        self.known.contains(&key(fingerprint))
     }
 
     /// Learns the key of the record at an offset; offsets come in order, and may jump only when nothing is known.
@@ -68,9 +69,7 @@ impl Dedup {
             offset,
             "offsets are dense"
         );
-        let new = fingerprint
-            .map(|key| key.0)
-            .filter(|&key| self.known.insert(key));
+        let new = fingerprint.map(key).filter(|&key| self.known.insert(key));
         self.order.push_back(new);
         while self.order.len() > self.ids_max {
             self.forget_first();
@@ -102,6 +101,12 @@ impl Dedup {
         }
         self.first += 1;
     }
+}
+
+/// A fingerprint as it is kept: without zero, which makes the absence of one cost no space. Of 2^128 fingerprints two then
+/// count as one.
+fn key(fingerprint: Fingerprint) -> NonZeroU128 {
+    NonZeroU128::new(fingerprint.0).unwrap_or(NonZeroU128::MIN)
 }
 
 #[cfg(test)]
