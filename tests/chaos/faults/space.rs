@@ -56,11 +56,13 @@ async fn log(mut stage: Stage) -> Result<()> {
             .start()
             .await
             .context("a start on the full disk, with the ballast")?;
-        ensure!(
-            gateway.tail().contains("ballast_dropped"),
-            "it did not need the ballast\n{}",
-            gateway.tail()
-        );
+        if !gateway.tail().contains("ballast_dropped") {
+            // Its files have grown by then, and may have room in themselves.
+            ensure!(round > 0, "no ballast was needed\n{}", gateway.tail());
+            load.down(gateway.kill().await?);
+            faults.set_argument(0, PLENTY)?;
+            continue;
+        }
         load.up(&endpoints);
         load.grows(Load::answers, 100, SOON)
             .await
@@ -86,7 +88,7 @@ async fn log(mut stage: Stage) -> Result<()> {
     }
     faults.off(0)?;
     unload(&mut stage);
-    stage.figure(&format!("{starts} starts on a full disk"))?;
+    stage.figure(&format!("{starts} starts on a full disk with the ballast"))?;
     let (gateway, endpoints) = stage.start().await?;
     ensure!(
         stage.dir.join("wal.ballast").exists(),

@@ -61,18 +61,14 @@ async fn full(mut stage: Stage, at_once: bool) -> Result<()> {
         load.grows(Load::answers, 300, SOON).await?;
         volume.fill(if at_once { 0 } else { LITTLE_BYTES })?;
         let still_there = press_until_shed(&stage, &endpoints, round, &load).await?;
-        if still_there {
-            sheds(&endpoints, &mut script).await?;
-            load.grows(Load::shed, 20, SOON).await?;
-            volume.fill(0)?;
+        let sheds = still_there && sheds_for_a_while(&endpoints, &mut script, &load).await?;
+        volume.fill(0)?;
+        let end = if sheds {
             // Filled up under it, it may end even now.
             load.down(gateway.kill().await.unwrap_or_default());
-        } else {
-            load.down(gateway.ended(SOON).await?.alarms);
-        }
-        let end = if still_there {
             "was killed"
         } else {
+            load.down(gateway.ended(SOON).await?.alarms);
             "ended by itself"
         };
 
@@ -111,6 +107,23 @@ async fn press_until_shed(
         }
     }
     bail!("it neither sheds nor ends")
+}
+
+/// Sheds some requests; `false` if it ends meanwhile, since what it writes for itself finds no room.
+async fn sheds_for_a_while(
+    endpoints: &Endpoints,
+    script: &mut Script,
+    load: &Load,
+) -> Result<bool> {
+    let from = load.shed();
+    let refused = sheds(endpoints, script).await;
+    let mut there = true;
+    until("it sheds or ends", async || {
+        there = readiness(endpoints).await.is_some();
+        Ok(!there || (refused.is_ok() && load.shed() >= from + 20))
+    })
+    .await?;
+    Ok(there)
 }
 
 /// Starts on the full volume; it sheds there, unless its own files or the ballast give it room.
