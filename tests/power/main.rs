@@ -206,15 +206,18 @@ impl Bench {
 
     fn log(&self, sqlite: bool, group: (u64, u64), compressible: bool) -> Subject {
         let large = group.1 > 1_000;
+        let small = group.1 < 64;
+        let engine = if sqlite { "sqlite" } else { "sled" };
+        let bytes = if compressible { "lz4" } else { "plain" };
         let shape = Shape {
             sqlite,
             seed: self.seed,
             group,
             compressible,
-            retained: if group.1 > 16 {
-                self.of(10_000, 30_000)
-            } else {
+            retained: if small {
                 self.of(2_000, 6_000)
+            } else {
+                self.of(10_000, 30_000)
             },
             journal_bytes: if large {
                 self.of(150 << 20, 500 << 20)
@@ -224,33 +227,45 @@ impl Bench {
             seconds: self.of(4, 30),
             reopens: 1,
         };
-        let engine = if sqlite { "sqlite" } else { "sled" };
-        let bytes = if compressible { "lz4" } else { "plain" };
-        Subject {
-            name: format!("{engine}-{}-{}-{bytes}", group.0, group.1),
-            writer: "write-log",
-            reader: "check-log",
-            spec: serde_json::to_string(&shape).expect("a shape is plain"),
-        }
+        Self::used(format!("{engine}-{}-{}-{bytes}", group.0, group.1), &shape)
     }
 
     /// A log's first moments: created, closed and opened again, hardly used.
     fn birth(&self, sqlite: bool) -> Subject {
         let shape = Shape {
             sqlite,
+            journal_bytes: 200 << 10,
+            reopens: 3,
+            ..self.tiny()
+        };
+        let name = if sqlite { "sqlite-birth" } else { "sled-birth" };
+        Self::used(name.into(), &shape)
+    }
+
+    /// A log that keeps so little that most of its file is free whenever it is opened.
+    fn sparse(&self) -> Subject {
+        Self::used("sled-sparse".into(), &self.tiny())
+    }
+
+    fn tiny(&self) -> Shape {
+        Shape {
+            sqlite: false,
             seed: self.seed,
             group: SMALL,
             compressible: true,
             retained: 100,
-            journal_bytes: 200 << 10,
-            seconds: 8,
-            reopens: 3,
-        };
+            journal_bytes: 20 << 20,
+            seconds: 4,
+            reopens: 1,
+        }
+    }
+
+    fn used(name: String, shape: &Shape) -> Subject {
         Subject {
-            name: if sqlite { "sqlite-birth" } else { "sled-birth" }.into(),
+            name,
             writer: "write-log",
             reader: "check-log",
-            spec: serde_json::to_string(&shape).expect("a shape is plain"),
+            spec: serde_json::to_string(shape).expect("a shape is plain"),
         }
     }
 
@@ -272,6 +287,7 @@ fn sled(bench: &Bench) -> Result<()> {
     let images = bench.of(14, 190);
     let mut subjects = vec![
         (bench.birth(false), bench.of(30, 200)),
+        (bench.sparse(), bench.of(20, 200)),
         (bench.log(false, LARGE, false), images),
         (bench.log(false, SMALL, true), images),
         (bench.log(false, MEDIUM, false), images),
@@ -320,7 +336,7 @@ fn sled_without_barrier(bench: &Bench) -> Result<()> {
 }
 
 fn sled_without_snapshot_name(bench: &Bench) -> Result<()> {
-    let recorded = Recorded::new(&bench.shim, bench.log(false, SMALL, true), bench.seed)?;
+    let recorded = Recorded::new(&bench.shim, bench.sparse(), bench.seed)?;
     bench.fails(
         "sled, names of snapshots not synced",
         &recorded,
