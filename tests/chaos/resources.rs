@@ -1,12 +1,10 @@
 //! Limits: the log's size, and what an outage costs in memory and descriptors.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use eventkit::proto::v1;
-use rustix::process::Pid;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 use tonic_types::StatusExt as _;
@@ -15,7 +13,7 @@ use crate::events::{Maker, Wire};
 use crate::load::Load;
 use crate::outages::{Outage, Way, well_again};
 use crate::scenario::{Scenario, Stage};
-use crate::support::gateway::{self, Endpoints};
+use crate::support::gateway::{self, Endpoints, Held};
 use crate::support::ledger::{Answer, Fate};
 use crate::support::{clients, warehouse};
 
@@ -153,31 +151,6 @@ async fn sheds_with_a_time(load: &Load, endpoints: &Endpoints) -> Result<()> {
     Ok(())
 }
 
-/// What a process holds.
-#[derive(Debug, Clone, Copy)]
-struct Held {
-    rss_kib: u64,
-    peak_kib: u64,
-    descriptors: usize,
-}
-
-impl Held {
-    fn by(pid: Pid) -> Result<Self> {
-        let proc = Path::new("/proc").join(pid.as_raw_nonzero().to_string());
-        let status = std::fs::read_to_string(proc.join("status"))?;
-        let field = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            let kib = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-            kib.with_context(|| format!("no {name} in the status of a process"))
-        };
-        Ok(Self {
-            rss_kib: field("VmRSS:")?,
-            peak_kib: field("VmHWM:")?,
-            descriptors: std::fs::read_dir(proc.join("fd"))?.count(),
-        })
-    }
-}
-
 /// How much more memory twice the backlog may take.
 const GROWTH_KIB_MAX: u64 = 64 << 10;
 /// How many more descriptors.
@@ -193,12 +166,12 @@ async fn outage_memory(mut stage: Stage) -> Result<()> {
     stage.set("EVENTKIT_DEDUP_MAX_IDS", events / 4);
     let (gateway, endpoints) = stage.start().await?;
     let outage = Outage::begin(&stage, Way::Blocked)?;
-    let idle = Held::by(gateway.pid()?)?;
+    let idle = gateway.held()?;
     let began = Instant::now();
     send(&endpoints, events).await?;
-    let once = Held::by(gateway.pid()?)?;
+    let once = gateway.held()?;
     send(&endpoints, events).await?;
-    let twice = Held::by(gateway.pid()?)?;
+    let twice = gateway.held()?;
     let rate = 2.0 * as_f64(events) / began.elapsed().as_secs_f64();
     stage.figure(&format!(
         "RSS {} MiB idle, {} MiB with {events} events waiting, {} MiB with twice as many; descriptors {}, {}, {}",
@@ -219,7 +192,7 @@ async fn outage_memory(mut stage: Stage) -> Result<()> {
     outage.end()?;
     let began = Instant::now();
     drained(&stage, 2 * events).await?;
-    let after = Held::by(gateway.pid()?)?;
+    let after = gateway.held()?;
     stage.figure(&format!(
         "all of it was in the warehouse {:.0?} after the outage; RSS {} MiB then, {} MiB at its peak",
         began.elapsed(),

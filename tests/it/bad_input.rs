@@ -23,7 +23,7 @@ use tonic::transport::Channel;
 
 use crate::doors::grpc::{batch, event};
 use crate::e2e::say;
-use crate::support::gateway::{Endpoints, Gateway};
+use crate::support::gateway::{Endpoints, Gateway, Held};
 use crate::support::{clients, warehouse};
 
 mod bodies;
@@ -38,7 +38,7 @@ mod wire;
 /// How long the pipeline, the sockets and an orderly end may take on a busy machine.
 const SETTLE_WITHIN: Duration = Duration::from_secs(30);
 /// How much resident memory may grow from the first good request to the end: as much as may be under way at a time.
-const RSS_GROWTH_MAX: u64 = 64 << 20;
+const RSS_GROWTH_KIB_MAX: u64 = 64 << 10;
 /// How many descriptors may be open beyond those of the first good request: files of the store and the warehouse come and go.
 const DESCRIPTORS_GROWTH_MAX: usize = 16;
 
@@ -79,7 +79,7 @@ struct Subject {
     endpoints: Endpoints,
     http: clients::Http,
     grpc: IngestServiceClient<Channel>,
-    before: Usage,
+    before: Held,
     goods: Cell<u32>,
     rows: RefCell<BTreeSet<String>>,
     errors: RefCell<BTreeMap<String, String>>,
@@ -94,7 +94,7 @@ impl Subject {
         let mut subject = Self {
             http: clients::Http::new(&endpoints),
             grpc: clients::grpc(&endpoints).unwrap(),
-            before: Usage::default(),
+            before: Held::default(),
             goods: Cell::default(),
             rows: RefCell::default(),
             errors: RefCell::default(),
@@ -116,8 +116,8 @@ impl Subject {
         self.endpoints.grpc.parse().unwrap()
     }
 
-    fn usage(&self) -> Usage {
-        Usage::of(self.gateway.pid().unwrap().as_raw_nonzero().get())
+    fn usage(&self) -> Held {
+        self.gateway.held().unwrap()
     }
 
     /// One good event through each door.
@@ -194,13 +194,14 @@ impl Subject {
             self.usage().descriptors <= max
         })
         .await;
-        let (before, after) = (self.before.rss, self.usage().rss);
-        let (goods, grown) = (self.goods.get(), after.saturating_sub(before) >> 10);
+        let (before, after) = (self.before.rss_kib, self.usage());
+        let (goods, grown) = (self.goods.get(), after.rss_kib.saturating_sub(before));
         say(&format!(
-            "bad input: {goods} good events per door between bad ones; RSS {} KiB, and {grown} KiB more at the end",
-            before >> 10
+            "bad input: {goods} good events per door between bad ones; RSS {before} KiB, {grown} KiB more at the end, {} KiB at \
+             the most",
+            after.peak_kib
         ));
-        assert!(after <= before + RSS_GROWTH_MAX, "RSS {before} to {after}");
+        assert!(grown <= RSS_GROWTH_KIB_MAX, "RSS {before} KiB, and {after:?}");
         let rows = self.rows.into_inner();
         let errors = self.errors.into_inner();
         let data_dir = self.dir.path();
@@ -267,30 +268,6 @@ fn good_event(id: &str) -> eventkit::proto::v1::Event {
         user_id: "u".into(),
         event: "Good".into(),
         ..event(id)
-    }
-}
-
-/// Memory and descriptors of a process.
-#[derive(Debug, Clone, Copy, Default)]
-struct Usage {
-    rss: u64,
-    descriptors: usize,
-}
-
-impl Usage {
-    fn of(pid: i32) -> Self {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let rss = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .and_then(|kib| kib.trim().strip_suffix(" kB"))
-            .map(|kib| kib.parse::<u64>().unwrap() << 10);
-        Self {
-            rss: rss.unwrap(),
-            descriptors: std::fs::read_dir(format!("/proc/{pid}/fd"))
-                .unwrap()
-                .count(),
-        }
     }
 }
 

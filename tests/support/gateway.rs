@@ -45,6 +45,17 @@ pub(crate) const SLED: (&str, &str) = ("EVENTKIT_RING_BUFFER_MODE", "sled");
 /// The other.
 pub(crate) const SQLITE: (&str, &str) = ("EVENTKIT_RING_BUFFER_MODE", "sqlite");
 
+/// What a process holds.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Held {
+    /// Resident memory.
+    pub(crate) rss_kib: u64,
+    /// The most that it was.
+    pub(crate) peak_kib: u64,
+    /// Open descriptors.
+    pub(crate) descriptors: usize,
+}
+
 /// A running gateway. Dropped, it is killed.
 #[derive(Debug)]
 pub(crate) struct Gateway {
@@ -166,6 +177,22 @@ impl Gateway {
     pub(crate) fn pid(&self) -> Result<Pid> {
         let pid = self.child.id().context("the gateway has ended by itself")?;
         Pid::from_raw(pid.try_into()?).context("a process id is not 0")
+    }
+
+    /// What the process holds.
+    pub(crate) fn held(&self) -> Result<Held> {
+        let proc = Path::new("/proc").join(self.pid()?.as_raw_nonzero().to_string());
+        let status = std::fs::read_to_string(proc.join("status"))?;
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let kib = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+            kib.with_context(|| format!("no {name} in the status of a process"))
+        };
+        Ok(Held {
+            rss_kib: field("VmRSS:")?,
+            peak_kib: field("VmHWM:")?,
+            descriptors: std::fs::read_dir(proc.join("fd"))?.count(),
+        })
     }
 
     /// Sends a signal.

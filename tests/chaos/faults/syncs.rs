@@ -175,11 +175,11 @@ async fn slow(mut stage: Stage) -> Result<()> {
     let (gateway, endpoints) = stage.start().await?;
     load.up(&endpoints);
     load.grows(Load::answers, 200, SOON).await?;
-    let idle = rss_bytes(&gateway)?;
+    let idle = gateway.held()?.rss_kib;
     let slow = Fault::Delay(seconds * 1_000_000);
     faults.set(0, &Rule::new(slow, on::SYNC, &log_files(&stage)))?;
     let (shed, ledgers) = flood(&stage, &endpoints, (0, Duration::from_secs(seconds * 2))).await?;
-    let grown = rss_bytes(&gateway)?.saturating_sub(idle);
+    let grown = gateway.held()?.rss_kib.saturating_sub(idle) << 10;
     for ledger in ledgers {
         load.adopt(ledger);
     }
@@ -242,16 +242,4 @@ pub(super) async fn flood(
         ledgers.push(ledger);
     }
     Ok((all, ledgers))
-}
-
-/// Resident memory of a gateway.
-fn rss_bytes(gateway: &Gateway) -> Result<u64> {
-    let pid = gateway.pid()?.as_raw_nonzero();
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let kib = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .and_then(|rest| rest.split_whitespace().next())
-        .context("no VmRSS")?;
-    Ok(kib.parse::<u64>()? << 10)
 }
