@@ -201,7 +201,10 @@ impl Subject {
              the most",
             after.peak_kib
         ));
-        assert!(grown <= RSS_GROWTH_KIB_MAX, "RSS {before} KiB, and {after:?}");
+        assert!(
+            grown <= RSS_GROWTH_KIB_MAX,
+            "RSS {before} KiB, and {after:?}"
+        );
         let rows = self.rows.into_inner();
         let errors = self.errors.into_inner();
         let data_dir = self.dir.path();
