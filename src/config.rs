@@ -9,6 +9,7 @@
 //! Architecture invariant: nothing outside `environment` reads the process's environment, and only a validated
 //! [`Config`] can build a part of the program.
 
+mod endpoint;
 mod environment;
 pub mod parse;
 mod raw;
@@ -18,6 +19,7 @@ pub mod settings;
 mod stages;
 mod validate;
 
+pub use endpoint::Endpoint;
 pub use environment::Environment;
 pub use raw::{Inputs, Profile, Resolved, Source};
 pub use stages::{

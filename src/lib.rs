@@ -32,6 +32,8 @@ pub mod backoff;
 pub mod cli;
 pub mod client;
 pub mod clock;
+#[cfg(feature = "cloud")]
+pub mod cloud;
 pub mod config;
 pub mod lifecycle;
 pub mod status;

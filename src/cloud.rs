@@ -1,0 +1,83 @@
+//! What all Google Cloud clients share: who we are, and what an answer means for the one who waits.
+//!
+//! No client library reads an emulator's variable here: each is told its [`Endpoint`](crate::config::Endpoint), and towards an emulator it
+//! has no credentials at all. So a process that is pointed at an emulator never shows a real key to anyone.
+
+use google_cloud_auth::credentials::{self, AccessTokenCredentials, Credentials, anonymous};
+use google_cloud_gax::error::Error;
+use google_cloud_gax::error::rpc::Code;
+
+use crate::config::Endpoint;
+use crate::store::WriteError;
+
+/// Why there are no credentials.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "no Google Cloud credentials: set GOOGLE_APPLICATION_CREDENTIALS, run `gcloud auth application-default login`, or run where a \
+     service account is attached"
+)]
+pub struct NoCredentials(#[source] google_cloud_auth::build_errors::Error);
+
+/// Application default credentials, or none towards an emulator.
+///
+/// # Errors
+///
+/// [`NoCredentials`].
+pub fn credentials(endpoint: &Endpoint) -> Result<Credentials, NoCredentials> {
+    match endpoint {
+        Endpoint::Emulator(_) => Ok(anonymous::Builder::new().build()),
+        Endpoint::Google => credentials::Builder::default()
+            .build()
+            .map_err(NoCredentials),
+    }
+}
+
+/// The same as access tokens, for clients that want to see one; `None` towards an emulator.
+///
+/// # Errors
+///
+/// [`NoCredentials`].
+pub fn access_tokens(
+    endpoint: &Endpoint,
+    scopes: &[&str],
+) -> Result<Option<AccessTokenCredentials>, NoCredentials> {
+    match endpoint {
+        Endpoint::Emulator(_) => Ok(None),
+        Endpoint::Google => credentials::Builder::default()
+            .with_scopes(scopes.iter().copied())
+            .build_access_token_credentials()
+            .map(Some)
+            .map_err(NoCredentials),
+    }
+}
+
+/// What a failed call means: a refusal calls for a person, everything else passes.
+#[must_use]
+pub fn write_error(what: &str, error: Error) -> WriteError {
+    let status = error.status().map(|status| status.code);
+    let http = error.http_status_code();
+    let refused = matches!(
+        status,
+        Some(
+            Code::PermissionDenied
+                | Code::Unauthenticated
+                | Code::NotFound
+                | Code::InvalidArgument
+                | Code::FailedPrecondition
+                | Code::Unimplemented
+        )
+    ) || matches!(http, Some(400 | 401 | 403 | 404));
+    let code = match (status, http) {
+        (_, Some(http)) => format!("HTTP {http}"),
+        (Some(code), None) => code.name().to_owned(),
+        (None, None) if error.is_timeout() => "timed out".to_owned(),
+        (None, None) => "no answer".to_owned(),
+    };
+    let reason = format!("{what}: {code}");
+    let source = Some(Box::new(error).into());
+    if refused {
+        WriteError::Denied { reason, source }
+    } else {
+        WriteError::Unavailable { reason, source }
+    }
+}
