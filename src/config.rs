@@ -26,4 +26,6 @@ pub use stages::{
     AdminConfig, Config, Engine, IngressConfig, LoaderConfig, LogLevel, PublisherConfig,
     StoreConfig, StoreKind, TelemetryConfig, WalConfig,
 };
-pub use validate::{Checked, Problem, Problems, Warning, log_config, log_path, validate};
+pub use validate::{
+    Checked, Problem, Problems, Warning, admin_addr, log_config, log_path, validate,
+};
