@@ -6,7 +6,7 @@ RUN useradd --create-home --uid 10001 emulator \
     && mkdir /data \
     && chown emulator /data \
     && pip install --no-cache-dir --only-binary=:all: --requirement bigquery.txt
-USER emulator
+USER 10001
 # Without these beforehand it would fetch them at its first request.
 RUN python -c "from duckdb_extensions import import_extension as load; [load(name) for name in ('ducklake', 'icu', 'spatial', 'httpfs')]"
 EXPOSE 9050
