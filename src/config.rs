@@ -28,4 +28,6 @@ pub use stages::{
     PubSubConfig, PublisherConfig, QueueConfig, Role, StoreConfig, TelemetryConfig, WalConfig,
     WarehouseConfig,
 };
-pub use validate::{Checked, Problem, Problems, Warning, log_config, log_path, validate};
+pub use validate::{
+    Checked, Problem, Problems, Warning, admin_addr, log_config, log_path, validate,
+};

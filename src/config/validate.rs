@@ -1,6 +1,7 @@
 //! Text → [`Config`], or every problem at once. Pure: no environment, no files, no sockets.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::cloud;
@@ -91,6 +92,18 @@ pub fn log_path(inputs: &Inputs) -> Result<PathBuf, Problems> {
     reader.path(&settings::DATA_DIR);
     let path = reader.path(&settings::WAL_PATH);
     Ok(reader.done(path)?.0)
+}
+
+/// Where the admin port is: all that `eventkit health` needs to know. It says nothing about the other settings, since it asks a
+/// process that has taken them.
+///
+/// # Errors
+///
+/// When the setting cannot be read.
+pub fn admin_addr(inputs: &Inputs) -> Result<SocketAddr, Problems> {
+    let mut reader = Reader::new(inputs);
+    let addr = reader.address(&settings::ADMIN_ADDR);
+    Ok(reader.done(addr)?.0)
 }
 
 /// The log's settings alone: what `eventkit wal repair` needs to know where the log itself does not say it.

@@ -40,5 +40,6 @@ mod grpcurl;
 mod config;
 mod cli;
 mod logs;
+mod health;
 // What the documents say about it.
 mod docs;
