@@ -372,6 +372,7 @@ async fn the_checkpoint_waits_until_the_queue_is_known_to_own_what_it_took() {
     drop(verdict);
     stop.cancel();
     task.await.unwrap();
+    wal.close().await;
     assert_eq!(wal.settled(), 80);
 }
 
@@ -398,6 +399,7 @@ async fn what_the_queue_lost_is_sent_again_in_order_and_before_anything_new() {
     drop(verdict);
     stop.cancel();
     task.await.unwrap();
+    wal.close().await;
     assert_eq!(wal.settled(), 120);
 }
 
@@ -423,5 +425,6 @@ async fn a_publisher_that_ends_before_the_answer_sends_the_same_batches_again() 
     assert_eq!(first, again);
     stop.cancel();
     task.await.unwrap();
+    wal.close().await;
     assert_eq!(wal.settled(), 40);
 }
