@@ -90,10 +90,11 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<ExitCode> {
 /// The same with what the parts share given.
 async fn run_with(config: Config, stop: Stop, shared: Shared) -> anyhow::Result<ExitCode> {
     let (wal, unsettled) = open_log(&config, &shared).await?;
+    let objects = open_store(&config, &wal).await?;
     gauges::observe(&wal, &shared);
     let sockets = Sockets::bind(&config, &wal)?;
     log_opened(&wal, &unsettled);
-    let mut pipeline = Pipeline::start(&config, &shared, &wal, unsettled)?;
+    let mut pipeline = Pipeline::start(&config, &shared, &wal, unsettled, objects);
     let doors = Doors::open(sockets, &config, &shared, &wal);
     let reason = tokio::select! {
         // Cancel safe: the token stays cancelled.
@@ -141,13 +142,7 @@ async fn open_log(config: &Config, shared: &Shared) -> anyhow::Result<(Wal, Unse
         clock: Arc::clone(&shared.clock),
         metrics: shared.metrics.clone(),
     };
-    let (log, store) = (config.wal.path.clone(), config.store.dir.clone());
-    let opened = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
-        let (wal, unsettled) = Wal::open(options)?;
-        ahead::check(&wal, &log, &store)?;
-        Ok((wal, unsettled))
-    });
-    let (wal, unsettled) = opened
+    let (wal, unsettled) = tokio::task::spawn_blocking(move || Wal::open(options))
         .await
         .context("run the opening of the log")?
         .context("open the log")?;
@@ -167,6 +162,20 @@ async fn open_log(config: &Config, shared: &Shared) -> anyhow::Result<(Wal, Unse
         }
     });
     Ok((wal, unsettled))
+}
+
+/// Opens the event store, and makes sure that the log is not an older copy of what the store knows.
+async fn open_store(config: &Config, wal: &Wal) -> anyhow::Result<LocalObjects> {
+    let objects = LocalObjects::open(&config.store.dir).context("open the event store")?;
+    let place = ahead::Place {
+        objects: &objects,
+        name: &config.store.dir.display().to_string(),
+        asked: ahead::Asked::Whole,
+    };
+    ahead::check(wal, &config.wal.path, place)
+        .await
+        .context("open the log")?;
+    Ok(objects)
 }
 
 /// What was found in the log.
@@ -205,8 +214,8 @@ impl Pipeline {
         shared: &Shared,
         wal: &Wal,
         unsettled: Unsettled,
-    ) -> anyhow::Result<Self> {
-        let objects = LocalObjects::open(&config.store.dir).context("open the event store")?;
+        objects: LocalObjects,
+    ) -> Self {
         let inbox = objects.inbox_changed();
         let objects = Arc::new(objects);
         let stop_loader = CancellationToken::new();
@@ -250,13 +259,13 @@ impl Pipeline {
         let publisher = shared
             .tasks
             .spawn("publisher", publisher.run(stop_publisher.clone()));
-        Ok(Self {
+        Self {
             publisher,
             workers,
             loader,
             stop_publisher,
             stop_loader,
-        })
+        }
     }
 }
 

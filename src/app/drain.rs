@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{LETTING_GO, Pipeline, Shared, log_failed, log_opened, open_log, phase};
+use super::{LETTING_GO, Pipeline, Shared, log_failed, log_opened, open_log, open_store, phase};
 use crate::config::Config;
 use crate::lifecycle::Stop;
 use crate::loader::Loader;
@@ -86,9 +86,10 @@ pub async fn drain_log(
     config.wal.ballast_bytes = 0;
     let shared = Shared::new();
     let (wal, unsettled) = open_log(&config, &shared).await?;
+    let objects = open_store(&config, &wal).await?;
     log_opened(&wal, &unsettled);
     let (from, end) = (wal.settled(), *wal.durable().borrow());
-    let mut pipeline = Pipeline::start(&config, &shared, &wal, unsettled)?;
+    let mut pipeline = Pipeline::start(&config, &shared, &wal, unsettled, objects);
     // Told to stop at once, the publisher delivers what is there and ends.
     pipeline.stop_publisher.cancel();
     let mut progress = || {
