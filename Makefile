@@ -1,4 +1,4 @@
-# What people and CI run. `make` alone lists the targets; `make test` is the whole proof and needs nothing but Rust.
+# What people and CI run. `make` alone lists the targets; `make test` is the whole proof, needs nothing but Rust, and says what else it could not have.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -6,10 +6,10 @@ SHELL := bash
 # Test tools that the set-up installs for this checkout alone.
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: help run setup test test-unit fmt fmt-check lint it crash chaos power grpcurl deny clean-data
+.PHONY: help run setup test test-unit test-integration emulators-up emulators-down fmt fmt-check lint lint-deploy it crash chaos power grpcurl deny clean-data
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: ## build and start everything embedded: log, queue, Parquet store, SQLite warehouse
 	cargo run --locked --release -- dev
@@ -17,11 +17,20 @@ run: ## build and start everything embedded: log, queue, Parquet store, SQLite w
 setup: ## install the test tools that are missing (grpcurl, sqlite3, strace)
 	@scripts/setup
 
-test: ## everything: format, lints, unit, conformance, model, end to end, grpcurl, chaos and power cuts in their short forms
+test: ## everything: format, lints, unit, conformance, model, end to end, emulators, grpcurl, chaos and power cuts in their short forms
 	@scripts/test
 
 test-unit: ## the quick loop: unit tests alone
 	cargo test --locked --lib
+
+test-integration: setup ## conformance, doors and end to end, against the emulators that this machine can have
+	@scripts/with-emulators cargo test --locked --test it
+
+emulators-up: ## start the emulators of Google Cloud's services (scripts/emulators env prints where they are)
+	@scripts/emulators up
+
+emulators-down: ## stop the emulators that were started so
+	@scripts/emulators down
 
 fmt: ## format the code
 	cargo fmt
@@ -32,7 +41,10 @@ fmt-check: ## fail when something is not formatted
 lint: ## clippy on every target, warnings denied
 	cargo clippy --locked --all-targets -- -D warnings
 
-it: ## what runs against real sockets, stores and the real binary, without kills
+lint-deploy: ## shell scripts, Dockerfiles, docker-compose.yml and deploy/, by linters and schemas
+	@scripts/check-deploy
+
+it: ## what runs against real sockets, stores and the real binary, without kills; cloud services only where a variable names their emulator
 	cargo test --locked --test it
 
 crash: ## kill -9 in a loop; EVENTKIT_CHAOS_KILLS=100 (per log engine) EVENTKIT_CHAOS_SEED=7 make crash

@@ -9,16 +9,18 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Environment, Inputs, Problems, Profile};
 
+mod admin;
 pub mod bench;
 pub mod config;
 mod flags;
 mod generate;
+pub mod health;
 mod latencies;
 mod progress;
 pub mod send;
 pub mod wal;
 
-pub use flags::{LogFlags, RunFlags};
+pub use flags::{AdminFlags, LogFlags, RunFlags};
 
 /// Exit code: everything is well.
 pub const EXIT_OK: u8 = 0;
@@ -123,6 +125,9 @@ pub enum Command {
     /// Look into a log without changing it, empty it, or repair it
     #[command(subcommand, after_help = WAL_HELP)]
     Wal(WalCommand),
+    /// Ask the running process whether it is ready; exits with 1 if it is not
+    #[command(after_help = health::AFTER_HELP)]
+    Health(health::HealthArgs),
     /// Send events to a gateway: from a file, from standard input, or made up
     #[command(after_help = send::AFTER_HELP)]
     Send(send::SendArgs),
@@ -274,7 +279,10 @@ pub fn inputs(
 pub fn config_problems(error: &anyhow::Error) -> Option<&Problems> {
     error.chain().find_map(|cause| match cause.downcast_ref() {
         Some(wal::WalError::Config(problems)) => Some(problems),
-        _ => cause.downcast_ref(),
+        _ => match cause.downcast_ref() {
+            Some(health::HealthError::Config(problems)) => Some(problems),
+            _ => cause.downcast_ref(),
+        },
     })
 }
 
@@ -339,6 +347,13 @@ mod tests {
                 ("EVENTKIT_LANES", "many"),
             ]
         );
+    }
+
+    #[test]
+    fn health_takes_only_what_says_where_to_ask() {
+        let parse = |flag| Cli::try_parse_from(["eventkit", "health", flag, "127.0.0.1:1"]);
+        assert!(parse("--admin-addr").is_ok());
+        assert!(parse("--http-addr").is_err());
     }
 
     #[test]

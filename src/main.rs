@@ -12,6 +12,8 @@ use eventkit::lifecycle::Stop;
 use eventkit::{app, telemetry};
 
 fn main() -> ExitCode {
+    #[cfg(feature = "cloud")]
+    eventkit::cloud::choose_tls();
     // Ends here with 0 for --help and --version, with 2 for what cannot be typed.
     let arguments = Cli::parse();
     let environment = Environment::read();
@@ -41,6 +43,9 @@ fn main() -> ExitCode {
                 .map(ExitCode::from)
                 .context("write the output")
         }
+        Command::Health(args) => cli::health::run(args, &environment, &mut io::stdout())
+            .map(ExitCode::from)
+            .map_err(anyhow::Error::from),
         Command::Send(args) => cli::send::run(&args, &mut io::stdout(), &mut io::stderr())
             .map(ExitCode::from)
             .map_err(anyhow::Error::from),

@@ -18,12 +18,20 @@ pub struct RunFlags(Given);
 #[derive(Debug, Clone, Default)]
 pub struct LogFlags(Given);
 
+/// The flag of `health`: where the admin port is.
+#[derive(Debug, Clone, Default)]
+pub struct AdminFlags(Given);
+
 fn all() -> impl Iterator<Item = &'static Setting> {
     settings::ALL.iter().copied()
 }
 
 fn of_the_log() -> impl Iterator<Item = &'static Setting> {
     all().filter(|setting| setting.used_by == UsedBy::RunAndWal)
+}
+
+fn of_the_admin_port() -> impl Iterator<Item = &'static Setting> {
+    all().filter(|setting| setting.env == settings::ADMIN_ADDR.env)
 }
 
 fn augment(command: Command, settings: impl Iterator<Item = &'static Setting>) -> Command {
@@ -87,4 +95,5 @@ macro_rules! flags {
 flags! {
     RunFlags: all;
     LogFlags: of_the_log;
+    AdminFlags: of_the_admin_port;
 }

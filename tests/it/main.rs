@@ -11,6 +11,7 @@ mod doors;
 // The stages, each against its neighbours.
 mod wal;
 mod publisher;
+mod queue;
 mod store;
 mod loader;
 // A store whose code panics, and the pipeline around it.
@@ -19,6 +20,9 @@ mod panics;
 mod oracle;
 // Both doors to the warehouse, with the real binary.
 mod e2e;
+// The parts of the path as processes of their own.
+#[cfg(feature = "cloud")]
+mod roles;
 // What no client should send, and what every one hears.
 mod bad_input;
 // A log emptied without a gateway.
@@ -36,5 +40,6 @@ mod grpcurl;
 mod config;
 mod cli;
 mod logs;
+mod health;
 // What the documents say about it.
 mod docs;

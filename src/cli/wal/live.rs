@@ -1,21 +1,15 @@
 //! Is a log in use, by whom, and what does its owner say?
 
 use std::fs::{File, TryLockError};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use serde::{Deserialize, Serialize};
 
 use super::WalError;
+use crate::cli::admin::{get, reachable};
 
-/// The most bytes of one answer: a page of records, each with a payload of the largest size, stays below it.
-const ANSWER_BYTES_MAX: usize = 1 << 30;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A full read of a large log takes its time; an owner that is silent for longer has gone.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
@@ -71,53 +65,14 @@ pub(super) fn ask(lock: &LockFile, path_and_query: &str) -> Result<String, WalEr
         admin: lock.admin,
         what,
     };
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| failed(error.to_string()))?
-        .block_on(async {
-            tokio::time::timeout(ANSWER_TIMEOUT, get(reachable(lock.admin), path_and_query))
-                .await
-                .unwrap_or_else(|_| Err("no answer in time".into()))
-        })
-        .map_err(|error| failed(format!("{error}")))
-}
-
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-async fn get(admin: SocketAddr, path_and_query: &str) -> Result<String, BoxError> {
-    let mut connector = HttpConnector::new();
-    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-    let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build(connector);
-    let uri = format!("http://{admin}{path_and_query}").parse()?;
-    let response = client.get(uri).await.map_err(|error| -> BoxError {
-        match std::error::Error::source(&error) {
-            Some(cause) => format!("{error}: {cause}").into(),
-            None => error.into(),
-        }
-    })?;
-    let status = response.status();
-    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
-        .collect()
-        .await?
-        .to_bytes();
-    let text = String::from_utf8(body.into())?;
-    if status.is_success() {
-        Ok(text)
-    } else {
-        Err(format!("{status}: {}", text.trim()).into())
+    let uri = format!("http://{}{path_and_query}", reachable(lock.admin))
+        .parse()
+        .map_err(|error| failed(format!("{error}")))?;
+    match get(uri, CONNECT_TIMEOUT, ANSWER_TIMEOUT) {
+        Ok((status, text)) if status.is_success() => Ok(text),
+        Ok((status, text)) => Err(failed(format!("{status}: {}", text.trim()))),
+        Err(error) => Err(failed(error.to_string())),
     }
-}
-
-/// A port that listens on every address is reached by loopback.
-fn reachable(mut admin: SocketAddr) -> SocketAddr {
-    if admin.ip().is_unspecified() {
-        admin.set_ip(match admin.ip() {
-            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-        });
-    }
-    admin
 }
 
 #[cfg(test)]

@@ -1,0 +1,111 @@
+//! Google Cloud's back ends. What is missing or denied prevents a start; what cannot be reached never does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio_util::sync::CancellationToken;
+
+use super::{Queue, Store, over_objects};
+use crate::app::Shared;
+use crate::app::ahead::Asked;
+use crate::config::{Config, Endpoint, PubSubConfig, StoreConfig, WarehouseConfig};
+use crate::loader::Warehouse;
+use crate::queue::gather;
+use crate::queue::pubsub::{self, Found, PubSubOptions, PubSubProducer};
+use crate::store::{GcsObjects, GcsOptions};
+use crate::telemetry::with_causes;
+
+/// The most messages that a worker process holds.
+const MESSAGES_MAX: usize = 20_000;
+
+/// How long one attempt of a call to the store may take, the upload of an object included.
+const STORE_TIMEOUT: Duration = Duration::from_secs(60);
+
+pub(super) async fn store(config: &StoreConfig, shared: &Shared) -> anyhow::Result<Store> {
+    match config {
+        StoreConfig::Gcs { bucket, endpoint } => gcs(bucket, endpoint, shared).await,
+        _ => anyhow::bail!("not wired yet: {config:?}"),
+    }
+}
+
+async fn gcs(bucket: &str, endpoint: &Endpoint, shared: &Shared) -> anyhow::Result<Store> {
+    let objects = GcsObjects::open(GcsOptions {
+        bucket: bucket.to_owned(),
+        endpoint: endpoint.clone(),
+        request_timeout: STORE_TIMEOUT,
+    })
+    .await
+    .context("open the event store")?;
+    match objects.check().await {
+        Ok(()) => {}
+        Err(error) if error.prevents_start() => return Err(error).context("open the event store"),
+        Err(error) => tracing::warn!(error = with_causes(&error), "store_not_reached_at_start"),
+    }
+    let inbox = objects.inbox_changed();
+    let place = (format!("gs://{bucket}"), Asked::InParts);
+    Ok(over_objects(Arc::new(objects), inbox, place, shared))
+}
+
+pub(super) fn warehouse(
+    config: &WarehouseConfig,
+    _shared: &Shared,
+) -> anyhow::Result<Option<Box<dyn Warehouse>>> {
+    anyhow::bail!("not wired yet: {config:?}")
+}
+
+pub(super) async fn queue(
+    config: &Config,
+    pubsub: &PubSubConfig,
+    shared: &Shared,
+    stop: &CancellationToken,
+) -> anyhow::Result<Queue> {
+    let options = PubSubOptions {
+        project: pubsub.project.clone(),
+        topic: pubsub.topic.clone(),
+        subscription: pubsub.subscription.clone(),
+        create: pubsub.create,
+        retention: pubsub.retention,
+        verify_every: pubsub.verify_every,
+        endpoint: pubsub.endpoint.clone(),
+    };
+    let found = set_up(&options).await?;
+    let mut queue = Queue::default();
+    if config.role.takes_in() {
+        queue.producer = Some(Arc::new(PubSubProducer::new(
+            options.clone(),
+            config.node.as_str().into(),
+            found,
+            (shared.health.clone(), shared.metrics.clone()),
+            shared.give_up.clone(),
+        )));
+    }
+    if config.role.stores() {
+        let rules = gather::Rules {
+            run: pubsub.run,
+            budget_bytes: config.publisher.budget_bytes,
+            budget_messages: MESSAGES_MAX,
+        };
+        let (health, metrics) = (shared.health.clone(), shared.metrics.clone());
+        let (puller, consumers) =
+            pubsub::consumers(config.workers, options, rules, health, metrics);
+        for consumer in consumers {
+            queue.consumers.push(Box::new(consumer));
+        }
+        let pulling = puller.run(stop.clone(), shared.give_up.clone());
+        queue.feeder = Some(shared.tasks.spawn("puller", pulling));
+    }
+    Ok(queue)
+}
+
+/// Topic and subscription, made where they may be; `None` while Pub/Sub cannot be reached.
+async fn set_up(options: &PubSubOptions) -> anyhow::Result<Option<Found>> {
+    match pubsub::set_up(options).await {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.is_outage() => {
+            tracing::warn!(error = with_causes(&error), "pubsub_not_reached_at_start");
+            Ok(None)
+        }
+        Err(error) => Err(error).context("set up Pub/Sub"),
+    }
+}
