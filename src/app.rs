@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Ack, Config, StoreConfig};
+use crate::config::{Ack, Config};
 use crate::ingress::Published;
 use crate::lifecycle::{Health, Stop, Tasks};
 use crate::loader::Loader;
@@ -161,19 +161,7 @@ async fn open_log(config: &Config, shared: &Shared) -> anyhow::Result<(Wal, Unse
         metrics: shared.metrics.clone(),
     };
     place::check(config)?;
-    let log = config.wal.path.clone();
-    let store = match &config.store {
-        StoreConfig::Local(dir) => Some(dir.clone()),
-        StoreConfig::Gcs { .. } | StoreConfig::Firestore { .. } => None,
-    };
-    let opened = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
-        let (wal, unsettled) = Wal::open(options)?;
-        if let Some(store) = store {
-            ahead::check(&wal, &log, &store)?;
-        }
-        Ok((wal, unsettled))
-    });
-    let (wal, unsettled) = opened
+    let (wal, unsettled) = tokio::task::spawn_blocking(move || Wal::open(options))
         .await
         .context("run the opening of the log")?
         .context("open the log")?;

@@ -3,14 +3,25 @@
 //! Then the log was restored from an older copy, its mark with it: nothing inside the log can notice that. It would give
 //! offsets a second time, and in the warehouse an event and the error row of another one would meet under one offset, where the row
 //! wins: a silent loss. So the log is refused until it has an id of its own.
+//!
+//! A store that is out cannot tell, and must not prevent the start.
 
-use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::event::{BatchId, DAY_MICROS, Day, LogId, Offset};
 use crate::store::objects::Table;
+use crate::store::{Disposition, Objects, WriteError};
 use crate::wal::Wal;
 use crate::wal::advice::repair_command;
+
+/// How long the store may take to tell.
+const TIME_LIMIT: Duration = Duration::from_secs(30);
+
+/// Lists under way at a time.
+const CONCURRENCY: usize = 16;
 
 /// The log is an older copy of itself.
 #[derive(Debug, thiserror::Error)]
@@ -27,36 +38,73 @@ pub(super) enum AheadError {
         /// The log.
         log: PathBuf,
         /// The store.
-        store: PathBuf,
+        store: String,
         /// The first offset that the log would give again.
         next: Offset,
         /// The highest offset of it that the store holds.
         highest: Offset,
     },
-    /// The store's folders cannot be read.
+    /// The store refuses to tell.
     #[error("look for the log's objects in the store at {store}")]
     Store {
         /// The store.
-        store: PathBuf,
+        store: String,
         /// Why.
         #[source]
-        source: io::Error,
+        source: WriteError,
     },
+}
+
+/// Where the log's objects are looked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'a> {
+    /// Its objects.
+    pub(super) objects: &'a dyn Objects,
+    /// What a person calls it.
+    pub(super) name: &'a str,
+    /// How its names are asked for.
+    pub(super) asked: Asked,
+}
+
+/// How names are asked for: a directory is read whole each time, a bucket answers a thousand at a time.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Asked {
+    /// Few lists, each of many names.
+    Whole,
+    /// Several lists at the same time, each of a page.
+    #[cfg_attr(
+        not(any(test, feature = "cloud")),
+        expect(dead_code, reason = "what a bucket is asked")
+    )]
+    InParts,
 }
 
 /// Compares the log with the names of the store's objects, from the day before the log's newest record on: an object that
 /// was written after a copy of the log was made lies there.
-pub(super) fn check(wal: &Wal, log: &Path, store: &Path) -> Result<(), AheadError> {
+pub(super) async fn check(wal: &Wal, log: &Path, place: Place<'_>) -> Result<(), AheadError> {
     let next = *wal.durable().borrow();
     let since = Day::of(wal.newest_received_at().saturating_sub(DAY_MICROS));
-    let highest = highest(store, wal.log_id(), since).map_err(|source| AheadError::Store {
-        store: store.to_owned(),
-        source,
-    })?;
+    let search = tokio::time::timeout(TIME_LIMIT, highest(place, wal.log_id(), since));
+    let action = "a log that was restored from an older copy would not be noticed at this start";
+    let highest = match search.await {
+        Ok(Ok(highest)) => highest,
+        Ok(Err(error)) if error.disposition() == Disposition::Retry => {
+            tracing::warn!(store = place.name, %error, action, "log_not_compared_with_store");
+            None
+        }
+        Ok(Err(source)) => {
+            let store = place.name.to_owned();
+            return Err(AheadError::Store { store, source });
+        }
+        Err(elapsed) => {
+            tracing::warn!(store = place.name, error = %elapsed, action, "log_not_compared_with_store");
+            None
+        }
+    };
     match highest {
         Some(highest) if highest >= next => Err(AheadError::Restored {
             log: log.to_owned(),
-            store: store.to_owned(),
+            store: place.name.to_owned(),
             next,
             highest,
         }),
@@ -64,80 +112,85 @@ pub(super) fn check(wal: &Wal, log: &Path, store: &Path) -> Result<(), AheadErro
     }
 }
 
-fn highest(store: &Path, log_id: LogId, since: Day) -> io::Result<Option<Offset>> {
-    let since = format!("dt={since}");
-    let mut highest = None;
+async fn highest(
+    place: Place<'_>,
+    log_id: LogId,
+    since: Day,
+) -> Result<Option<Offset>, WriteError> {
+    // Names of a log begin with its id and the lane, of which there may have been more than there are now.
+    let (stems, page) = match place.asked {
+        Asked::Whole => (vec![format!("{log_id}-")], 100_000),
+        Asked::InParts => {
+            let stems = (0..10).map(|digit| format!("{log_id}-{digit}"));
+            (stems.collect(), 1_000)
+        }
+    };
+    let mut lists = Vec::new();
     for table in [Table::Events, Table::Errors] {
-        for day in names(&store.join(table.as_str()))? {
-            // Days of four digits sort as text; any other year is looked at, too.
-            if day.len() == since.len() && day < since {
-                continue;
-            }
-            for object in names(&store.join(table.as_str()).join(day))? {
-                let batch = object.strip_suffix(".parquet").and_then(BatchId::parse);
-                let last = batch.filter(|batch| batch.log_id == log_id);
-                highest = highest.max(last.map(|batch| batch.last));
-            }
+        for day in days(place.objects, table, since).await? {
+            let lists_of_day = stems.iter().map(|stem| (day.clone(), stem));
+            lists.extend(lists_of_day);
         }
     }
-    Ok(highest)
+    let lists: Vec<_> = lists
+        .into_iter()
+        .map(|(day, stem)| highest_in(place.objects, day, stem, page))
+        .collect();
+    stream::iter(lists)
+        .buffer_unordered(CONCURRENCY)
+        .try_fold(None, async |highest, found| Ok(found.max(highest)))
+        .await
 }
 
-/// The names in a folder; none when there is no folder.
-fn names(folder: &Path) -> io::Result<Vec<String>> {
-    let entries = match std::fs::read_dir(folder) {
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ) =>
-        {
-            return Ok(Vec::new());
-        }
-        entries => entries?,
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        names.extend(entry?.file_name().into_string().ok());
+/// The folders of a table's days from one day on, by the first name of each.
+async fn days(objects: &dyn Objects, table: Table, since: Day) -> Result<Vec<String>, WriteError> {
+    let folder = format!("{}/", table.as_str());
+    let mut days = Vec::new();
+    let mut after = format!("{folder}dt={since}");
+    while let Some(name) = objects.list(&folder, Some(&after), 1).await?.pop() {
+        let day = name
+            .strip_prefix(&folder)
+            .and_then(|rest| rest.split_once('/'));
+        after = match day {
+            // In the order of names `0` follows the slash, and so what begins with it follows all of the day's objects.
+            Some((day, _)) => {
+                days.push(format!("{folder}{day}/"));
+                format!("{folder}{day}0")
+            }
+            None => name,
+        };
     }
-    Ok(names)
+    Ok(days)
+}
+
+/// The highest offset among the names in a folder that begin with the stem.
+async fn highest_in(
+    objects: &dyn Objects,
+    folder: String,
+    stem: &str,
+    page: usize,
+) -> Result<Option<Offset>, WriteError> {
+    let first = format!("{folder}{stem}");
+    let mut after = first.clone();
+    let mut highest = None;
+    loop {
+        let names = objects.list(&folder, Some(&after), page).await?;
+        for name in &names {
+            if !name.starts_with(&first) {
+                return Ok(highest);
+            }
+            let batch = name
+                .strip_prefix(&folder)
+                .and_then(|name| name.strip_suffix(".parquet"))
+                .and_then(BatchId::parse);
+            highest = highest.max(batch.map(|batch| batch.last));
+        }
+        match names.into_iter().last() {
+            Some(last) => after = last,
+            None => return Ok(highest),
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::event::Lane;
-    use crate::store::objects::object_name;
-
-    #[test]
-    fn the_highest_offset_of_this_log_since_the_day_counts() {
-        let dir = tempfile::tempdir().unwrap();
-        let (ours, other) = (LogId(7), LogId(8));
-        let none = highest(dir.path(), ours, Day(20_000)).unwrap();
-        assert_eq!(none, None, "no store yet");
-        let objects = [
-            (Table::Events, Day(20_000), ours, 50),
-            (Table::Errors, Day(20_001), ours, 60),
-            (Table::Events, Day(19_999), ours, 900),
-            (Table::Events, Day(20_001), other, 1_000),
-        ];
-        for (table, day, log_id, last) in objects {
-            let batch = BatchId {
-                log_id,
-                lane: Lane(3),
-                number: 1,
-                first: 0,
-                last,
-                input_hash: 9,
-            };
-            let path = dir.path().join(object_name(table, day, &batch));
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(&path, b"").unwrap();
-            std::fs::write(path.with_file_name("notes.parquet"), b"").unwrap();
-        }
-        let since = |day| highest(dir.path(), ours, Day(day)).unwrap();
-        assert_eq!(since(20_001), Some(60));
-        assert_eq!(since(20_000), Some(60));
-        assert_eq!(since(19_999), Some(900));
-    }
-}
+mod tests;

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::ahead::Asked;
 use super::{Running, Shared};
 use crate::backoff::Backoff;
 use crate::config::{Config, QueueConfig, StoreConfig, WarehouseConfig};
@@ -25,6 +26,10 @@ pub(super) struct Store {
     pub(super) objects: Option<Arc<dyn Objects>>,
     /// Told when this process put a marker.
     pub(super) inbox: Arc<Notify>,
+    /// What a person calls it.
+    pub(super) name: String,
+    /// How its names are best asked for.
+    pub(super) asked: Asked,
 }
 
 /// Opens the event store.
@@ -33,7 +38,8 @@ pub(super) async fn store(config: &Config, shared: &Shared) -> anyhow::Result<St
         StoreConfig::Local(dir) => {
             let objects = LocalObjects::open(dir).context("open the event store")?;
             let inbox = objects.inbox_changed();
-            Ok(over_objects(Arc::new(objects), inbox, shared))
+            let place = (dir.display().to_string(), Asked::Whole);
+            Ok(over_objects(Arc::new(objects), inbox, place, shared))
         }
         #[cfg(feature = "cloud")]
         cloud => cloud::store(cloud, shared).await,
@@ -42,11 +48,18 @@ pub(super) async fn store(config: &Config, shared: &Shared) -> anyhow::Result<St
     }
 }
 
-fn over_objects<O: Objects>(objects: Arc<O>, inbox: Arc<Notify>, shared: &Shared) -> Store {
+fn over_objects<O: Objects>(
+    objects: Arc<O>,
+    inbox: Arc<Notify>,
+    (name, asked): (String, Asked),
+    shared: &Shared,
+) -> Store {
     Store {
         stores: retrying(ObjectEventStore::new(Arc::clone(&objects)), shared),
         objects: Some(objects),
         inbox,
+        name,
+        asked,
     }
 }
 

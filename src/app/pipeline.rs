@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::ahead::{self, Place};
 use super::backends::{self, Queue, Store};
 use super::{LETTING_GO, Running, Shared, phase};
 use crate::config::{Config, LoaderConfig};
@@ -43,6 +45,9 @@ impl Pipeline {
         } else {
             None
         };
+        if let (Some((wal, _)), Some(store)) = (&log, &store) {
+            compare(wal, config, store).await?;
+        }
         let loader = match &store {
             Some(store) => start_loader(&config.loader, shared, store, &stop_loader)?,
             None => None,
@@ -117,6 +122,21 @@ impl Pipeline {
         // What follows only lets go; it gets a moment of its own even if the budget is spent.
         phase("workers", Instant::now() + LETTING_GO, workers).await;
     }
+}
+
+/// Makes sure that the log is not an older copy of what the store knows of it.
+async fn compare(wal: &Wal, config: &Config, store: &Store) -> anyhow::Result<()> {
+    let Some(objects) = &store.objects else {
+        return Ok(());
+    };
+    let place = Place {
+        objects: &**objects,
+        name: &store.name,
+        asked: store.asked,
+    };
+    ahead::check(wal, &config.wal.path, place)
+        .await
+        .context("open the log")
 }
 
 fn publisher(

@@ -26,13 +26,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::Notify;
 
+use super::objects::{INBOX, is_plain_name};
 use super::{Objects, WriteError};
 
 /// Where objects are written before they have a name.
 const TMP: &str = "tmp";
-
-/// The folder of markers: whoever waits for work is woken when something is put there.
-const INBOX: &str = "inbox/";
 
 /// The objects of one directory. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -388,9 +386,7 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 
 /// An object's name as a path: only plain components, none of them reserved.
 fn checked(name: &str) -> Result<PathBuf, WriteError> {
-    let plain = !name.is_empty()
-        && name.split('/').all(|part| !matches!(part, "" | "." | ".."))
-        && !name.contains(['\0', '\\'])
+    let plain = is_plain_name(name)
         && Path::new(name)
             .components()
             .all(|component| matches!(component, Component::Normal(_)));

@@ -7,6 +7,14 @@ use serde::{Deserialize, Serialize};
 use super::WriteError;
 use crate::event::{BatchId, Day};
 
+/// The folder of markers: whoever waits for work is woken when something is put there.
+pub(super) const INBOX: &str = "inbox/";
+
+/// Whether a name is a relative path of plain components.
+pub(super) fn is_plain_name(name: &str) -> bool {
+    name.split('/').all(|part| !matches!(part, "" | "." | "..")) && !name.contains(['\0', '\\'])
+}
+
 /// Which table an object's rows belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,9 +1,14 @@
 //! What every store promises, run against each implementation and each fake.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::sync::Arc;
+#[cfg(feature = "cloud")]
+use std::time::Duration;
 
 use bytes::Bytes;
+#[cfg(feature = "cloud")]
+use eventkit::config::Endpoint;
 use eventkit::event::{BatchId, Day, Lane, LogId};
 use eventkit::store::fake::{Fault, Faulty, MemoryObjects};
 use eventkit::store::objects::{marker_name, object_name};
@@ -11,21 +16,73 @@ use eventkit::store::{
     ErrorRow, ErrorStore, EventStore, LocalObjects, Marker, ObjectEventStore, Objects, Row, Table,
     Written, parquet,
 };
+#[cfg(feature = "cloud")]
+use eventkit::store::{GcsObjects, GcsOptions};
 use tempfile::TempDir;
 
+#[cfg(feature = "cloud")]
+use crate::support::emulators;
+
+#[cfg(feature = "cloud")]
+mod gcs;
+mod hive;
+#[cfg(feature = "cloud")]
+mod service;
 mod syscalls;
 
-/// Every implementation, empty, with what keeps it alive.
-fn all() -> Vec<(&'static str, Arc<dyn Objects>, Option<TempDir>)> {
+/// An implementation's name, its objects, and what keeps them alive.
+type Implementation = (&'static str, Arc<dyn Objects>, Box<dyn Any>);
+
+/// Every implementation, empty.
+async fn all() -> Vec<Implementation> {
     let dir = TempDir::new().expect("a temporary directory");
     let local = LocalObjects::open(dir.path()).expect("a new store");
     let calm = Faulty::new(MemoryObjects::default(), []);
-    vec![
-        ("local", Arc::new(local), Some(dir)),
-        ("memory", Arc::new(MemoryObjects::default()), None),
-        ("faulty without faults", Arc::new(calm), None),
-    ]
+    let mut all: Vec<Implementation> = vec![
+        ("local", Arc::new(local), Box::new(dir)),
+        ("memory", Arc::new(MemoryObjects::default()), Box::new(())),
+        ("faulty without faults", Arc::new(calm), Box::new(())),
+    ];
+    #[cfg(feature = "cloud")]
+    all.extend(cloud().await);
+    all
 }
+
+/// Cloud Storage: the real client with the service of these tests, and with the emulator.
+#[cfg(feature = "cloud")]
+async fn cloud() -> Vec<Implementation> {
+    let service = service::FakeGcs::start().await;
+    let objects = service.objects(TIMEOUT).await;
+    let mut cloud: Vec<Implementation> = vec![(
+        "Cloud Storage in memory",
+        Arc::new(objects),
+        Box::new(service),
+    )];
+    if let Some(url) = emulators::storage() {
+        let bucket = format!("it-{}", uuid::Uuid::new_v4().simple());
+        reqwest::Client::new()
+            .post(format!("{url}/storage/v1/b?project=it"))
+            .header("content-type", "application/json")
+            .body(serde_json::json!({ "name": bucket }).to_string())
+            .send()
+            .await
+            .and_then(reqwest::Response::error_for_status)
+            .expect("the emulator makes a bucket");
+        let options = GcsOptions {
+            bucket,
+            endpoint: Endpoint::emulator(&url),
+            request_timeout: TIMEOUT,
+        };
+        let objects = GcsObjects::open(options).await.expect("a client");
+        objects.check().await.expect("the bucket is there");
+        cloud.push(("fake-gcs-server", Arc::new(objects), Box::new(())));
+    }
+    cloud
+}
+
+/// Of one attempt; generous, since nothing here is meant to fail.
+#[cfg(feature = "cloud")]
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 async fn put(objects: &dyn Objects, name: &str, text: &'static str) -> bool {
     objects
@@ -43,7 +100,7 @@ async fn names(objects: &dyn Objects, prefix: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn a_name_is_written_once_and_keeps_its_first_bytes() {
-    for (kind, objects, _dir) in all() {
+    for (kind, objects, _dir) in all().await {
         assert!(
             put(&*objects, "events/dt=2024-05-01/a", "first").await,
             "{kind}"
@@ -65,7 +122,7 @@ async fn a_name_is_written_once_and_keeps_its_first_bytes() {
 
 #[tokio::test]
 async fn what_is_not_there_is_none_and_can_be_deleted() {
-    for (kind, objects, _dir) in all() {
+    for (kind, objects, _dir) in all().await {
         assert_eq!(objects.get("inbox/none").await.unwrap(), None, "{kind}");
         assert_eq!(objects.get("no/such/folder").await.unwrap(), None, "{kind}");
         objects.delete("inbox/none").await.unwrap();
@@ -76,7 +133,7 @@ async fn what_is_not_there_is_none_and_can_be_deleted() {
 
 #[tokio::test]
 async fn a_deleted_name_is_gone_and_can_be_written_again() {
-    for (kind, objects, _dir) in all() {
+    for (kind, objects, _dir) in all().await {
         put(&*objects, "inbox/a", "first").await;
         put(&*objects, "inbox/b", "stays").await;
         objects.delete("inbox/a").await.unwrap();
@@ -93,7 +150,7 @@ async fn a_deleted_name_is_gone_and_can_be_written_again() {
 
 #[tokio::test]
 async fn a_list_is_one_folders_names_in_order_and_in_pages() {
-    for (kind, objects, _dir) in all() {
+    for (kind, objects, _dir) in all().await {
         // Put out of order; '-' sorts before '/', which sorts before letters.
         for name in [
             "events/dt=2024-05-02/b",
@@ -140,7 +197,7 @@ async fn a_list_is_one_folders_names_in_order_and_in_pages() {
 
 #[tokio::test]
 async fn of_many_who_put_one_name_exactly_one_creates_it() {
-    for (kind, objects, _dir) in all() {
+    for (kind, objects, _dir) in all().await {
         let puts = (0..16).map(|writer| {
             let bytes = Bytes::from(vec![writer; 100_000]);
             objects.put_if_absent("manifests/1", bytes)
@@ -162,7 +219,7 @@ async fn of_many_who_put_one_name_exactly_one_creates_it() {
 
 #[tokio::test]
 async fn nobody_sees_a_part_of_an_object() {
-    for (kind, objects, _dir) in all() {
+    for (kind, objects, _dir) in all().await {
         let size = 4 << 20;
         let writer = objects.put_if_absent("events/big", Bytes::from(vec![7; size]));
         let reader = async {
@@ -255,7 +312,7 @@ const DAY: Day = Day(19_844);
 
 #[tokio::test]
 async fn a_write_is_an_object_and_a_marker_that_names_it() {
-    for (kind, objects, _dir) in all() {
+    for (kind, objects, _dir) in all().await {
         let store = ObjectEventStore::new(Arc::clone(&objects));
         let rows = [row(100), row(220)];
         let written = store
@@ -305,7 +362,7 @@ async fn a_write_is_an_object_and_a_marker_that_names_it() {
 
 #[tokio::test]
 async fn a_repeat_succeeds_and_changes_nothing_whatever_the_rows() {
-    for (kind, objects, _dir) in all() {
+    for (kind, objects, _dir) in all().await {
         let store = ObjectEventStore::new(Arc::clone(&objects));
         let first = store
             .write_events(&batch(1), DAY, Arc::new([row(100)]))
@@ -333,7 +390,7 @@ async fn a_repeat_succeeds_and_changes_nothing_whatever_the_rows() {
 
 #[tokio::test]
 async fn no_rows_leave_no_trace() {
-    for (kind, objects, _dir) in all() {
+    for (kind, objects, _dir) in all().await {
         let store = ObjectEventStore::new(Arc::clone(&objects));
         let events = store
             .write_events(&batch(1), DAY, Arc::new([]))
@@ -385,7 +442,7 @@ async fn success_means_object_and_marker_and_a_repeat_supplies_what_is_missing()
 
 #[tokio::test]
 async fn an_object_whose_marker_was_lost_gets_it_back() {
-    for (kind, objects, _dir) in all() {
+    for (kind, objects, _dir) in all().await {
         let store = ObjectEventStore::new(Arc::clone(&objects));
         store
             .write_events(&batch(1), DAY, Arc::new([row(100)]))

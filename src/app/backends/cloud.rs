@@ -1,23 +1,50 @@
 //! Google Cloud's back ends. What is missing or denied prevents a start; what cannot be reached never does.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
-use super::{Queue, Store};
+use super::{Queue, Store, over_objects};
 use crate::app::Shared;
-use crate::config::{Config, PubSubConfig, StoreConfig, WarehouseConfig};
+use crate::app::ahead::Asked;
+use crate::config::{Config, Endpoint, PubSubConfig, StoreConfig, WarehouseConfig};
 use crate::loader::Warehouse;
 use crate::queue::gather;
 use crate::queue::pubsub::{self, Found, PubSubOptions, PubSubProducer};
+use crate::store::{GcsObjects, GcsOptions};
 use crate::telemetry::with_causes;
 
 /// The most messages that a worker process holds.
 const MESSAGES_MAX: usize = 20_000;
 
-pub(super) async fn store(config: &StoreConfig, _shared: &Shared) -> anyhow::Result<Store> {
-    anyhow::bail!("not wired yet: {config:?}")
+/// How long one attempt of a call to the store may take, the upload of an object included.
+const STORE_TIMEOUT: Duration = Duration::from_secs(60);
+
+pub(super) async fn store(config: &StoreConfig, shared: &Shared) -> anyhow::Result<Store> {
+    match config {
+        StoreConfig::Gcs { bucket, endpoint } => gcs(bucket, endpoint, shared).await,
+        _ => anyhow::bail!("not wired yet: {config:?}"),
+    }
+}
+
+async fn gcs(bucket: &str, endpoint: &Endpoint, shared: &Shared) -> anyhow::Result<Store> {
+    let objects = GcsObjects::open(GcsOptions {
+        bucket: bucket.to_owned(),
+        endpoint: endpoint.clone(),
+        request_timeout: STORE_TIMEOUT,
+    })
+    .await
+    .context("open the event store")?;
+    match objects.check().await {
+        Ok(()) => {}
+        Err(error) if error.prevents_start() => return Err(error).context("open the event store"),
+        Err(error) => tracing::warn!(error = with_causes(&error), "store_not_reached_at_start"),
+    }
+    let inbox = objects.inbox_changed();
+    let place = (format!("gs://{bucket}"), Asked::InParts);
+    Ok(over_objects(Arc::new(objects), inbox, place, shared))
 }
 
 pub(super) fn warehouse(
