@@ -20,9 +20,13 @@ pub mod parquet;
 pub mod objects;
 pub mod object_store;
 pub mod local;
+#[cfg(feature = "cloud")]
+pub mod firestore;
 pub mod retry;
 pub mod fake;
 
+#[cfg(feature = "cloud")]
+pub use self::firestore::FirestoreStore;
 pub use local::LocalObjects;
 pub use object_store::ObjectEventStore;
 pub use objects::{Marker, Objects, Table};

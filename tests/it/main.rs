@@ -12,6 +12,7 @@ mod doors;
 mod wal;
 mod publisher;
 mod store;
+mod stores;
 mod loader;
 // A store whose code panics, and the pipeline around it.
 mod panics;

@@ -1,0 +1,114 @@
+//! Where the emulators of the cloud services answer, if they do.
+//!
+//! `eval "$(scripts/emulators env)"` says it to a test; `make test` starts them itself. A test that needs one and has none fails with
+//! `CI=true`; elsewhere it is listed in `target/not-run.txt`, which `make test` shows at its end.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::Mutex;
+
+use eventkit::config::Endpoint;
+
+use crate::support::gateway::setting;
+
+/// Cloud Storage: the URL, `http://host:port` without a slash at the end. `None`: return, it is on the list of what was not run.
+pub(crate) fn storage() -> Option<String> {
+    find(
+        setting,
+        "STORAGE_EMULATOR_HOST",
+        "tests against Cloud Storage",
+    )
+}
+
+/// Firestore.
+pub(crate) fn firestore() -> Option<String> {
+    find(
+        setting,
+        "FIRESTORE_EMULATOR_HOST",
+        "tests against Firestore",
+    )
+}
+
+/// Pub/Sub.
+pub(crate) fn pubsub() -> Option<String> {
+    find(setting, "PUBSUB_EMULATOR_HOST", "tests against Pub/Sub")
+}
+
+/// BigQuery. It reads `gs://` from what the Cloud Storage emulator holds: a test that loads needs both.
+pub(crate) fn bigquery() -> Option<String> {
+    find(setting, "BIGQUERY_EMULATOR_HOST", "tests against BigQuery")
+}
+
+fn find(
+    setting: impl Fn(&str) -> Option<String>,
+    variable: &'static str,
+    what: &str,
+) -> Option<String> {
+    let value = setting(variable).filter(|value| !value.trim().is_empty());
+    if let Some(value) = value {
+        return Endpoint::emulator(&value).url().map(str::to_owned);
+    }
+    assert_ne!(
+        setting("CI").as_deref(),
+        Some("true"),
+        "{variable} is not set: `scripts/emulators up` starts what this machine can have, `scripts/emulators env` names it"
+    );
+    not_run(variable, what);
+    None
+}
+
+/// Says it once for each emulator and test binary, at the place that outlives the binary.
+fn not_run(variable: &'static str, what: &str) {
+    static SAID: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
+    let mut said = SAID.lock().unwrap();
+    if said.contains(&variable) {
+        return;
+    }
+    said.push(variable);
+    let line = format!("{what} (no {variable}: `scripts/emulators up` says why)\n");
+    let list = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("not-run.txt");
+    if std::fs::read_to_string(&list).is_ok_and(|listed| listed.contains(&line)) {
+        return;
+    }
+    let mut list = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(list)
+        .unwrap();
+    list.write_all(line.as_bytes()).unwrap();
+    std::io::stderr()
+        .write_all(format!("NOT RUN: {line}").as_bytes())
+        .unwrap();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn variables(set: &'static [(&str, &str)]) -> impl Fn(&str) -> Option<String> {
+        move |name| {
+            set.iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| (*value).to_owned())
+        }
+    }
+
+    #[test]
+    fn an_emulator_is_found_with_and_without_a_scheme_and_missed_in_ci() {
+        for value in ["127.0.0.1:9", "http://127.0.0.1:9/"] {
+            let found = find(
+                |name| (name == "X").then(|| value.to_owned()),
+                "X",
+                "nothing",
+            );
+            assert_eq!(found.as_deref(), Some("http://127.0.0.1:9"), "{value}");
+        }
+        for set in [
+            &[("CI", "true")] as &'static [_],
+            &[("CI", "true"), ("X", " ")],
+        ] {
+            let missed = std::panic::catch_unwind(|| find(variables(set), "X", "nothing"));
+            assert!(missed.is_err(), "{set:?}");
+        }
+    }
+}
