@@ -12,18 +12,24 @@ use firestore::gcloud_sdk::google::firestore::v1::{
 };
 use firestore::{FirestoreDb, FirestoreDbOptions};
 use google_cloud_auth::credentials::Credentials;
+use tonic::metadata::MetadataValue;
 use tonic::{Code, Request, Response, Status};
 
 use super::FirestoreOptions;
+use crate::config::Endpoint;
 use crate::store::WriteError;
 
 /// Named always, so that no variable of the environment can redirect what is written.
 const GOOGLE: &str = "https://firestore.googleapis.com";
 
+/// What emulators of Firestore ask to be shown for a `BatchWrite`; no key, they know no others.
+const EMULATOR_TOKEN: &str = "Bearer owner";
+
 /// Connects when it is first used, so that a Firestore that is down prevents no start.
 pub(super) struct Client {
     options: FirestoreDbOptions,
     credentials: Credentials,
+    emulated: bool,
     timeout: Duration,
     connection: Mutex<Option<FirestoreDb>>,
 }
@@ -64,6 +70,7 @@ impl Client {
         Self {
             options: db,
             credentials,
+            emulated: options.endpoint != Endpoint::Google,
             timeout: options.request_timeout,
             connection: Mutex::default(),
         }
@@ -174,6 +181,10 @@ impl Client {
     fn request<M>(&self, message: M) -> Request<M> {
         let mut request = Request::new(message);
         request.set_timeout(self.timeout);
+        if self.emulated {
+            let token = MetadataValue::from_static(EMULATOR_TOKEN);
+            request.metadata_mut().insert("authorization", token);
+        }
         request
     }
 
@@ -184,13 +195,17 @@ impl Client {
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, Status> {
         // Dropping a call that is under way loses its answer, nothing else.
-        match tokio::time::timeout(self.timeout, call).await {
+        let answer = match tokio::time::timeout(self.timeout, call).await {
             Ok(answer) => answer.map(Response::into_inner),
-            Err(_elapsed) => {
-                *self.connection() = None;
-                Err(Status::deadline_exceeded("no answer in time"))
-            }
+            Err(_elapsed) => Err(Status::deadline_exceeded("no answer in time")),
+        };
+        // The channel watches the same time, and calls it cancelled.
+        if let Err(status) = &answer
+            && matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled)
+        {
+            *self.connection() = None;
         }
+        answer
     }
 }
 

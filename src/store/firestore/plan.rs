@@ -14,8 +14,8 @@ use crate::store::{ErrorRow, Row};
 /// Documents in one request at most.
 pub(super) const WRITES_MAX: usize = 500;
 
-/// Bytes of all documents in one request at most: Firestore's 10 MiB, less what surrounds them.
-pub(super) const REQUEST_BYTES_MAX: usize = (10 << 20) - (64 << 10);
+/// Bytes of all documents in one request at most. Firestore takes 10 MiB, its emulator 4 MiB, less what surrounds them.
+pub(super) const REQUEST_BYTES_MAX: usize = (4 << 20) - (64 << 10);
 
 /// Under each stream's document.
 const EVENTS: &str = "events";

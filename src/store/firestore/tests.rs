@@ -281,7 +281,7 @@ fn requests_hold_what_firestore_takes_in_order() {
             ..row(&format!("l-{at}"))
         })
         .collect();
-    for (rows, expected) in [(small, 3), (large, 2), (Vec::new(), 0)] {
+    for (rows, expected) in [(small, 3), (large, 4), (Vec::new(), 0)] {
         let plan = plan::events(EVENTS, &rows);
         let requests = plan::requests(plan.documents);
         assert_eq!(requests.len(), expected);

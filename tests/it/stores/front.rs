@@ -1,7 +1,7 @@
 //! What stands between the store and Firestore: a server that speaks `BatchWrite` and `ListDocuments`, and fails as planned.
 //!
 //! Behind it is the emulator, or a memory with Firestore's own rules for what the store relies on: a document is created
-//! once, a request names a document once, 500 writes, 10 MiB, 1 MiB a document.
+//! once, a request names a document once, 500 writes, 4 MiB (the emulator's limit), 1 MiB a document.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
@@ -24,6 +24,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
+use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 use tonic_prost::ProstCodec;
@@ -187,6 +188,7 @@ impl Front {
                 let write = tower::service_fn(move |request: Request<BatchWriteRequest>| {
                     let (front, cut) = (self.clone(), cut.clone());
                     async move {
+                        admin(&request)?;
                         let answer = front.write(request.into_inner(), &cut).await;
                         answer.map(Response::new)
                     }
@@ -257,7 +259,7 @@ impl Front {
     async fn carry_out(&self, request: BatchWriteRequest) -> Result<BatchWriteResponse, Status> {
         match &self.inner.back {
             Back::Emulator(client) => {
-                let response = client.clone().batch_write(request).await?;
+                let response = client.clone().batch_write(as_admin(request)).await?;
                 Ok(response.into_inner())
             }
             Back::Memory(documents) => in_memory(&mut documents.lock().unwrap(), request),
@@ -267,7 +269,7 @@ impl Front {
     async fn list(&self, request: ListDocumentsRequest) -> Result<ListDocumentsResponse, Status> {
         let documents = match &self.inner.back {
             Back::Emulator(client) => {
-                let response = client.clone().list_documents(request).await?;
+                let response = client.clone().list_documents(as_admin(request)).await?;
                 return Ok(response.into_inner());
             }
             Back::Memory(documents) => documents.lock().unwrap(),
@@ -299,6 +301,23 @@ impl Front {
     }
 }
 
+/// The emulator takes a `BatchWrite` from its admin only; so does the front.
+const ADMIN: &str = "Bearer owner";
+
+fn admin<T>(request: &Request<T>) -> Result<(), Status> {
+    match request.metadata().get("authorization") {
+        Some(token) if token == ADMIN => Ok(()),
+        _ => Err(Status::permission_denied("not the admin")),
+    }
+}
+
+fn as_admin<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let token = MetadataValue::from_static(ADMIN);
+    request.metadata_mut().insert("authorization", token);
+    request
+}
+
 /// A client of Firestore's own.
 pub(super) fn client(url: &str) -> FirestoreClient<Channel> {
     let channel = Channel::from_shared(url.to_owned()).unwrap().connect_lazy();
@@ -316,7 +335,6 @@ fn in_memory(
         .collect();
     let spoilt = names.len() < request.writes.len()
         || request.writes.len() > 500
-        || request.encoded_len() > 10 << 20
         || request
             .writes
             .iter()
@@ -325,6 +343,9 @@ fn in_memory(
         return Err(Status::invalid_argument(
             "not a request that Firestore takes",
         ));
+    }
+    if request.encoded_len() > 4 << 20 {
+        return Err(Status::resource_exhausted("as the emulator says"));
     }
     let mut response = BatchWriteResponse::default();
     for write in request.writes {
