@@ -275,12 +275,13 @@ impl Front {
             Back::Memory(documents) => documents.lock().unwrap(),
         };
         let folder = format!("{}/{}/", request.parent, request.collection_id);
-        let below = documents
-            .iter()
-            .filter(|(name, _)| name.starts_with(&folder));
+        let below = documents.iter().filter_map(|(name, document)| {
+            let rest = name.strip_prefix(&folder)?;
+            Some((rest, document))
+        });
         let mut listed: BTreeMap<String, Document> = BTreeMap::new();
-        for (name, document) in below {
-            let own = match name[folder.len()..].split_once('/') {
+        for (rest, document) in below {
+            let own = match rest.split_once('/') {
                 None => document.clone(),
                 Some((parent, _)) => Document {
                     name: format!("{folder}{parent}"),

@@ -42,7 +42,10 @@ impl Behind for Documents {
             if parts != ValueType::IntegerValue(0) {
                 assert_eq!(take(&mut fields, "original"), ValueType::NullValue(0));
                 let pieces = self.front.documents(&name, "parts").await;
-                assert_eq!(parts, ValueType::IntegerValue(pieces.len() as i64));
+                assert_eq!(
+                    parts,
+                    ValueType::IntegerValue(i64::try_from(pieces.len()).unwrap())
+                );
                 let pieces = pieces
                     .into_iter()
                     .flat_map(|mut piece| bytes(take(&mut piece.fields, "bytes")));
