@@ -22,11 +22,13 @@ pub mod object_store;
 pub mod local;
 #[cfg(feature = "cloud")]
 pub mod gcs;
+pub mod firestore;
 pub mod retry;
 pub mod fake;
 
 #[cfg(feature = "cloud")]
 pub use gcs::{GcsObjects, GcsOptions};
+pub use self::firestore::FirestoreStore;
 pub use local::LocalObjects;
 pub use object_store::ObjectEventStore;
 pub use objects::{Marker, Objects, Table};

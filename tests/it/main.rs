@@ -13,6 +13,7 @@ mod wal;
 mod publisher;
 mod queue;
 mod store;
+mod stores;
 mod loader;
 // A store whose code panics, and the pipeline around it.
 mod panics;
