@@ -39,3 +39,5 @@ mod logs;
 mod health;
 // What the documents say about it.
 mod docs;
+mod running;
+mod deploy;
