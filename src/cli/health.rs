@@ -74,12 +74,16 @@ pub fn run(
             format!("http://{admin}/{path}").parse()?
         }
     };
-    let (code, to, text) = match get(uri.clone(), timeout, timeout) {
-        Ok((status, text)) if status.is_success() => (EXIT_OK, out, text),
-        Ok((status, text)) => (EXIT_FAILED, err, format!("{status}: {text}")),
-        Err(error) => (EXIT_FAILED, err, format!("{uri}: {error}")),
+    let answer = match get(uri.clone(), timeout, timeout) {
+        Ok((status, text)) if status.is_success() => Ok(text),
+        Ok((status, text)) => Err(format!("{status}: {text}")),
+        Err(error) => Err(format!("{uri}: {error}")),
     };
-    match writeln!(to, "{}", text.trim_end()) {
+    let (code, written) = match answer {
+        Ok(text) => (EXIT_OK, writeln!(out, "{}", text.trim_end())),
+        Err(text) => (EXIT_FAILED, writeln!(err, "{}", text.trim_end())),
+    };
+    match written {
         Err(error) if !reader_gone(&error) => Err(error.into()),
         _ => Ok(code),
     }

@@ -15,6 +15,8 @@ mod store;
 mod loader;
 // A store whose code panics, and the pipeline around it.
 mod panics;
+// How the emulators of the cloud are found.
+mod emulators;
 // The oracle itself, before anything relies on it.
 mod oracle;
 // Both doors to the warehouse, with the real binary.
