@@ -28,6 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "eventkit/v1/ingest_service.proto",
             "eventkit/v1/event.proto",
             "eventkit/log/v1/record.proto",
+            "eventkit/queue/v1/batch.proto",
         ])?;
     std::fs::write(
         out.join("descriptor.bin"),

@@ -37,6 +37,11 @@ pub fn router(metrics: Metrics, wal: Wal, health: Health) -> Router {
     closed(state_of_things(metrics, health).merge(questions(wal)))
 }
 
+/// What the admin port of a process without a log answers.
+pub fn router_without_log(metrics: Metrics, health: Health) -> Router {
+    closed(state_of_things(metrics, health))
+}
+
 fn state_of_things(metrics: Metrics, health: Health) -> Router {
     Router::new()
         .route("/metrics", get(render_metrics).with_state(metrics))

@@ -4,40 +4,34 @@
 //! order of the path. Stopping is never needed for correctness: it shortens the replay after the next start.
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin;
-use crate::backoff::Backoff;
 use crate::clock::{Clock, SystemClock};
-use crate::config::Config;
-use crate::ingress::server::{self, Door, Server};
-use crate::ingress::{Ingress, Log};
+use crate::config::{Ack, Config, StoreConfig};
+use crate::ingress::Published;
 use crate::lifecycle::{Health, Stop, Tasks};
-use crate::loader::sqlite::SqliteWarehouse;
-use crate::loader::{self, Loader};
-use crate::publisher::{PublishError, Publisher};
-use crate::queue::{InProcessConsumer, Producer, in_process};
-use crate::store::local::LocalObjects;
-use crate::store::object_store::ObjectEventStore;
-use crate::store::retry::Retrying;
+use crate::loader::Loader;
 use crate::telemetry::Metrics;
 use crate::wal::{LogState, Options, Unsettled, Wal};
-use crate::worker::{Stores, Worker};
 
 mod ahead;
+mod backends;
+mod doors;
 mod drain;
 mod gauges;
+mod pipeline;
+mod place;
 mod yardstick;
+
+use doors::{Doors, Sockets};
+use pipeline::Pipeline;
 
 pub use drain::{Drained, NoLog, Progress, Warehouse, drain_log};
 pub use yardstick::{Yardstick, run_yardstick};
@@ -47,10 +41,6 @@ const PENDING_EVERY: Duration = Duration::from_secs(5);
 
 /// What the last phases of a stop may take when those before have used the budget up.
 const LETTING_GO: Duration = Duration::from_secs(2);
-
-/// How many connections the kernel holds until they are accepted, as far as its own limit (`net.core.somaxconn`) allows. With
-/// the runtime's 128, clients that come in a burst lose their first packet and are a second late.
-const BACKLOG: u32 = 4_096;
 
 /// A part that runs in the background: `None` when it panicked.
 type Running<T> = JoinHandle<Option<T>>;
@@ -89,22 +79,35 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<ExitCode> {
 
 /// The same with what the parts share given.
 async fn run_with(config: Config, stop: Stop, shared: Shared) -> anyhow::Result<ExitCode> {
-    let (wal, unsettled) = open_log(&config, &shared).await?;
-    gauges::observe(&wal, &shared);
-    let sockets = Sockets::bind(&config, &wal)?;
-    log_opened(&wal, &unsettled);
-    let mut pipeline = Pipeline::start(&config, &shared, &wal, unsettled)?;
-    let doors = Doors::open(sockets, &config, &shared, &wal);
+    let mut log = None;
+    if config.role.takes_in() {
+        let (wal, unsettled) = open_log(&config, &shared).await?;
+        gauges::observe(&wal, &shared);
+        log = Some((wal, unsettled));
+    }
+    let sockets = match &log {
+        Some((wal, _)) => Sockets::bind(&config, wal)?,
+        None => Sockets::bind_admin(&config)?,
+    };
+    let (wal, unsettled) = log.unzip();
+    if let (Some(wal), Some(unsettled)) = (&wal, &unsettled) {
+        log_opened(wal, unsettled);
+    }
+    let mut pipeline = Pipeline::start(&config, &shared, wal.as_ref().zip(unsettled)).await?;
+    let doors = match &wal {
+        Some(wal) => open_doors(sockets, &config, &shared, (wal, &pipeline)),
+        None => Doors::admin_only(sockets, &shared),
+    };
     let reason = tokio::select! {
         // Cancel safe: the token stays cancelled.
         () = stop.requested() => Reason::Asked,
         // Cancel safe: the state is looked at again.
-        () = log_failed(&wal) => Reason::Failed("log"),
+        () = log_failed(wal.as_ref()) => Reason::Failed("log"),
         // Cancel safe: the name stays.
         task = shared.tasks.died() => Reason::Failed(task),
         // Cancel safe: the handle is not polled again after it has ended.
-        ended = &mut pipeline.publisher => {
-            if let Ok(Some(Err(error))) = ended {
+        ended = pipeline.publisher_ended() => {
+            if let Some(Err(error)) = ended {
                 tracing::error!(error = &error as &dyn std::error::Error, "publisher_failed");
             }
             Reason::Failed("publisher")
@@ -130,6 +133,22 @@ async fn run_with(config: Config, stop: Stop, shared: Shared) -> anyhow::Result<
     }
 }
 
+/// Opens the doors before the log, or before what answers once the broker holds the events, too.
+fn open_doors(
+    sockets: Sockets,
+    config: &Config,
+    shared: &Shared,
+    (wal, pipeline): (&Wal, &Pipeline),
+) -> Doors {
+    match (config.ack, &pipeline.sent) {
+        (Ack::Published, Some(sent)) => {
+            let published = Published::new(wal.clone(), sent.clone());
+            Doors::open(sockets, config, shared, (wal, published))
+        }
+        _ => Doors::open(sockets, config, shared, (wal, wal.clone())),
+    }
+}
+
 enum Reason {
     Asked,
     Failed(&'static str),
@@ -141,10 +160,17 @@ async fn open_log(config: &Config, shared: &Shared) -> anyhow::Result<(Wal, Unse
         clock: Arc::clone(&shared.clock),
         metrics: shared.metrics.clone(),
     };
-    let (log, store) = (config.wal.path.clone(), config.store.dir.clone());
+    place::check(config)?;
+    let log = config.wal.path.clone();
+    let store = match &config.store {
+        StoreConfig::Local(dir) => Some(dir.clone()),
+        StoreConfig::Gcs { .. } | StoreConfig::Firestore { .. } => None,
+    };
     let opened = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
         let (wal, unsettled) = Wal::open(options)?;
-        ahead::check(&wal, &log, &store)?;
+        if let Some(store) = store {
+            ahead::check(&wal, &log, &store)?;
+        }
         Ok((wal, unsettled))
     });
     let (wal, unsettled) = opened
@@ -179,7 +205,11 @@ fn log_opened(wal: &Wal, unsettled: &Unsettled) {
     );
 }
 
-async fn log_failed(wal: &Wal) {
+/// Resolves when the log has failed; never where there is none.
+async fn log_failed(wal: Option<&Wal>) {
+    let Some(wal) = wal else {
+        return std::future::pending().await;
+    };
     let mut state = wal.state();
     if state
         .wait_for(|state| *state == LogState::Failed)
@@ -190,227 +220,28 @@ async fn log_failed(wal: &Wal) {
     }
 }
 
-/// Behind the log: publisher → queue → workers → store → loader.
-struct Pipeline {
-    publisher: Running<Result<(), PublishError>>,
-    workers: Vec<Running<()>>,
-    loader: Option<Running<Loader>>,
-    stop_publisher: CancellationToken,
-    stop_loader: CancellationToken,
-}
-
-impl Pipeline {
-    fn start(
-        config: &Config,
-        shared: &Shared,
-        wal: &Wal,
-        unsettled: Unsettled,
-    ) -> anyhow::Result<Self> {
-        let objects = LocalObjects::open(&config.store.dir).context("open the event store")?;
-        let inbox = objects.inbox_changed();
-        let objects = Arc::new(objects);
-        let stop_loader = CancellationToken::new();
-        let loader = config.loader.enabled.then(|| {
-            start_loader(
-                config,
-                shared,
-                Arc::clone(&objects),
-                inbox,
-                stop_loader.clone(),
-            )
-        });
-
-        let store = Arc::new(Retrying::new(
-            ObjectEventStore::new(objects),
-            Backoff::default(),
-            shared.health.clone(),
-            shared.metrics.clone(),
-            shared.give_up.clone(),
-        ));
-        let stores = Stores::both(store);
-        let (producer, consumers) =
-            in_process(config.workers, Backoff::default(), shared.metrics.clone());
-        let node: Arc<str> = config.node.as_str().into();
-        let workers = consumers.into_iter().map(|consumer: InProcessConsumer| {
-            let (stores, node) = (stores.clone(), Arc::clone(&node));
-            let worker = Worker::new(Box::new(consumer), stores, node, shared.metrics.clone());
-            shared.tasks.spawn("worker", worker.run())
-        });
-        let workers = workers.collect();
-
-        let stop_publisher = CancellationToken::new();
-        let producer: Arc<dyn Producer> = Arc::new(producer);
-        let publisher = Publisher::new(
-            wal.clone(),
-            unsettled,
-            producer,
-            &config.publisher,
-            shared.metrics.clone(),
-        );
-        let publisher = shared
-            .tasks
-            .spawn("publisher", publisher.run(stop_publisher.clone()));
-        Ok(Self {
-            publisher,
-            workers,
-            loader,
-            stop_publisher,
-            stop_loader,
-        })
-    }
-}
-
-fn start_loader(
-    config: &Config,
-    shared: &Shared,
-    objects: Arc<LocalObjects>,
-    inbox: Arc<Notify>,
-    stop: CancellationToken,
-) -> Running<Loader> {
-    let warehouse =
-        SqliteWarehouse::new(config.loader.sqlite_path.clone(), Arc::clone(&shared.clock));
-    let context = loader::Context {
-        clock: Arc::clone(&shared.clock),
-        metrics: shared.metrics.clone(),
-        health: shared.health.clone(),
-    };
-    let loader = Loader::new(
-        objects,
-        Box::new(warehouse),
-        context,
-        config.loader.interval,
-    )
-    .with_retention(loader::Keep {
-        store_days: config.loader.store_retention_days,
-        warehouse_days: config.loader.warehouse_retention_days,
-    });
-    shared.tasks.spawn("loader", loader.run(inbox, stop))
-}
-
-/// In front of the log: the public port, the gRPC port, the admin port.
-struct Doors {
-    servers: Vec<Running<()>>,
-    admin: Running<std::io::Result<()>>,
-    drain: CancellationToken,
-    stop_admin: CancellationToken,
-}
-
-impl Doors {
-    fn open(sockets: Sockets, config: &Config, shared: &Shared, wal: &Wal) -> Self {
-        let Sockets { http, grpc, admin } = sockets;
-        let drain = CancellationToken::new();
-        let servers = servers(wal.clone(), [http, grpc], config, shared, &drain);
-        let stop_admin = CancellationToken::new();
-        let router = admin::router(shared.metrics.clone(), wal.clone(), shared.health.clone());
-        let admin = shared
-            .tasks
-            .spawn("admin", admin::serve(admin, router, stop_admin.clone()));
-        Self {
-            servers,
-            admin,
-            drain,
-            stop_admin,
-        }
-    }
-}
-
-/// Starts the public port's and the gRPC port's servers in front of a log.
-fn servers(
-    log: impl Log,
-    [http, grpc]: [TcpListener; 2],
-    config: &Config,
-    shared: &Shared,
-    drain: &CancellationToken,
-) -> Vec<Running<()>> {
-    let ingress = Ingress::new(
-        log,
-        Arc::clone(&shared.clock),
-        shared.metrics.clone(),
-        config.ingress.clone(),
-        shared.health.clone(),
-    );
-    let stop = server::Stop {
-        drain: drain.clone(),
-        grace: config.drain_timeout,
-    };
-    let server = Server::new(ingress, shared.tasks.clone(), stop);
-    let doors = [(http, Door::Public), (grpc, Door::GrpcOnly)].map(|(listener, door)| {
-        let server = server.clone();
-        shared
-            .tasks
-            .spawn("server", async move { server.serve(listener, door).await })
-    });
-    doors.into()
-}
-
-/// The ports, bound; nobody is served before the pipeline stands.
-struct Sockets {
-    http: TcpListener,
-    grpc: TcpListener,
-    admin: TcpListener,
-}
-
-impl Sockets {
-    /// Binds them and says where: the first line of the log.
-    fn bind(config: &Config, wal: &Wal) -> anyhow::Result<Self> {
-        let http = bind("HTTP", config.ingress.http_addr)?;
-        let grpc = bind("gRPC", config.ingress.grpc_addr)?;
-        let admin = bind("admin", config.admin.addr)?;
-        let admin_addr = admin.local_addr()?;
-        wal.announce(admin_addr)
-            .context("announce the log's owner")?;
-        tracing::info!(
-            http = %http.local_addr()?,
-            grpc = %grpc.local_addr()?,
-            admin = %admin_addr,
-            data_dir = %config.data_dir.display(),
-            version = env!("CARGO_PKG_VERSION"),
-            "listening"
-        );
-        Ok(Self { http, grpc, admin })
-    }
-}
-
-fn bind(door: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {
-    listen(addr).with_context(|| format!("bind the {door} port at {addr}"))
-}
-
-fn listen(addr: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = match addr {
-        SocketAddr::V4(_) => TcpSocket::new_v4(),
-        SocketAddr::V6(_) => TcpSocket::new_v6(),
-    }?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(addr)?;
-    socket.listen(BACKLOG)
-}
-
 /// Stops every part in the order of the path, all of them within one budget.
-async fn drain(config: &Config, shared: &Shared, wal: Wal, pipeline: Pipeline, doors: Doors) {
+async fn drain(
+    config: &Config,
+    shared: &Shared,
+    wal: Option<Wal>,
+    mut pipeline: Pipeline,
+    doors: Doors,
+) {
     let deadline = Instant::now() + config.drain_timeout;
     shared.health.not_ready("shutdown", Some("draining".into()));
     doors.drain.cancel();
     phase("doors", deadline, futures::future::join_all(doors.servers)).await;
-    pipeline.stop_publisher.cancel();
-    let aborts = pipeline.publisher.abort_handle();
-    if !phase("publisher", deadline, pipeline.publisher).await {
-        // Its end of the queue goes with it, so that the workers come to an end too.
-        aborts.abort();
-    }
+    pipeline.drain(shared, deadline).await;
     shared.give_up.cancel();
-    // What follows only lets go; it gets a moment of its own even if the budget is spent.
     let deadline = deadline.max(Instant::now() + LETTING_GO);
-    phase(
-        "workers",
-        deadline,
-        futures::future::join_all(pipeline.workers),
-    )
-    .await;
     pipeline.stop_loader.cancel();
     if let Some(loader) = pipeline.loader {
         phase("loader", deadline, empty_inbox(loader)).await;
     }
-    phase("log", deadline, wal.close()).await;
+    if let Some(wal) = wal {
+        phase("log", deadline, wal.close()).await;
+    }
     doors.stop_admin.cancel();
     phase("admin", deadline, doors.admin).await;
     shared.metrics.shutdown();

@@ -18,6 +18,14 @@ use crate::store::WriteError;
 )]
 pub struct NoCredentials(#[source] google_cloud_auth::build_errors::Error);
 
+/// Chooses the one TLS implementation of the process: the clients bring more than one along, and rustls then refuses to choose.
+pub fn choose_tls() {
+    let chosen = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    if chosen.is_err() {
+        tracing::debug!("tls_chosen_before");
+    }
+}
+
 /// Application default credentials, or none towards an emulator.
 ///
 /// # Errors

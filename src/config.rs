@@ -9,6 +9,7 @@
 //! Architecture invariant: nothing outside `environment` reads the process's environment, and only a validated
 //! [`Config`] can build a part of the program.
 
+mod cloud;
 mod endpoint;
 mod environment;
 pub mod parse;
@@ -23,8 +24,9 @@ pub use endpoint::Endpoint;
 pub use environment::Environment;
 pub use raw::{Inputs, Profile, Resolved, Source};
 pub use stages::{
-    AdminConfig, Config, Engine, IngressConfig, LoaderConfig, LogLevel, PublisherConfig,
-    StoreConfig, StoreKind, TelemetryConfig, WalConfig,
+    Ack, AdminConfig, BatchRules, Config, Engine, IngressConfig, LoaderConfig, LogLevel,
+    PubSubConfig, PublisherConfig, QueueConfig, Role, StoreConfig, TelemetryConfig, WalConfig,
+    WarehouseConfig,
 };
 pub use validate::{
     Checked, Problem, Problems, Warning, admin_addr, log_config, log_path, validate,

@@ -61,7 +61,7 @@ mod stream;
 mod submission;
 
 pub use deadline::Deadline;
-pub use log::Log;
+pub use log::{Log, Published};
 pub use outcome::{Counts, Outcome, RequestError};
 pub use server::{Door, Server, Stop};
 pub use submission::{Input, Pending, Protocol, StreamOf, Submission};
@@ -256,6 +256,10 @@ impl Ingress {
         } = pending;
         if let Some(commit) = commit {
             let committed = commit.await.map_err(commit_code)?;
+            if let Some((mut sent, tail)) = self.0.log.sent() {
+                let published = sent.wait_for(|below| *below >= tail).await;
+                published.map_err(|_publisher_gone| Code::LogFailed)?;
+            }
             outcome::mark_duplicates(&mut outcomes, &committed.duplicates);
         }
         self.count(&outcomes);

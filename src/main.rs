@@ -12,6 +12,8 @@ use eventkit::lifecycle::Stop;
 use eventkit::{app, telemetry};
 
 fn main() -> ExitCode {
+    #[cfg(feature = "cloud")]
+    eventkit::cloud::choose_tls();
     // Ends here with 0 for --help and --version, with 2 for what cannot be typed.
     let arguments = Cli::parse();
     let environment = Environment::read();

@@ -2,7 +2,7 @@
 //!
 //! The only module whose lints are relaxed. [`v1`] is the public API with its client; [`server`] is the server's view of
 //! the same API, in which each event is a slice of the request (see `build.rs`); [`log`] is the form of a record on
-//! disk and in a sealed batch.
+//! disk and in a sealed batch, [`queue`] that of a batch on its way.
 #![expect(
     clippy::all,
     clippy::allow_attributes,
@@ -26,6 +26,11 @@ pub mod server {
 /// Records as they lie in the log, `eventkit.log.v1`.
 pub mod log {
     include!(concat!(env!("OUT_DIR"), "/api/eventkit.log.v1.rs"));
+}
+
+/// Batches as they travel over Pub/Sub, `eventkit.queue.v1`.
+pub mod queue {
+    include!(concat!(env!("OUT_DIR"), "/api/eventkit.queue.v1.rs"));
 }
 
 /// Every file of `proto/` and what they import, for reflection.

@@ -6,7 +6,8 @@
 //!    unsettled at a time.
 //! 2. A batch's seal is durable before the batch is handed on; after a crash the same batch with the same identity is
 //!    sent again.
-//! 3. The checkpoint passes a record only after its batch was settled.
+//! 3. The checkpoint passes a record only after its batch is owned by the next owner. A queue that can only say later
+//!    whether it owns what it took is asked while there is something to ask about; what it lost is sent again.
 //! 4. Memory is bounded however large the backlog: one reader feeds all lanes, each lane holds one batch under way and one
 //!    open one, each of at most its equal share of the budget. A full lane makes the reader wait; a lane that is stalled
 //!    while others could go on falls behind: it keeps a cursor and nothing else, and rescans when it is free again.
@@ -23,23 +24,26 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use opentelemetry::KeyValue;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::PublisherConfig;
+use crate::config::{BatchRules, PublisherConfig};
 use crate::event::{Day, Lane, Offset};
-use crate::queue::{Batch, Producer, SendError};
+use crate::queue::{Batch, Producer, SendError, Verdict, input_hash};
 use crate::telemetry::Metrics;
 use crate::wal::{Checkpoint, Group, LaneCheckpoint, ReadError, Seal, Unsettled, Wal, record};
 
 mod lane;
 
-use lane::{LaneState, Offered, Rules};
+use lane::{HELD_MAX, LaneState, Offered};
 
 /// How much of the log is read at a time, in bytes of records.
 const READ_BYTES: usize = 1 << 20;
 /// A lane whose batch is under way for longer is stalled, if others could go on.
 const STALL: Duration = Duration::from_secs(5);
+/// The shortest time between two questions to the queue about what it holds.
+const VERIFY_EVERY_MIN: Duration = Duration::from_secs(1);
 
 /// Why the publisher ended although it was not told to.
 #[derive(Debug, thiserror::Error)]
@@ -66,15 +70,18 @@ pub enum PublishError {
     Runtime,
 }
 
-/// A batch on its way: resolves when its next owner holds it.
+/// A batch on its way: resolves when the queue took it.
 type Sending = BoxFuture<'static, Result<Lane, PublishError>>;
+
+/// A question to the queue, about everything that it took in this round and before.
+type Verifying = BoxFuture<'static, (u64, Verdict)>;
 
 /// See the module's page.
 #[derive(Debug)]
 pub struct Publisher {
     wal: Wal,
     producer: Arc<dyn Producer>,
-    rules: Rules,
+    rules: BatchRules,
     metrics: Metrics,
     lanes: Vec<LaneState>,
     /// Everything below was offered to its lane.
@@ -82,7 +89,15 @@ pub struct Publisher {
     /// Records that were read and not yet offered.
     read: VecDeque<(Offset, Bytes)>,
     sending: FuturesUnordered<Sending>,
+    verifying: FuturesUnordered<Verifying>,
+    /// How often the queue was asked what it owns; batches are held under the number of the next question.
+    round: u64,
+    /// When to ask next, while it holds something.
+    verify_at: Option<Instant>,
+    last_asked: Option<Instant>,
     checkpoint: Checkpoint,
+    /// Everything below is with the queue.
+    sent: watch::Sender<Offset>,
     /// How far each lane is settled, for the gauges.
     settled: Arc<[AtomicU64]>,
 }
@@ -117,10 +132,9 @@ impl Publisher {
         let share = config.budget_bytes / (2 * count.max(1));
         Self {
             lanes: lanes.collect(),
-            rules: Rules {
-                events: config.batch_events.unwrap_or(usize::MAX).max(1),
-                bytes: config.batch_bytes.min(share).max(1),
-                age: config.flush_interval,
+            rules: BatchRules {
+                bytes: config.batch.bytes.min(share).max(1),
+                ..config.batch
             },
             wal,
             producer,
@@ -128,9 +142,20 @@ impl Publisher {
             scanned: checkpoint.offset,
             read: VecDeque::new(),
             sending: FuturesUnordered::new(),
+            verifying: FuturesUnordered::new(),
+            round: 0,
+            verify_at: None,
+            last_asked: None,
+            sent: watch::Sender::new(checkpoint.offset),
             checkpoint,
             settled,
         }
+    }
+
+    /// Follows how far everything is with the queue, owned or not: all records below the offset.
+    #[must_use]
+    pub fn sent(&self) -> watch::Receiver<Offset> {
+        self.sent.subscribe()
     }
 
     /// Publishes until told to stop; then seals what is there, waits until everything is settled, and returns. Dropping the
@@ -149,6 +174,7 @@ impl Publisher {
             for lane in 0..self.lanes.len() {
                 self.start_sending(lane, draining);
             }
+            self.start_verifying(draining);
             if draining && self.is_settled(tail) {
                 return self.move_checkpoint().await;
             }
@@ -160,7 +186,11 @@ impl Publisher {
                 .min();
             tokio::select! {
                 // Cancel safe: the futures stay in the set.
-                Some(sent) = self.sending.next() => self.settle(sent?).await?,
+                Some(sent) = self.sending.next() => self.took(sent?).await?,
+                // Cancel safe: the question stays in the set.
+                Some((round, verdict)) = self.verifying.next() => self.verified(round, verdict).await?,
+                // Cancel safe: the moment is looked at again above.
+                () = sleep_until(self.verify_at), if self.verifying.is_empty() => {}
                 // Cancel safe: the value is looked at again above.
                 changed = durable.changed(), if waiting => {
                     changed.map_err(|_gone| PublishError::LogClosed)?;
@@ -279,13 +309,75 @@ impl Publisher {
         true
     }
 
-    /// A batch belongs to its next owner.
-    async fn settle(&mut self, lane: Lane) -> Result<(), PublishError> {
+    /// Asks the queue what it owns, when it is time to.
+    fn start_verifying(&mut self, draining: bool) {
         let now = Instant::now();
+        let crowded = || self.lanes.iter().any(|lane| lane.held() * 2 > HELD_MAX);
+        let due = self.verify_at.is_some_and(|at| at <= now) || draining || crowded();
+        let holds = self.lanes.iter().any(|lane| lane.held() > 0);
+        if !due || !holds || !self.verifying.is_empty() {
+            return;
+        }
+        // At the end nothing new is sent, so that one question about all of it is enough.
+        if draining && !self.sending.is_empty() {
+            return;
+        }
+        if self
+            .last_asked
+            .is_some_and(|at| now - at < VERIFY_EVERY_MIN)
+        {
+            self.verify_at = self.last_asked.map(|at| at + VERIFY_EVERY_MIN);
+            return;
+        }
+        let (round, producer) = (self.round, Arc::clone(&self.producer));
+        self.round += 1;
+        self.verify_at = None;
+        self.last_asked = Some(now);
+        self.verifying
+            .push(Box::pin(async move { (round, producer.verify().await) }));
+    }
+
+    /// The queue answered about everything that it took up to this round.
+    async fn verified(&mut self, round: u64, verdict: Verdict) -> Result<(), PublishError> {
+        match verdict {
+            Verdict::Owned => {
+                let settled: u64 = self.lanes.iter_mut().map(|lane| lane.settle(round)).sum();
+                self.metrics.publisher_batches_settled.add(settled, &[]);
+            }
+            Verdict::Lost => {
+                let lost: usize = self.lanes.iter_mut().map(LaneState::lose).sum();
+                self.metrics.publisher_batches_lost.add(lost as u64, &[]);
+                tracing::error!(batch_count = lost, "queue_lost_batches_sent_again");
+            }
+            Verdict::Unknown => {}
+        }
+        self.verify_at = match self.lanes.iter().any(|lane| lane.held() > 0) {
+            // What was asked about and is still not known is asked about soon.
+            true if verdict == Verdict::Unknown => Some(Instant::now() + VERIFY_EVERY_MIN),
+            true => self.next_verify(),
+            false => None,
+        };
+        self.move_checkpoint().await
+    }
+
+    fn next_verify(&self) -> Option<Instant> {
+        self.producer
+            .verify_every()
+            .map(|every| Instant::now() + every)
+    }
+
+    /// The queue took a batch.
+    async fn took(&mut self, lane: Lane) -> Result<(), PublishError> {
+        let (now, round) = (Instant::now(), self.round);
+        let owned = self.producer.verify_every().is_none();
         if let Some(state) = self.lanes.get_mut(usize::from(lane.0)) {
             let took = state.busy_for(now).unwrap_or_default();
-            if let Some(seal) = state.settle() {
-                self.metrics.publisher_batches_settled.add(1, &[]);
+            if let Some(seal) = state.hold(round) {
+                if owned {
+                    self.metrics
+                        .publisher_batches_settled
+                        .add(state.settle(round), &[]);
+                }
                 tracing::info!(
                     partition = lane.0,
                     event_count = seal.count,
@@ -293,6 +385,9 @@ impl Publisher {
                     "flush_completed"
                 );
             }
+        }
+        if self.verify_at.is_none() && self.verifying.is_empty() {
+            self.verify_at = self.next_verify();
         }
         self.move_checkpoint().await
     }
@@ -304,6 +399,15 @@ impl Publisher {
             .iter()
             .map(|lane| lane.checkpoint(self.scanned))
             .collect();
+        let sent = self
+            .lanes
+            .iter()
+            .map(|lane| lane.sent_below(self.scanned))
+            .min();
+        self.sent.send_if_modified(|below| {
+            let sent = sent.unwrap_or(*below).max(*below);
+            std::mem::replace(below, sent) < sent
+        });
         for (gauge, lane) in self.settled.iter().zip(&lanes) {
             gauge.store(lane.settled_below, Ordering::Relaxed);
         }
@@ -331,7 +435,8 @@ impl Publisher {
     }
 
     fn is_settled(&self, tail: Offset) -> bool {
-        self.scanned >= tail && self.sending.is_empty() && self.lanes.iter().all(LaneState::is_idle)
+        let done = |lane: &LaneState| lane.is_idle() && lane.held() == 0;
+        self.scanned >= tail && self.sending.is_empty() && self.lanes.iter().all(done)
     }
 
     /// The lane and the day of a record.
@@ -402,7 +507,7 @@ async fn load(wal: Wal, seal: Seal) -> Result<Batch, PublishError> {
         }));
         from = end;
     }
-    if found.len() as u64 != u64::from(seal.count) || lane::input_hash(&found) != id.input_hash {
+    if found.len() as u64 != u64::from(seal.count) || input_hash(&found) != id.input_hash {
         return Err(PublishError::SealMismatch {
             lane: id.lane,
             number: id.number,

@@ -6,21 +6,28 @@
 //!
 //! What every queue promises:
 //!
-//! 1. `send` returning `Ok` means *you may forget it*: the queue, or whoever the queue gave it to, owns the batch
-//!    durably. The in-process queue owns nothing across a crash, so its `send` resolves only when the worker has
-//!    settled; Pub/Sub's resolves when the broker answers. Same trait, same meaning.
+//! 1. `send` returning `Ok` means that the queue took the batch, and a `verify` that began later and says `Owned` that
+//!    *you may forget it*: the queue, or whoever the queue gave it to, owns it durably. The in-process queue owns nothing
+//!    across a crash, so its `send` resolves only when the worker has settled, and it has nothing to verify. Pub/Sub's
+//!    resolves when the broker answers; but a topic without its subscription takes and discards, so that is looked at.
 //! 2. A delivery that is not acknowledged, dropped ones included, is delivered again.
 //! 3. Batches of one lane are delivered in the order of their numbers, one unsettled at a time.
 //! 4. Nothing else is promised: a batch may be delivered more than once, to another worker, after a crash.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::event::{BatchId, Day, Offset};
 
+pub mod batch;
+pub mod gather;
 pub mod in_process;
+#[cfg(feature = "cloud")]
+pub mod pubsub;
 
 pub use in_process::{InProcessConsumer, in_process};
 
@@ -43,6 +50,21 @@ impl Batch {
     }
 }
 
+/// xxh3-64 over every record's length (u32, little endian) and bytes, in order.
+#[must_use]
+pub fn input_hash(records: &[(Offset, Bytes)]) -> u64 {
+    let mut hash = Xxh3Default::new();
+    for (_, record) in records {
+        hash.update(
+            &u32::try_from(record.len())
+                .unwrap_or(u32::MAX)
+                .to_le_bytes(),
+        );
+        hash.update(record);
+    }
+    hash.digest()
+}
+
 /// Why a batch was not taken.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum SendError {
@@ -51,15 +73,36 @@ pub enum SendError {
     Closed,
 }
 
+/// What became of batches that the queue took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// All that it took before it was asked is owned: forget it.
+    Owned,
+    /// All that it took since it last said `Owned` may be lost: send it again, in order.
+    Lost,
+    /// It cannot tell now: ask again.
+    Unknown,
+}
+
 /// The publisher's end.
 #[async_trait]
 pub trait Producer: std::fmt::Debug + Send + Sync + 'static {
-    /// Sends one batch; `Ok` means that the sender may forget it.
+    /// Sends one batch, for as long as that takes; `Ok` means that the queue took it.
     ///
     /// # Errors
     ///
     /// [`SendError::Closed`] when the queue was closed first; the batch may have been delivered.
     async fn send(&self, batch: Arc<Batch>) -> Result<(), SendError>;
+
+    /// How long what was taken may wait until it is verified; `None`: what it takes it owns, and it is never asked.
+    fn verify_every(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Whether what was taken is owned.
+    async fn verify(&self) -> Verdict {
+        Verdict::Owned
+    }
 }
 
 /// A worker's end.
@@ -84,6 +127,8 @@ pub struct Delivery {
     pub batch: Arc<Batch>,
     /// Which attempt this is, from 1.
     pub attempt: u32,
+    /// The label of the gateway that took the events in, where that is another process.
+    pub node: Option<Arc<str>>,
     settle: Option<Box<dyn Settle>>,
 }
 
@@ -94,8 +139,16 @@ impl Delivery {
         Self {
             batch,
             attempt,
+            node: None,
             settle: Some(settle),
         }
+    }
+
+    /// The same from another process.
+    #[must_use]
+    pub fn from_node(mut self, node: Arc<str>) -> Self {
+        self.node = Some(node);
+        self
     }
 
     /// Settles: the batch is durable with its next owner.

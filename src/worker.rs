@@ -96,7 +96,7 @@ impl Stores {
 pub struct Worker {
     consumer: Box<dyn Consumer>,
     stores: Stores,
-    /// The label of this process in rows.
+    /// The label of this process in rows, unless a delivery names the gateway's.
     node: Arc<str>,
     metrics: Metrics,
     judge: Judge,
@@ -146,7 +146,8 @@ impl Worker {
     /// Settles one delivery: acknowledged when all of it is durable, else given back.
     async fn process(&self, delivery: Delivery) {
         let batch = Arc::clone(&delivery.batch);
-        match self.store(&batch).await {
+        let node = delivery.node.as_ref().unwrap_or(&self.node);
+        match self.store(&batch, node).await {
             Ok(()) => delivery.ack(),
             Err(error) => {
                 tracing::info!(
@@ -161,12 +162,12 @@ impl Worker {
         }
     }
 
-    async fn store(&self, batch: &Arc<Batch>) -> Result<(), WriteError> {
+    async fn store(&self, batch: &Arc<Batch>, node: &Arc<str>) -> Result<(), WriteError> {
         let Judged {
             rows,
             places,
             mut errors,
-        } = self.judge_all(batch).await?;
+        } = self.judge_all(batch, node).await?;
         tracing::debug!(
             lane = %batch.id.lane,
             batch_number = batch.id.number,
@@ -184,7 +185,7 @@ impl Worker {
                 .write_events(&batch.id, batch.day, Arc::clone(&rows))
                 .await?;
             log_write("events", (&batch.id, rows.len()), began, &written);
-            let refused = refused_rows(batch, &places, written.refused, &self.node);
+            let refused = refused_rows(batch, &places, written.refused, node);
             stored = stored.saturating_sub(refused.len() as u64);
             errors.extend(refused);
         }
@@ -232,8 +233,8 @@ impl Worker {
     }
 
     /// Judges the batch where it may take its time.
-    async fn judge_all(&self, batch: &Arc<Batch>) -> Result<Judged, WriteError> {
-        let (batch, node, judge) = (Arc::clone(batch), Arc::clone(&self.node), self.judge);
+    async fn judge_all(&self, batch: &Arc<Batch>, node: &Arc<str>) -> Result<Judged, WriteError> {
+        let (batch, node, judge) = (Arc::clone(batch), Arc::clone(node), self.judge);
         tokio::task::spawn_blocking(move || judge_batch(&batch, &node, judge))
             .await
             .map_err(|ended| WriteError::Unavailable {

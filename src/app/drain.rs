@@ -11,8 +11,8 @@ use anyhow::Context as _;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{LETTING_GO, Pipeline, Shared, log_failed, log_opened, open_log, phase};
-use crate::config::Config;
+use super::{LETTING_GO, Pipeline, Shared, log_failed, log_opened, open_log};
+use crate::config::{Config, QueueConfig, Role};
 use crate::lifecycle::Stop;
 use crate::loader::Loader;
 use crate::wal::{self, Wal};
@@ -88,7 +88,11 @@ pub async fn drain_log(
     let (wal, unsettled) = open_log(&config, &shared).await?;
     log_opened(&wal, &unsettled);
     let (from, end) = (wal.settled(), *wal.durable().borrow());
-    let mut pipeline = Pipeline::start(&config, &shared, &wal, unsettled)?;
+    config.role = match config.queue {
+        QueueConfig::InProcess => Role::All,
+        QueueConfig::PubSub(_) => Role::Gateway,
+    };
+    let mut pipeline = Pipeline::start(&config, &shared, Some((&wal, unsettled))).await?;
     // Told to stop at once, the publisher delivers what is there and ends.
     pipeline.stop_publisher.cancel();
     let mut progress = || {
@@ -124,17 +128,17 @@ async fn until_settled(
     loop {
         tokio::select! {
             // Cancel safe: the handle is not polled again after it has ended.
-            ended = &mut pipeline.publisher => {
-                let ended = ended.context("join the publisher")?.context("the publisher panicked")?;
+            ended = pipeline.publisher_ended() => {
+                let ended = ended.context("the publisher panicked")?;
                 return ended.context("publish the log");
             }
             // Cancel safe: the token stays cancelled.
             () = stop.requested() => {
-                pipeline.publisher.abort();
+                pipeline.abort_publisher();
                 return Ok(());
             }
             // Cancel safe: the state is looked at again.
-            () = log_failed(wal) => anyhow::bail!("the log failed"),
+            () = log_failed(Some(wal)) => anyhow::bail!("the log failed"),
             // Cancel safe: the name stays.
             task = shared.tasks.died() => anyhow::bail!("the part {task} failed"),
             // Cancel safe: an interval.
@@ -144,12 +148,9 @@ async fn until_settled(
 }
 
 /// Ends what is behind the publisher. Without a stop the loader gets the time it needs.
-async fn wind_down(pipeline: Pipeline, shared: &Shared, stop: &Stop, go_on: bool) -> Warehouse {
-    pipeline.publisher.abort();
-    shared.give_up.cancel();
-    let deadline = Instant::now() + LETTING_GO;
-    let workers = futures::future::join_all(pipeline.workers);
-    phase("workers", deadline, workers).await;
+async fn wind_down(mut pipeline: Pipeline, shared: &Shared, stop: &Stop, go_on: bool) -> Warehouse {
+    pipeline.abort_publisher();
+    pipeline.end_workers(shared, Instant::now()).await;
     pipeline.stop_loader.cancel();
     let Some(loader) = pipeline.loader else {
         return Warehouse::Off;

@@ -1,7 +1,10 @@
 use std::collections::BTreeMap;
 
+use std::net::SocketAddr;
+
 use tokio::net::TcpStream;
 
+use super::doors::listen;
 use super::*;
 use crate::config::{Inputs, Profile, settings, validate};
 

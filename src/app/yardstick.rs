@@ -15,7 +15,8 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 use tokio_util::sync::CancellationToken;
 
-use super::{Doors, Shared, Sockets, bind, gauges, log_failed, log_opened, open_log, servers};
+use super::doors::{Doors, Sockets, bind, servers};
+use super::{Shared, gauges, log_failed, log_opened, open_log};
 use crate::config::Config;
 use crate::ingress::Log;
 use crate::lifecycle::Stop;
@@ -82,12 +83,12 @@ async fn without_pipeline(config: &Config, stop: &Stop) -> anyhow::Result<ExitCo
     gauges::observe(&wal, &shared);
     let sockets = Sockets::bind(config, &wal)?;
     log_opened(&wal, &unsettled);
-    let _doors = Doors::open(sockets, config, &shared, &wal);
+    let _doors = Doors::open(sockets, config, &shared, (&wal, wal.clone()));
     tokio::select! {
         // Cancel safe: the token stays cancelled.
         () = stop.requested() => {}
         // Cancel safe: the state is looked at again.
-        () = log_failed(&wal) => anyhow::bail!("the log failed"),
+        () = log_failed(Some(&wal)) => anyhow::bail!("the log failed"),
         // Cancel safe: the name stays.
         part = shared.tasks.died() => anyhow::bail!("the part {part} failed"),
     }

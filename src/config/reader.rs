@@ -91,9 +91,30 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(super) fn bool(&mut self, setting: &'static Setting) -> bool {
+    /// A text that may be left out.
+    pub(super) fn text_if_set(&mut self, setting: &'static Setting) -> Option<String> {
         match self.value(setting) {
-            Some(Value::Bool(bool)) => bool,
+            Some(Value::Text(text)) => Some(text),
+            other => stand_in(setting, other),
+        }
+    }
+
+    /// A text that may not be left out, for the reason given.
+    pub(super) fn required(&mut self, setting: &'static Setting, why: &str) -> String {
+        let text = self.text_if_set(setting);
+        if text.is_none() && !self.unread.contains(setting.env) {
+            self.problem(setting.env.to_owned(), format!("is required {why}"));
+        }
+        text.unwrap_or_default()
+    }
+
+    pub(super) fn bool(&mut self, setting: &'static Setting) -> bool {
+        self.bool_if_set(setting).unwrap_or_default()
+    }
+
+    pub(super) fn bool_if_set(&mut self, setting: &'static Setting) -> Option<bool> {
+        match self.value(setting) {
+            Some(Value::Bool(bool)) => Some(bool),
             other => stand_in(setting, other),
         }
     }

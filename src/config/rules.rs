@@ -6,10 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use super::raw::{Profile, Source};
 use super::reader::Reader;
 use super::settings::{self, Setting};
-use super::stages::Config;
-
-/// How far apart two copies of an event may come and still end as one row.
-const DEDUP_DAYS: u32 = 3;
+use super::stages::{Ack, Config, QueueConfig, Role, StoreConfig};
 
 /// An unknown `EVENTKIT_*` variable is most likely a typing error, and then a setting that silently does not apply.
 pub(super) fn unknown_variables(reader: &mut Reader<'_>) {
@@ -64,20 +61,72 @@ pub(super) fn http_prefix(reader: &mut Reader<'_>) -> String {
     prefix.to_owned()
 }
 
-/// Engines that this version does not have, or that the command does not use.
+/// Back ends that the command does not use, or that this build does not have.
 pub(super) fn engines(reader: &mut Reader<'_>) {
-    let built: [(&'static Setting, &str); 2] = [
+    let embedded: [(&'static Setting, &str); 4] = [
         (&settings::EVENT_STORE, "local"),
         (&settings::QUEUE_MODE, "async"),
+        (&settings::ROLE, "all"),
+        (&settings::ACK, "durable"),
     ];
-    for (setting, word) in built {
+    let why = match reader.inputs.profile {
+        Profile::Dev => "`dev` keeps everything embedded",
+        Profile::Serve if cfg!(feature = "cloud") => return,
+        Profile::Serve => "this build has no Google Cloud in it (the cargo feature `cloud`)",
+    };
+    for (setting, word) in embedded {
         let chosen = reader.choice(setting);
-        let why = match reader.inputs.profile {
-            Profile::Dev => "`dev` keeps everything embedded",
-            Profile::Serve => "this version does not have it",
-        };
         let text = format!("{why}; set {}={word}", setting.env);
         reader.rule(&[setting], chosen == word, &text);
+    }
+}
+
+/// Parts that need each other.
+fn parts(reader: &mut Reader<'_>, config: &Config) {
+    let over_pubsub = matches!(config.queue, QueueConfig::PubSub(_));
+    reader.rule(
+        &[&settings::ROLE, &settings::QUEUE_MODE],
+        config.role == Role::All || over_pubsub,
+        "the parts of the path can only be processes of their own with EVENTKIT_QUEUE_MODE=pubsub between them",
+    );
+    reader.rule(
+        &[&settings::ACK, &settings::QUEUE_MODE],
+        config.ack == Ack::Durable || over_pubsub,
+        "events are published only with EVENTKIT_QUEUE_MODE=pubsub",
+    );
+    let firestore = matches!(config.store, StoreConfig::Firestore { .. });
+    reader.rule(
+        &[&settings::ROLE, &settings::EVENT_STORE],
+        config.role != Role::Loader || !firestore,
+        "there is nothing to load from Firestore",
+    );
+    for setting in [&settings::PUBSUB_TOPIC, &settings::PUBSUB_SUBSCRIPTION] {
+        let name = reader.text(setting);
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~+%".contains(&byte);
+        reader.rule(
+            &[setting],
+            name.len() >= 3
+                && name.starts_with(|first: char| first.is_ascii_alphabetic())
+                && name.bytes().all(plain)
+                && !name.starts_with("goog"),
+            "must be a name of 3 to 255 letters, digits and -_.~+% that begins with a letter, and not with goog",
+        );
+    }
+    if let (Some(size), Some(cap)) = (
+        reader
+            .count_if_set::<usize>(&settings::BATCH_SIZE)
+            .or(reader.count_if_set(&settings::BUFFER_SIZE)),
+        reader.count_if_set::<usize>(&settings::BUFFER_MAX_SIZE),
+    ) {
+        let size_setting = match reader.source(&settings::BATCH_SIZE) {
+            Source::Default => &settings::BUFFER_SIZE,
+            Source::Env | Source::Flag => &settings::BATCH_SIZE,
+        };
+        reader.rule(
+            &[size_setting, &settings::BUFFER_MAX_SIZE],
+            size <= cap,
+            "a batch cannot hold more events than the most per batch",
+        );
     }
 }
 
@@ -95,14 +144,15 @@ pub(super) fn contradictions(reader: &mut Reader<'_>, config: &Config) {
         doors.body_bytes_max <= doors.in_flight_bytes_max,
         "one body must fit into what may be under way",
     );
+    let batch_bytes = reader.count::<usize>(&settings::BATCH_BYTES);
     reader.rule(
         &[&settings::MAX_EVENT_BYTES, &settings::BATCH_BYTES],
-        doors.event_bytes_max <= publisher.batch_bytes,
+        doors.event_bytes_max <= batch_bytes,
         "one event must fit into a batch",
     );
     reader.rule(
         &[&settings::BATCH_BYTES, &settings::PIPELINE_BUDGET_BYTES],
-        publisher.batch_bytes <= publisher.budget_bytes,
+        batch_bytes <= publisher.budget_bytes,
         "one batch must fit into the pipeline's budget",
     );
     if let Some(bytes_max) = config.wal.bytes_max {
@@ -112,6 +162,7 @@ pub(super) fn contradictions(reader: &mut Reader<'_>, config: &Config) {
             "the ballast must be smaller than the log",
         );
     }
+    parts(reader, config);
     retention(reader, config);
     ports(reader, config);
     places(reader, config);
@@ -120,6 +171,8 @@ pub(super) fn contradictions(reader: &mut Reader<'_>, config: &Config) {
 /// What must not be forgotten too soon, and what nobody would ever forget.
 fn retention(reader: &mut Reader<'_>, config: &Config) {
     let loader = &config.loader;
+    let dedup_days = reader.count::<u32>(&settings::WAREHOUSE_DEDUP_DAYS);
+    let enabled = reader.bool(&settings::WAREHOUSE_ENABLED);
     for (setting, days) in [
         (&settings::STORE_RETENTION_DAYS, loader.store_retention_days),
         (
@@ -128,13 +181,14 @@ fn retention(reader: &mut Reader<'_>, config: &Config) {
         ),
     ] {
         reader.rule(
-            &[setting],
-            days.is_none_or(|days| days > DEDUP_DAYS),
-            "repeats are recognised for 3 days, so what they repeat must be kept for 4 or more (0 keeps it for ever)",
+            &[setting, &settings::WAREHOUSE_DEDUP_DAYS],
+            days.is_none_or(|days| days > dedup_days),
+            "what repeats are recognised by must be kept for longer than they are recognised: by default for 4 days or more (0 keeps it \
+             for ever)",
         );
         reader.rule(
             &[setting, &settings::WAREHOUSE_ENABLED],
-            days.is_none() || loader.enabled,
+            days.is_none() || enabled,
             "only what is recorded as loaded is ever removed, and without the warehouse nothing is",
         );
     }
@@ -165,9 +219,9 @@ fn collide(a: SocketAddr, b: SocketAddr) -> bool {
 /// The log's directory holds nothing but the log.
 fn places(reader: &mut Reader<'_>, config: &Config) {
     let log = plain(&config.wal.path);
-    let apart = [&config.store.dir, &config.loader.sqlite_path]
+    let apart = ["store", "warehouse.db"]
+        .map(|name| plain(&config.data_dir.join(name)))
         .into_iter()
-        .map(|path| plain(path))
         .all(|path| !path.starts_with(&log) && !log.starts_with(&path));
     reader.rule(
         &[&settings::WAL_PATH, &settings::DATA_DIR],
@@ -200,14 +254,27 @@ pub(super) fn warnings(reader: &mut Reader<'_>) {
             reader.warn(setting, text);
         }
     }
-    let pubsub_only = [
-        &settings::PUBSUB_WORKERS,
-        &settings::PUBLISHER_BATCH_SIZE,
-        &settings::PUBLISHER_POLL_INTERVAL,
-    ];
-    for setting in pubsub_only {
+    let pubsub = reader.choice(&settings::QUEUE_MODE) == "pubsub";
+    let (idle, mode): (&[&'static Setting], _) = if pubsub {
+        (&[&settings::ASYNC_WORKERS], "pubsub")
+    } else {
+        (
+            &[
+                &settings::PUBSUB_WORKERS,
+                &settings::PUBLISHER_BATCH_SIZE,
+                &settings::PUBLISHER_POLL_INTERVAL,
+                &settings::PUBSUB_TOPIC,
+                &settings::PUBSUB_SUBSCRIPTION,
+                &settings::PUBSUB_CREATE,
+                &settings::PUBSUB_RETENTION_HOURS,
+                &settings::PUBSUB_VERIFY_INTERVAL,
+            ],
+            "async",
+        )
+    };
+    for setting in idle {
         if reader.source(setting) != Source::Default {
-            let text = format!("no effect with {}=async", settings::QUEUE_MODE.env);
+            let text = format!("no effect with {}={mode}", settings::QUEUE_MODE.env);
             reader.warn(setting, text);
         }
     }

@@ -235,6 +235,8 @@ settings! {
             "The most bytes that the log may take; when it is full of unpublished events new ones are shed";
         WAL_BALLAST_BYTES: "wal-ballast-bytes", "EVENTKIT_WAL_BALLAST_BYTES", Is("16MiB"), Bytes(0, 16 * GIB),
             "The size of a file that is given up when the volume is full; 0 for none";
+        ALLOW_VOLATILE_LOG: "allow-volatile-log", "EVENTKIT_ALLOW_VOLATILE_LOG", Is("false"), Bool,
+            "Accept a log in memory (tmpfs) although EVENTKIT_ACK=durable then promises what nothing keeps; for tests";
         RETAINED_MAX: "ring-buffer-max-size", "EVENTKIT_RING_BUFFER_MAX_SIZE", Is("100000"), Count(0, u64::MAX),
             "How many published events are kept; together with the hours this is the window of the duplicate filter";
         RETENTION_HOURS: "ring-buffer-retention-hours", "EVENTKIT_RING_BUFFER_RETENTION_HOURS", Is("24"), Hours(0.0, 87_600.0),
@@ -247,17 +249,23 @@ settings! {
     "Pipeline" {
         EVENT_STORE: "event-store", "EVENTKIT_EVENT_STORE", Per { dev: "local", serve: "gcs" },
             Choice(&["local", "gcs", "firestore"]),
-            "Where events are stored; this version has local";
+            "Where events are stored: Parquet in the data directory, Parquet in Cloud Storage, or documents in Firestore";
         QUEUE_MODE: "queue-mode", "EVENTKIT_QUEUE_MODE", Is("async"), Choice(&["async", "pubsub"]),
-            "What carries batches to the workers; this version has async (in the process)";
+            "What carries batches to the workers: the process itself, or Google Cloud Pub/Sub";
+        ROLE: "role", "EVENTKIT_ROLE", Is("all"), Choice(&["all", "gateway", "worker", "loader"]),
+            "Which part of the path this process is: doors and log, workers that store, the loader of the warehouse, or all; apart only over Pub/Sub";
+        ACK: "ack", "EVENTKIT_ACK", Is("durable"), Choice(&["durable", "published"]),
+            "When events are acknowledged: once they are on disk, or once Pub/Sub holds them (where the disk is not durable)";
         ASYNC_WORKERS: "async-workers", "EVENTKIT_ASYNC_WORKERS", Is("4"), Count(1, 1024),
             "How many workers write to the store at a time in async mode";
         PUBSUB_WORKERS: "pubsub-workers", "EVENTKIT_PUBSUB_WORKERS", Is("4"), Count(1, 1024),
-            "The same in pubsub mode; no effect in async mode";
+            "The same in pubsub mode";
         BATCH_SIZE: "eventloader-batch-size", "EVENTKIT_EVENTLOADER_BATCH_SIZE",
-            Unset("adapts to the load"), Count(1, 1_000_000),
+            Unset("adapts to the load: from 1000 on with gcs and 100 with firestore, at most about one batch a second and lane"),
+            Count(1, 1_000_000),
             "Events per batch, that is per object of the store";
-        FLUSH_INTERVAL: "eventloader-flush-interval", "EVENTKIT_EVENTLOADER_FLUSH_INTERVAL", Is("1"), Seconds(0.01, DAY),
+        FLUSH_INTERVAL: "eventloader-flush-interval", "EVENTKIT_EVENTLOADER_FLUSH_INTERVAL",
+            Unset("1 with the local store, 60 with gcs, 5 with firestore"), Seconds(0.01, DAY),
             "The age at which a batch is stored";
         BATCH_BYTES: "batch-bytes", "EVENTKIT_BATCH_BYTES", Is("8MiB"), Bytes(KIB, 8 * MIB),
             "The most bytes of events per batch, before compression";
@@ -265,24 +273,54 @@ settings! {
             "The most bytes that open and unsettled batches hold together";
         PUBLISHER_BATCH_SIZE: "ring-buffer-publisher-batch-size", "EVENTKIT_RING_BUFFER_PUBLISHER_BATCH_SIZE", Is("100"),
             Count(1, 1_000_000),
-            "Events per message in pubsub mode; no effect in async mode";
+            "Events per message in pubsub mode; more when there is a backlog";
         PUBLISHER_POLL_INTERVAL: "ring-buffer-publisher-poll-interval", "EVENTKIT_RING_BUFFER_PUBLISHER_POLL_INTERVAL", Is("0.1"),
             Seconds(0.001, DAY),
-            "The age at which a message is sent in pubsub mode; no effect in async mode";
+            "The age at which a message is sent in pubsub mode";
         DRAIN_TIMEOUT: "drain-timeout", "EVENTKIT_DRAIN_TIMEOUT", Is("25"), Seconds(0.0, DAY),
             "How long a graceful stop may take; what is then unfinished is finished after the next start";
     }
     "Warehouse" {
         WAREHOUSE_ENABLED: "warehouse-enabled", "EVENTKIT_WAREHOUSE_ENABLED", Is("true"), Bool,
-            "Load stored events into the warehouse (with the local store: SQLite)";
+            "Load stored events into the warehouse: SQLite with the local store, BigQuery with gcs, none with firestore";
         WAREHOUSE_INTERVAL: "warehouse-loader-interval", "EVENTKIT_WAREHOUSE_LOADER_INTERVAL", Is("300"), Seconds(0.1, DAY),
             "The longest time between two looks for new objects; the local store wakes the loader at once";
+        WAREHOUSE_DEDUP_DAYS: "warehouse-dedup-days", "EVENTKIT_WAREHOUSE_DEDUP_DAYS", Is("3"), Count(1, 30),
+            "How many days apart two copies of an event may come and still end as one row of BigQuery; SQLite recognises them for ever";
         STORE_RETENTION_DAYS: "store-retention-days", "EVENTKIT_STORE_RETENTION_DAYS",
             Unset("for ever"), Count(0, 36_500),
             "How many days stored objects are kept once they are loaded into the warehouse; at least 4, or 0 for ever";
         WAREHOUSE_RETENTION_DAYS: "warehouse-retention-days", "EVENTKIT_WAREHOUSE_RETENTION_DAYS",
             Unset("for ever"), Count(0, 36_500),
             "How many days rows are kept in the warehouse, by the day on which they were received; at least 4, or 0 for ever";
+    }
+    "Google Cloud" {
+        PROJECT_ID: "gcp-project-id", "GCP_PROJECT_ID", Unset("required for Pub/Sub, Firestore and BigQuery"), Text,
+            "The Google Cloud project";
+        GCS_BUCKET: "gcp-gcs-bucket", "GCP_GCS_BUCKET", Unset("required for gcs"), Text,
+            "The Cloud Storage bucket of the event store";
+        BIGQUERY_DATASET: "gcp-bigquery-dataset", "GCP_BIGQUERY_DATASET", Unset("required for gcs with the warehouse"), Text,
+            "The BigQuery dataset of the warehouse";
+        BIGQUERY_TABLE: "gcp-bigquery-table", "GCP_BIGQUERY_TABLE", Unset("required for gcs with the warehouse"), Text,
+            "The BigQuery table of events; error rows go to the table of this name and _errors";
+        PUBSUB_TOPIC: "pubsub-topic", "EVENTKIT_PUBSUB_TOPIC", Is("eventkit-events"), Text,
+            "The Pub/Sub topic that gateways publish to";
+        PUBSUB_SUBSCRIPTION: "pubsub-subscription", "EVENTKIT_PUBSUB_SUBSCRIPTION", Is("eventkit-workers"), Text,
+            "The topic's subscription that workers pull from; gateways look whether it is there";
+        PUBSUB_CREATE: "pubsub-create", "EVENTKIT_PUBSUB_CREATE", Unset("true with an emulator, else false"), Bool,
+            "Make topic and subscription where they are missing";
+        PUBSUB_RETENTION_HOURS: "pubsub-retention-hours", "EVENTKIT_PUBSUB_RETENTION_HOURS", Is("168"), Hours(1.0, 744.0),
+            "For how long a subscription that is made here keeps what no worker has stored: how long workers may be away";
+        PUBSUB_VERIFY_INTERVAL: "pubsub-verify-interval", "EVENTKIT_PUBSUB_VERIFY_INTERVAL", Is("30"), Seconds(1.0, 3_600.0),
+            "How long what was published may wait until the subscription is looked at; until then it stays in the log";
+        STORAGE_EMULATOR: "storage-emulator-host", "STORAGE_EMULATOR_HOST", Unset("Google"), Text,
+            "An emulator in place of Cloud Storage, as in http://localhost:9023";
+        FIRESTORE_EMULATOR: "firestore-emulator-host", "FIRESTORE_EMULATOR_HOST", Unset("Google"), Text,
+            "An emulator in place of Firestore, as in localhost:8080";
+        PUBSUB_EMULATOR: "pubsub-emulator-host", "PUBSUB_EMULATOR_HOST", Unset("Google"), Text,
+            "An emulator in place of Pub/Sub, as in localhost:8085";
+        BIGQUERY_EMULATOR: "bigquery-emulator-host", "BIGQUERY_EMULATOR_HOST", Unset("Google"), Text,
+            "An emulator in place of BigQuery, as in localhost:9050";
     }
     "Log lines" {
         LOG_LEVEL: "log-level", "EVENTKIT_LOG_LEVEL", Is("INFO"), Choice(&["DEBUG", "INFO", "WARNING", "ERROR"]),
@@ -320,7 +358,7 @@ mod tests {
         let names: HashSet<_> = ALL.iter().map(|setting| setting.env).collect();
         assert_eq!(names.len(), ALL.len());
         for setting in ALL {
-            let flag = setting.env.strip_prefix("EVENTKIT_").unwrap();
+            let flag = setting.env.trim_start_matches("EVENTKIT_");
             assert_eq!(setting.flag, flag.to_lowercase().replace('_', "-"));
         }
     }

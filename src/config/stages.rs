@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::endpoint::Endpoint;
+
 /// The doors: addresses and limits.
 #[derive(Debug, Clone)]
 pub struct IngressConfig {
@@ -84,50 +86,171 @@ pub struct WalConfig {
     pub dedup_ids_max: usize,
     /// The size of the file that is given up when the volume is full, in bytes; 0: none.
     pub ballast_bytes: u64,
+    /// Whether it may lie in memory although it is to be durable.
+    pub may_be_volatile: bool,
 }
 
-/// The publisher: when a batch is sealed.
+/// When a batch is large or old enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchRules {
+    /// At so many events, if it is old enough for that.
+    pub events: usize,
+    /// Before this age the number of events alone is no reason: a busy lane makes larger batches instead of more.
+    pub events_age: Duration,
+    /// Never more events than this.
+    pub events_max: usize,
+    /// At so many bytes of records.
+    pub bytes: usize,
+    /// At this age.
+    pub age: Duration,
+}
+
+/// The publisher.
 #[derive(Debug, Clone)]
 pub struct PublisherConfig {
-    /// Events per batch; `None`: adapts, a busy lane then seals about once a flush interval.
-    pub batch_events: Option<usize>,
-    /// Bytes per batch.
-    pub batch_bytes: usize,
-    /// The age at which a batch is sealed.
-    pub flush_interval: Duration,
+    /// When a batch is sealed.
+    pub batch: BatchRules,
     /// The most bytes that open and unsettled batches may hold together.
     pub budget_bytes: usize,
 }
 
-/// Which event store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StoreKind {
-    /// Parquet files in the data directory.
-    Local,
+/// What carries batches to the workers.
+#[derive(Debug, Clone)]
+pub enum QueueConfig {
+    /// The process itself.
+    InProcess,
+    /// Google Cloud Pub/Sub.
+    PubSub(PubSubConfig),
+}
+
+/// Pub/Sub.
+#[derive(Debug, Clone)]
+pub struct PubSubConfig {
+    /// The project.
+    pub project: String,
+    /// The topic's name.
+    pub topic: String,
+    /// The subscription's name.
+    pub subscription: String,
+    /// Whether both are made where they are missing.
+    pub create: bool,
+    /// For how long a subscription that is made here keeps messages.
+    pub retention: Duration,
+    /// How long what was published may wait until the subscription is looked at.
+    pub verify_every: Duration,
+    /// Where it answers.
+    pub endpoint: Endpoint,
+    /// When a run of batches is stored.
+    pub run: BatchRules,
 }
 
 /// The event store.
 #[derive(Debug, Clone)]
-pub struct StoreConfig {
-    /// Which one.
-    pub kind: StoreKind,
-    /// The local store's directory, laid out as a bucket.
-    pub dir: PathBuf,
+pub enum StoreConfig {
+    /// Parquet files in this directory, laid out as a bucket.
+    Local(PathBuf),
+    /// Parquet objects in Cloud Storage.
+    Gcs {
+        /// The bucket.
+        bucket: String,
+        /// Where it answers.
+        endpoint: Endpoint,
+    },
+    /// Documents in Firestore.
+    Firestore {
+        /// The project.
+        project: String,
+        /// Where it answers.
+        endpoint: Endpoint,
+    },
+}
+
+/// Where rows are loaded into.
+#[derive(Debug, Clone)]
+pub enum WarehouseConfig {
+    /// The SQLite file.
+    Sqlite(PathBuf),
+    /// BigQuery, from Cloud Storage.
+    BigQuery {
+        /// The project.
+        project: String,
+        /// The dataset.
+        dataset: String,
+        /// The table of events.
+        table: String,
+        /// The bucket that holds the objects.
+        bucket: String,
+        /// Where it answers; `None`: an emulator stands in for another service, and there is none for this one.
+        endpoint: Option<Endpoint>,
+        /// How many days apart two copies of an event may come.
+        dedup_days: u32,
+    },
 }
 
 /// The warehouse loader.
 #[derive(Debug, Clone)]
 pub struct LoaderConfig {
-    /// Whether it runs.
-    pub enabled: bool,
+    /// What it loads into; `None`: it does not run.
+    pub warehouse: Option<WarehouseConfig>,
     /// The longest time between two polls of the inbox.
     pub interval: Duration,
-    /// The SQLite warehouse's file.
-    pub sqlite_path: PathBuf,
     /// How many days loaded objects are kept in the store; `None` for ever.
     pub store_retention_days: Option<u32>,
     /// How many days rows are kept in the warehouse; `None` for ever.
     pub warehouse_retention_days: Option<u32>,
+}
+
+/// Which part of an event's path the process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// All of it.
+    All,
+    /// Doors, log and publisher.
+    Gateway,
+    /// Workers.
+    Worker,
+    /// The loader.
+    Loader,
+}
+
+impl Role {
+    /// Whether events come in here.
+    #[must_use]
+    pub fn takes_in(self) -> bool {
+        matches!(self, Self::All | Self::Gateway)
+    }
+
+    /// Whether events are stored here.
+    #[must_use]
+    pub fn stores(self) -> bool {
+        matches!(self, Self::All | Self::Worker)
+    }
+
+    /// Whether objects are loaded here.
+    #[must_use]
+    pub fn loads(self) -> bool {
+        matches!(self, Self::All | Self::Loader)
+    }
+
+    /// The word in the configuration.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Gateway => "gateway",
+            Self::Worker => "worker",
+            Self::Loader => "loader",
+        }
+    }
+}
+
+/// When events are acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ack {
+    /// When they are on disk.
+    Durable,
+    /// When the broker holds them, too.
+    Published,
 }
 
 /// Log lines.
@@ -166,12 +289,18 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// This process's label in rows; never an identity.
     pub node: String,
+    /// Which part of an event's path it is.
+    pub role: Role,
+    /// When events are acknowledged.
+    pub ack: Ack,
     /// The doors.
     pub ingress: IngressConfig,
     /// The log.
     pub wal: WalConfig,
     /// The publisher.
     pub publisher: PublisherConfig,
+    /// What carries batches to the workers.
+    pub queue: QueueConfig,
     /// How many workers write to the store at a time.
     pub workers: usize,
     /// The store.

@@ -3,15 +3,15 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use super::raw::{Inputs, Source};
+use super::cloud;
+use super::raw::Inputs;
 use super::reader::Reader;
 use super::rules;
 use super::settings;
 use super::stages::{
-    AdminConfig, Config, Engine, IngressConfig, LoaderConfig, LogLevel, PublisherConfig,
-    StoreConfig, StoreKind, TelemetryConfig, WalConfig,
+    AdminConfig, Config, Engine, IngressConfig, LoaderConfig, LogLevel, QueueConfig,
+    TelemetryConfig, WalConfig,
 };
 
 /// What keeps a configuration from being used.
@@ -121,30 +121,30 @@ pub fn log_config(inputs: &Inputs) -> Result<WalConfig, Problems> {
 
 fn config(reader: &mut Reader<'_>) -> Config {
     let data_dir = reader.path(&settings::DATA_DIR);
-    let queue_mode = reader.choice(&settings::QUEUE_MODE);
     let async_workers = reader.count(&settings::ASYNC_WORKERS);
     let pubsub_workers = reader.count(&settings::PUBSUB_WORKERS);
+    let role = cloud::role(reader);
+    let queue = cloud::queue(reader);
+    let store = cloud::store(reader, &data_dir);
     Config {
         node: reader.text(&settings::NODE),
+        role,
+        ack: cloud::ack(reader),
         ingress: ingress(reader),
         wal: wal(reader),
-        publisher: publisher(reader),
-        workers: if queue_mode == "pubsub" {
-            pubsub_workers
-        } else {
-            async_workers
-        },
-        store: StoreConfig {
-            kind: StoreKind::Local,
-            dir: data_dir.join("store"),
+        publisher: cloud::publisher(reader),
+        workers: match queue {
+            QueueConfig::InProcess => async_workers,
+            QueueConfig::PubSub(_) => pubsub_workers,
         },
         loader: LoaderConfig {
-            enabled: reader.bool(&settings::WAREHOUSE_ENABLED),
+            warehouse: cloud::warehouse(reader, role, &store, &data_dir),
             interval: reader.time(&settings::WAREHOUSE_INTERVAL),
-            sqlite_path: data_dir.join("warehouse.db"),
             store_retention_days: reader.days_if_set(&settings::STORE_RETENTION_DAYS),
             warehouse_retention_days: reader.days_if_set(&settings::WAREHOUSE_RETENTION_DAYS),
         },
+        queue,
+        store,
         telemetry: TelemetryConfig {
             level: match reader.choice(&settings::LOG_LEVEL) {
                 "DEBUG" => LogLevel::Debug,
@@ -198,45 +198,6 @@ fn wal(reader: &mut Reader<'_>) -> WalConfig {
         cleanup_interval: reader.time(&settings::CLEANUP_INTERVAL),
         dedup_ids_max: reader.count(&settings::DEDUP_MAX_IDS),
         ballast_bytes: reader.count(&settings::WAL_BALLAST_BYTES),
+        may_be_volatile: reader.bool(&settings::ALLOW_VOLATILE_LOG),
     }
-}
-
-fn publisher(reader: &mut Reader<'_>) -> PublisherConfig {
-    // Only read, so that a bad value is found: they matter in pubsub mode.
-    let _: (usize, Duration) = (
-        reader.count(&settings::PUBLISHER_BATCH_SIZE),
-        reader.time(&settings::PUBLISHER_POLL_INTERVAL),
-    );
-    PublisherConfig {
-        batch_events: batch_events(reader),
-        batch_bytes: reader.count(&settings::BATCH_BYTES),
-        flush_interval: flush_interval(reader),
-        budget_bytes: reader.count(&settings::PIPELINE_BUDGET_BYTES),
-    }
-}
-
-/// The new name wins over its deprecated alias; the deprecated hard limit caps both.
-fn batch_events(reader: &mut Reader<'_>) -> Option<usize> {
-    let size: Option<usize> = reader.count_if_set(&settings::BATCH_SIZE);
-    let alias = reader.count_if_set(&settings::BUFFER_SIZE);
-    let cap = reader.count_if_set(&settings::BUFFER_MAX_SIZE);
-    let (setting, events) = match size {
-        Some(_) => (&settings::BATCH_SIZE, size),
-        None => (&settings::BUFFER_SIZE, alias),
-    };
-    if let (Some(events), Some(cap)) = (events, cap) {
-        reader.rule(
-            &[setting, &settings::BUFFER_MAX_SIZE],
-            events <= cap,
-            "a batch cannot hold more events than the most per batch",
-        );
-    }
-    events.or(cap)
-}
-
-fn flush_interval(reader: &mut Reader<'_>) -> Duration {
-    let interval = reader.time(&settings::FLUSH_INTERVAL);
-    let alias = reader.time_if_set(&settings::BUFFER_TIMEOUT);
-    let given = reader.source(&settings::FLUSH_INTERVAL) != Source::Default;
-    alias.filter(|_| !given).unwrap_or(interval)
 }

@@ -1,31 +1,28 @@
 //! One lane of the publisher: what is open, what is under way, where it goes on. Pure: time comes in as an argument.
 //!
 //! ```text
-//!   records ─▶ open batch ─(ripe, lane free)─▶ under way: sealed, sent ─(settled)─▶ checkpoint
+//!   records ─▶ open batch ─(ripe, lane free)─▶ under way: sealed, sent ─▶ held by the queue ─(owned)─▶ checkpoint
+//!                 │                                          ▲                   │
+//!                 │                                          └─────(lost)────────┘
 //!                 └─(full, lane busy)─▶ the reader waits; a stalled lane falls behind: it keeps a cursor and nothing else
 //! ```
+//!
+//! With a queue that owns what it took (the in-process one) "held" is over at once. Towards a broker a batch is only its
+//! seal by then, a few bytes: what is lost after all is fetched from the log again.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
-use xxhash_rust::xxh3::Xxh3Default;
 
+use crate::config::BatchRules as Rules;
 use crate::event::{BatchId, Day, Lane, LogId, Offset};
-use crate::queue::Batch;
+use crate::queue::{Batch, input_hash};
 use crate::wal::{LaneCheckpoint, Seal};
 
-/// When a batch is sealed.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Rules {
-    /// At so many events.
-    pub(crate) events: usize,
-    /// At so many bytes of records.
-    pub(crate) bytes: usize,
-    /// At this age.
-    pub(crate) age: Duration,
-}
+/// So many batches of one lane may wait to be known as owned; then the lane waits with them.
+pub(crate) const HELD_MAX: usize = 1_024;
 
 /// Why a batch was sealed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +69,15 @@ struct Open {
 struct UnderWay {
     seal: Seal,
     since: Instant,
+    /// The queue lost what it held: this batch follows what is sent again, so it is sent again too.
+    again: bool,
+}
+
+/// A batch that the queue took, and after which of the publisher's questions.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    seal: Seal,
+    round: u64,
 }
 
 /// See the module's page.
@@ -86,6 +92,8 @@ pub(crate) struct LaneState {
     resumed: VecDeque<Seal>,
     open: Option<Open>,
     under_way: Option<UnderWay>,
+    /// What the queue took and is not known to own yet, oldest first.
+    held: VecDeque<Held>,
     /// Where a lane that fell behind goes on.
     pub(crate) behind: Option<Offset>,
     settled: LaneCheckpoint,
@@ -113,6 +121,7 @@ impl LaneState {
             resumed: resumed.into(),
             open: None,
             under_way: None,
+            held: VecDeque::new(),
             behind: None,
             settled,
         }
@@ -183,7 +192,7 @@ impl LaneState {
             closed: None,
         });
         let full =
-            open.records.len() >= rules.events || open.bytes >= rules.bytes || open.day != day;
+            open.records.len() >= rules.events_max || open.bytes >= rules.bytes || open.day != day;
         if !full {
             open.bytes += record.len();
             open.records.push((offset, record.clone()));
@@ -199,7 +208,7 @@ impl LaneState {
         let open = self.open.as_ref()?;
         if open.closed.is_some() {
             open.closed
-        } else if open.records.len() >= rules.events {
+        } else if self.is_counted_out(open, rules, now) {
             Some(Reason::Count)
         } else if open.bytes >= rules.bytes {
             Some(Reason::Bytes)
@@ -210,10 +219,21 @@ impl LaneState {
         }
     }
 
+    fn is_counted_out(&self, open: &Open, rules: &Rules, now: Instant) -> bool {
+        let count = open.records.len();
+        count >= rules.events_max
+            || (count >= rules.events && now.duration_since(open.since) >= rules.events_age)
+    }
+
     /// When the open batch comes of age, if the lane is free for it.
     pub(crate) fn deadline(&self, rules: &Rules) -> Option<Instant> {
         let open = self.open.as_ref().filter(|_| !self.is_busy())?;
-        Some(open.since + rules.age)
+        let age = if open.records.len() >= rules.events {
+            rules.age.min(rules.events_age)
+        } else {
+            rules.age
+        };
+        Some(open.since + age)
     }
 
     /// Decides what the open batch is: from now on the lane is busy with it.
@@ -236,7 +256,11 @@ impl LaneState {
         };
         self.next_number += 1;
         self.sealed_below = last + 1;
-        self.under_way = Some(UnderWay { seal, since: now });
+        self.under_way = Some(UnderWay {
+            seal,
+            since: now,
+            again: false,
+        });
         Some((
             seal,
             Batch {
@@ -247,21 +271,79 @@ impl LaneState {
         ))
     }
 
-    /// The next seal that was found at the start, if the lane is free for it: from now on the lane is busy with it.
+    /// The next seal that was made before, if the lane is free for it: from now on the lane is busy with it.
     pub(crate) fn resume(&mut self, now: Instant) -> Option<Seal> {
-        if self.under_way.is_some() {
+        if self.under_way.is_some() || self.held.len() >= HELD_MAX {
             return None;
         }
         let seal = self.resumed.pop_front()?;
-        self.under_way = Some(UnderWay { seal, since: now });
+        self.under_way = Some(UnderWay {
+            seal,
+            since: now,
+            again: false,
+        });
         Some(seal)
     }
 
-    /// The batch under way belongs to its next owner.
-    pub(crate) fn settle(&mut self) -> Option<Seal> {
-        let done = self.under_way.take()?.seal;
-        self.settled.next_number = done.batch.number + 1;
-        Some(done)
+    /// The queue took the batch under way: the lane is free. `None` when it has to be sent again.
+    pub(crate) fn hold(&mut self, round: u64) -> Option<Seal> {
+        let UnderWay { seal, again, .. } = self.under_way.take()?;
+        if again {
+            let number = seal.batch.number;
+            let place = self.resumed.partition_point(|s| s.batch.number < number);
+            self.resumed.insert(place, seal);
+            return None;
+        }
+        self.held.push_back(Held { seal, round });
+        Some(seal)
+    }
+
+    /// What was held in this round and before belongs to its next owner; how many batches that are.
+    pub(crate) fn settle(&mut self, round: u64) -> u64 {
+        let mut settled = 0;
+        while let Some(held) = self.held.front().filter(|held| held.round <= round) {
+            self.settled.next_number = held.seal.batch.number + 1;
+            self.held.pop_front();
+            settled += 1;
+        }
+        settled
+    }
+
+    /// The queue lost what it held: all of it is sent again, in order, before anything new; how many batches that are.
+    pub(crate) fn lose(&mut self) -> usize {
+        let lost = self.held.len();
+        for held in self.held.drain(..).rev() {
+            self.resumed.push_front(held.seal);
+        }
+        // It may have been taken, and lost, before it was known to be.
+        if let Some(under_way) = &mut self.under_way {
+            under_way.again = true;
+        }
+        lost
+    }
+
+    /// How many batches the queue took and is not known to own.
+    pub(crate) fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Every record of the lane below is with the queue, when the reader stands at `scanned`.
+    pub(crate) fn sent_below(&self, scanned: Offset) -> Offset {
+        self.first_unsent().unwrap_or(scanned)
+    }
+
+    fn first_unsent(&self) -> Option<Offset> {
+        let under_way = self.under_way.as_ref().map(|busy| busy.seal.batch.first);
+        let resumed = self.resumed.front().map(|seal| seal.batch.first);
+        let open = self
+            .open
+            .as_ref()
+            .and_then(|open| open.records.first())
+            .map(|first| first.0);
+        [under_way, resumed, open, self.behind]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// How long the batch under way has been so.
@@ -273,44 +355,24 @@ impl LaneState {
 
     /// Whether nothing may be sealed now.
     pub(crate) fn is_busy(&self) -> bool {
-        self.under_way.is_some() || !self.resumed.is_empty()
+        self.under_way.is_some() || !self.resumed.is_empty() || self.held.len() >= HELD_MAX
     }
 
-    /// Whether nothing of the lane is unsettled below the reader's position.
+    /// Whether nothing of the lane is left to be sent below the reader's position.
     pub(crate) fn is_idle(&self) -> bool {
         !self.is_busy() && self.open.is_none() && self.behind.is_none()
     }
 
     /// How far the lane is settled when the reader stands at `scanned`.
     pub(crate) fn checkpoint(&self, scanned: Offset) -> LaneCheckpoint {
-        let under_way = self.under_way.as_ref().map(|busy| busy.seal.batch.first);
-        let resumed = self.resumed.front().map(|seal| seal.batch.first);
-        let open = self
-            .open
-            .as_ref()
-            .and_then(|open| open.records.first())
-            .map(|first| first.0);
-        let unsettled = under_way.or(resumed).or(open).or(self.behind);
+        let held = self.held.front().map(|held| held.seal.batch.first);
+        let unsettled = held.or(self.first_unsent());
         let settled_below = unsettled.unwrap_or(scanned).max(self.settled.settled_below);
         LaneCheckpoint {
             next_number: self.settled.next_number,
             settled_below,
         }
     }
-}
-
-/// xxh3-64 over every record's length (u32, little endian) and bytes, in order.
-pub(crate) fn input_hash(records: &[(Offset, Bytes)]) -> u64 {
-    let mut hash = Xxh3Default::new();
-    for (_, record) in records {
-        hash.update(
-            &u32::try_from(record.len())
-                .unwrap_or(u32::MAX)
-                .to_le_bytes(),
-        );
-        hash.update(record);
-    }
-    hash.digest()
 }
 
 #[cfg(test)]

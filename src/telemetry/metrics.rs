@@ -43,6 +43,14 @@ pub struct Metrics {
     pub publisher_batches_sealed: Counter<u64>,
     /// Batches that their next owner holds.
     pub publisher_batches_settled: Counter<u64>,
+    /// Batches that the queue took and lost, and that were sent again.
+    pub publisher_batches_lost: Counter<u64>,
+    /// Publishes that failed and were tried again.
+    pub queue_publish_retries: Counter<u64>,
+    /// Messages that were not what was sealed.
+    pub queue_messages_damaged: Counter<u64>,
+    /// Messages that were put aside for a newer version.
+    pub queue_messages_parked: Counter<u64>,
     /// Deliveries after the first of a batch.
     pub queue_redeliveries: Counter<u64>,
 
@@ -152,6 +160,22 @@ impl Metrics {
             publisher_batches_settled: counter(
                 "eventkit_publisher_batches_settled",
                 "Batches that their next owner holds",
+            ),
+            publisher_batches_lost: counter(
+                "eventkit_publisher_batches_lost",
+                "Batches that the queue lost and that were sent again",
+            ),
+            queue_publish_retries: counter(
+                "eventkit_queue_publish_retries",
+                "Publishes tried again",
+            ),
+            queue_messages_damaged: counter(
+                "eventkit_queue_messages_damaged",
+                "Messages that were not what was sealed",
+            ),
+            queue_messages_parked: counter(
+                "eventkit_queue_messages_parked",
+                "Messages put aside for a newer version",
             ),
             queue_redeliveries: counter(
                 "eventkit_queue_redeliveries",

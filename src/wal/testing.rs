@@ -23,6 +23,7 @@ pub fn config(path: PathBuf, lanes: u16) -> WalConfig {
         cleanup_interval: Duration::from_secs(3600),
         dedup_ids_max: 2_000_000,
         ballast_bytes: 0,
+        may_be_volatile: true,
     }
 }
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use eventkit::config::settings::{self, Fallback};
 use eventkit::config::{
-    Checked, Config, Engine, Inputs, LogLevel, Problems, Profile, Source, parse, validate,
+    Ack, BatchRules, Checked, Config, Endpoint, Engine, Inputs, LogLevel, Problems, Profile,
+    QueueConfig, Role, Source, StoreConfig, WarehouseConfig, parse, validate,
 };
 
 fn inputs(profile: Profile, env: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Inputs {
@@ -31,6 +32,17 @@ fn config(env: &[(&str, &str)]) -> Config {
     checked(env).config
 }
 
+fn store_dir(config: &Config) -> &Path {
+    match &config.store {
+        StoreConfig::Local(dir) => dir,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn serve(env: &[(&str, &str)]) -> Config {
+    validate(&inputs(Profile::Serve, env, &[])).unwrap().config
+}
+
 fn problems(profile: Profile, env: &[(&str, &str)]) -> Vec<String> {
     let Problems(problems) = validate(&inputs(profile, env, &[])).unwrap_err();
     problems.iter().map(ToString::to_string).collect()
@@ -41,11 +53,13 @@ fn dev_needs_no_configuration() {
     let config = config(&[]);
     assert_eq!(config.node, "a-host");
     assert_eq!(config.wal.path, Path::new("./eventkit-data/wal"));
-    assert_eq!(config.store.dir, Path::new("./eventkit-data/store"));
-    assert_eq!(
-        config.loader.sqlite_path,
-        Path::new("./eventkit-data/warehouse.db")
-    );
+    assert_eq!(store_dir(&config), Path::new("./eventkit-data/store"));
+    let Some(WarehouseConfig::Sqlite(warehouse)) = &config.loader.warehouse else {
+        panic!("{:?}", config.loader.warehouse);
+    };
+    assert_eq!(warehouse, Path::new("./eventkit-data/warehouse.db"));
+    assert_eq!((config.role, config.ack), (Role::All, Ack::Durable));
+    assert!(matches!(config.queue, QueueConfig::InProcess));
     assert_eq!(config.ingress.http_addr.to_string(), "127.0.0.1:8000");
     assert_eq!(config.ingress.grpc_addr.to_string(), "127.0.0.1:50051");
     assert_eq!(config.admin.addr.to_string(), "127.0.0.1:9090");
@@ -69,12 +83,18 @@ fn dev_needs_no_configuration() {
     assert_eq!(config.wal.cleanup_interval, Duration::from_secs(3600));
     assert_eq!(config.wal.dedup_ids_max, 2_000_000);
     assert_eq!(config.wal.ballast_bytes, 16 << 20);
-    assert_eq!(config.publisher.batch_events, None);
-    assert_eq!(config.publisher.batch_bytes, 8 << 20);
-    assert_eq!(config.publisher.flush_interval, Duration::from_secs(1));
+    assert_eq!(
+        config.publisher.batch,
+        BatchRules {
+            events: usize::MAX,
+            events_age: Duration::from_secs(1),
+            events_max: usize::MAX,
+            bytes: 8 << 20,
+            age: Duration::from_secs(1),
+        }
+    );
     assert_eq!(config.publisher.budget_bytes, 64 << 20);
     assert_eq!(config.workers, 4);
-    assert!(config.loader.enabled);
     assert_eq!(config.loader.interval, Duration::from_secs(300));
     assert_eq!(config.telemetry.level, LogLevel::Info);
     assert!(!config.telemetry.json);
@@ -133,7 +153,7 @@ fn the_log_follows_the_data_directory_unless_it_has_a_place_of_its_own() {
     let apart = [moved[0], ("EVENTKIT_RING_BUFFER_DB_PATH", "/fast/log")];
     let config = config(&apart);
     assert_eq!(config.wal.path, Path::new("/fast/log"));
-    assert_eq!(config.store.dir, Path::new("/data/store"));
+    assert_eq!(store_dir(&config), Path::new("/data/store"));
 }
 
 #[test]
@@ -155,7 +175,6 @@ fn all_problems_are_reported_at_once() {
             "EVENTKIT_HTTP_ADDR=8000: must be an IP address and a port, as in 127.0.0.1:8000 or [::1]:8000",
             "EVENTKIT_LANES=none: must be a whole number from 1 to 1024",
             "EVENTKIT_JSON_LOGS=perhaps: must be true or false",
-            "EVENTKIT_EVENT_STORE=gcs (the default): this version does not have it; set EVENTKIT_EVENT_STORE=local",
             "EVENTKIT_MAX_EVENT_BYTES=8MiB and EVENTKIT_MAX_BODY_BYTES=4MiB (the default): an event cannot be larger than the body it comes in",
         ]
     );
@@ -246,7 +265,7 @@ fn ports_that_any_free_number_may_take_do_not_collide() {
 }
 
 #[test]
-fn an_engine_that_is_not_there_is_refused_with_the_one_that_is() {
+fn dev_keeps_everything_embedded() {
     for (name, value, use_this) in [
         ("EVENTKIT_EVENT_STORE", "gcs", "EVENTKIT_EVENT_STORE=local"),
         (
@@ -255,16 +274,20 @@ fn an_engine_that_is_not_there_is_refused_with_the_one_that_is() {
             "EVENTKIT_EVENT_STORE=local",
         ),
         ("EVENTKIT_QUEUE_MODE", "pubsub", "EVENTKIT_QUEUE_MODE=async"),
+        ("EVENTKIT_ROLE", "worker", "EVENTKIT_ROLE=all"),
+        ("EVENTKIT_ACK", "published", "EVENTKIT_ACK=durable"),
     ] {
-        for profile in [Profile::Dev, Profile::Serve] {
-            let found = problems(profile, &[("EVENTKIT_EVENT_STORE", "local"), (name, value)]);
-            assert_eq!(found.len(), 1, "{found:?}");
-            assert!(
-                found[0].starts_with(&format!("{name}={value}")),
-                "{found:?}"
-            );
-            assert!(found[0].ends_with(use_this), "{found:?}");
-        }
+        let found = problems(Profile::Dev, &[(name, value)]);
+        let of_the_engine: Vec<_> = found
+            .iter()
+            .filter(|problem| problem.contains("embedded"))
+            .collect();
+        assert_eq!(of_the_engine.len(), 1, "{found:?}");
+        assert!(
+            of_the_engine[0].starts_with(&format!("{name}={value}"))
+                && of_the_engine[0].ends_with(use_this),
+            "{found:?}"
+        );
     }
 }
 
@@ -318,11 +341,8 @@ fn deprecated_names_apply_only_when_set_and_with_a_warning() {
         ("EVENTKIT_BUFFER_SIZE", "50"),
         ("EVENTKIT_BUFFER_TIMEOUT", "5.0"),
     ]);
-    assert_eq!(alias.config.publisher.batch_events, Some(50));
-    assert_eq!(
-        alias.config.publisher.flush_interval,
-        Duration::from_secs(5)
-    );
+    assert_eq!(alias.config.publisher.batch.events_max, 50);
+    assert_eq!(alias.config.publisher.batch.age, Duration::from_secs(5));
     let warned: Vec<_> = alias
         .warnings
         .iter()
@@ -341,11 +361,11 @@ fn deprecated_names_apply_only_when_set_and_with_a_warning() {
         ("EVENTKIT_BUFFER_TIMEOUT", "5"),
         ("EVENTKIT_EVENTLOADER_FLUSH_INTERVAL", "2"),
     ]);
-    assert_eq!(both.config.publisher.batch_events, Some(70));
-    assert_eq!(both.config.publisher.flush_interval, Duration::from_secs(2));
+    assert_eq!(both.config.publisher.batch.events_max, 70);
+    assert_eq!(both.config.publisher.batch.age, Duration::from_secs(2));
 
     let cap = config(&[("EVENTKIT_BUFFER_MAX_SIZE", "1000")]);
-    assert_eq!(cap.publisher.batch_events, Some(1000));
+    assert_eq!(cap.publisher.batch.events_max, 1000);
 }
 
 #[test]
@@ -372,11 +392,11 @@ fn values_are_read_as_their_kind_says() {
     ]);
     assert_eq!(config.ingress.body_bytes_max, 8 << 20);
     assert_eq!(config.wal.bytes_max, Some(2 << 30));
-    assert_eq!(config.publisher.flush_interval, Duration::from_millis(250));
+    assert_eq!(config.publisher.batch.age, Duration::from_millis(250));
     assert_eq!(config.wal.retention, Duration::from_secs(1800));
     assert_eq!(config.telemetry.level, LogLevel::Warning);
     assert!(config.telemetry.json);
-    assert!(!config.loader.enabled);
+    assert!(config.loader.warehouse.is_none());
     assert_eq!(config.node, "n1");
 }
 
@@ -412,5 +432,184 @@ fn retention_is_off_or_longer_than_repeats_are_recognised() {
             found[0].contains("EVENTKIT_WAREHOUSE_ENABLED=false"),
             "{found:?}"
         );
+    }
+}
+
+// The three ways in which the predecessor is run, with its own variables.
+
+const MODE_A: [(&str, &str); 9] = [
+    ("STORAGE_EMULATOR_HOST", "http://localhost:9023"),
+    ("GCP_PROJECT_ID", "p"),
+    ("GCP_GCS_BUCKET", "b"),
+    ("GCP_BIGQUERY_DATASET", "d"),
+    ("GCP_BIGQUERY_TABLE", "t"),
+    ("EVENTKIT_EVENT_STORE", "gcs"),
+    ("EVENTKIT_WAREHOUSE_ENABLED", "true"),
+    ("EVENTKIT_QUEUE_MODE", "async"),
+    ("EVENTKIT_RING_BUFFER_DB_PATH", "./eventkit_ring_buffer.db"),
+];
+
+const MODE_B: [(&str, &str); 4] = [
+    ("FIRESTORE_EMULATOR_HOST", "localhost:8080"),
+    ("GCP_PROJECT_ID", "p"),
+    ("EVENTKIT_EVENT_STORE", "firestore"),
+    ("EVENTKIT_QUEUE_MODE", "async"),
+];
+
+const MODE_C: [(&str, &str); 6] = [
+    ("FIRESTORE_EMULATOR_HOST", "localhost:8080"),
+    ("PUBSUB_EMULATOR_HOST", "localhost:8085"),
+    ("GCP_PROJECT_ID", "p"),
+    ("EVENTKIT_EVENT_STORE", "firestore"),
+    ("EVENTKIT_QUEUE_MODE", "pubsub"),
+    ("EVENTKIT_PUBSUB_WORKERS", "3"),
+];
+
+/// The variables with some taken out and others put in.
+fn but<'a>(mode: &[(&'a str, &'a str)], change: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+    let kept = mode
+        .iter()
+        .filter(|(name, _)| change.iter().all(|(changed, _)| changed != name));
+    kept.chain(change).copied().collect()
+}
+
+#[test]
+fn mode_a_stores_in_cloud_storage_and_never_calls_the_real_bigquery() {
+    let config = serve(&MODE_A);
+    let StoreConfig::Gcs { bucket, endpoint } = &config.store else {
+        panic!("{:?}", config.store);
+    };
+    let emulator = Endpoint::Emulator("http://localhost:9023".to_owned());
+    assert_eq!((bucket.as_str(), endpoint), ("b", &emulator));
+    assert_eq!(config.publisher.batch.events, 1_000);
+    assert_eq!(config.publisher.batch.age, Duration::from_secs(60));
+    assert_eq!(config.publisher.batch.events_max, usize::MAX);
+    for (change, expected) in [
+        (vec![], None),
+        (
+            vec![("BIGQUERY_EMULATOR_HOST", "localhost:9050")],
+            Some(Endpoint::Emulator("http://localhost:9050".to_owned())),
+        ),
+        (vec![("STORAGE_EMULATOR_HOST", "")], Some(Endpoint::Google)),
+    ] {
+        let config = serve(&but(&MODE_A, &change));
+        let Some(WarehouseConfig::BigQuery {
+            endpoint,
+            dedup_days,
+            ..
+        }) = config.loader.warehouse
+        else {
+            panic!("{change:?}");
+        };
+        assert_eq!((endpoint, dedup_days), (expected, 3), "{change:?}");
+    }
+}
+
+#[test]
+fn mode_b_stores_in_firestore_and_has_no_warehouse() {
+    let config = serve(&MODE_B);
+    assert!(matches!(&config.store, StoreConfig::Firestore { project, .. } if project == "p"));
+    assert!(config.loader.warehouse.is_none());
+    assert_eq!(config.publisher.batch.events, 100);
+    assert_eq!(config.publisher.batch.age, Duration::from_secs(5));
+}
+
+#[test]
+fn mode_c_sends_small_messages_and_stores_runs_of_them() {
+    let config = serve(&MODE_C);
+    let QueueConfig::PubSub(pubsub) = &config.queue else {
+        panic!("{:?}", config.queue);
+    };
+    assert!(pubsub.create, "with an emulator");
+    assert_eq!(pubsub.run, serve(&MODE_B).publisher.batch);
+    assert_eq!(config.publisher.batch.events, 100);
+    assert_eq!(config.publisher.batch.age, Duration::from_millis(100));
+    assert_eq!(config.publisher.batch.bytes, 1 << 20);
+    assert_eq!(config.workers, 3);
+    let google = [
+        ("PUBSUB_EMULATOR_HOST", ""),
+        ("FIRESTORE_EMULATOR_HOST", ""),
+    ];
+    let QueueConfig::PubSub(pubsub) = serve(&but(&MODE_C, &google)).queue else {
+        panic!("pubsub");
+    };
+    assert_eq!((pubsub.create, pubsub.endpoint), (false, Endpoint::Google));
+}
+
+#[test]
+fn what_a_mode_needs_and_lacks_is_named() {
+    for (mode, change, start) in [
+        (
+            &MODE_A[..],
+            ("GCP_GCS_BUCKET", ""),
+            "GCP_GCS_BUCKET: is required",
+        ),
+        (
+            &MODE_A,
+            ("GCP_BIGQUERY_TABLE", ""),
+            "GCP_BIGQUERY_TABLE: is required",
+        ),
+        (
+            &MODE_B,
+            ("GCP_PROJECT_ID", ""),
+            "GCP_PROJECT_ID: is required",
+        ),
+        (
+            &MODE_C,
+            ("PUBSUB_EMULATOR_HOST", ""),
+            "PUBSUB_EMULATOR_HOST: is required where FIRESTORE_EMULATOR_HOST is set",
+        ),
+        (
+            &MODE_C,
+            ("FIRESTORE_EMULATOR_HOST", ""),
+            "FIRESTORE_EMULATOR_HOST: is required where PUBSUB_EMULATOR_HOST is set",
+        ),
+        (
+            &MODE_A,
+            ("EVENTKIT_ROLE", "worker"),
+            "EVENTKIT_ROLE=worker and EVENTKIT_QUEUE_MODE=async",
+        ),
+        (
+            &MODE_A,
+            ("EVENTKIT_ACK", "published"),
+            "EVENTKIT_ACK=published and EVENTKIT_QUEUE_MODE=async",
+        ),
+        (
+            &MODE_C,
+            ("EVENTKIT_ROLE", "loader"),
+            "EVENTKIT_ROLE=loader and EVENTKIT_EVENT_STORE=firestore",
+        ),
+        (
+            &MODE_C,
+            ("EVENTKIT_PUBSUB_TOPIC", "goog"),
+            "EVENTKIT_PUBSUB_TOPIC=goog",
+        ),
+        (
+            &MODE_C,
+            ("EVENTKIT_PUBSUB_SUBSCRIPTION", "a b"),
+            "EVENTKIT_PUBSUB_SUBSCRIPTION=a b",
+        ),
+    ] {
+        let found = problems(Profile::Serve, &but(mode, &[change]));
+        assert_eq!(found.len(), 1, "{change:?}: {found:?}");
+        assert!(found[0].starts_with(start), "{found:?}");
+    }
+}
+
+#[test]
+fn a_part_of_the_path_needs_only_its_own_settings() {
+    let pubsub = [
+        ("EVENTKIT_QUEUE_MODE", "pubsub"),
+        ("PUBSUB_EMULATOR_HOST", "localhost:8085"),
+        ("GCP_BIGQUERY_DATASET", ""),
+        ("GCP_BIGQUERY_TABLE", ""),
+    ];
+    for role in ["gateway", "worker"] {
+        let config = serve(&but(
+            &MODE_A,
+            &[&pubsub[..], &[("EVENTKIT_ROLE", role)]].concat(),
+        ));
+        assert_eq!(config.role.as_str(), role);
+        assert!(config.loader.warehouse.is_none());
     }
 }

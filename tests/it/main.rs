@@ -11,6 +11,7 @@ mod doors;
 // The stages, each against its neighbours.
 mod wal;
 mod publisher;
+mod queue;
 mod store;
 mod loader;
 // A store whose code panics, and the pipeline around it.
@@ -21,6 +22,9 @@ mod emulators;
 mod oracle;
 // Both doors to the warehouse, with the real binary.
 mod e2e;
+// The parts of the path as processes of their own.
+#[cfg(feature = "cloud")]
+mod roles;
 // What no client should send, and what every one hears.
 mod bad_input;
 // A log emptied without a gateway.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use eventkit::backoff::Backoff;
-use eventkit::config::PublisherConfig;
+use eventkit::config::{BatchRules, PublisherConfig};
 use eventkit::event::{BatchId, Day, Event, EventKey, Lane, PayloadFormat};
 use eventkit::lifecycle::Tasks;
 use eventkit::publisher::Publisher;
@@ -111,9 +111,13 @@ fn start(log: &MemoryStorage, objects: &MemoryObjects, (calm, panics, moment): P
         drop(tasks.spawn("worker", worker.run()));
     }
     let config = PublisherConfig {
-        batch_events: Some(10),
-        batch_bytes: 1 << 20,
-        flush_interval: Duration::from_millis(20),
+        batch: BatchRules {
+            events: 10,
+            events_age: Duration::ZERO,
+            events_max: 10,
+            bytes: 1 << 20,
+            age: Duration::from_millis(20),
+        },
         budget_bytes: 64 << 20,
     };
     let producer = Arc::new(producer);

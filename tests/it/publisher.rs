@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use eventkit::backoff::Backoff;
-use eventkit::config::PublisherConfig;
+use eventkit::config::{BatchRules, PublisherConfig};
 use eventkit::event::{BatchId, Event, EventKey, Lane, PayloadFormat};
 use eventkit::publisher::Publisher;
-use eventkit::queue::{Batch, Consumer, Producer, SendError, in_process};
+use eventkit::queue::{Batch, Consumer, Producer, SendError, Verdict, in_process};
 use eventkit::telemetry::Metrics;
 use eventkit::wal::storage::memory::MemoryStorage;
 use eventkit::wal::{Append, Unsettled, Wal, record, testing};
@@ -20,9 +20,13 @@ const LANES: u16 = 4;
 
 fn config() -> PublisherConfig {
     PublisherConfig {
-        batch_events: Some(10),
-        batch_bytes: 1 << 20,
-        flush_interval: Duration::from_millis(20),
+        batch: BatchRules {
+            events: 10,
+            events_age: Duration::ZERO,
+            events_max: 10,
+            bytes: 1 << 20,
+            age: Duration::from_millis(20),
+        },
         budget_bytes: 64 << 20,
     }
 }
@@ -176,7 +180,11 @@ async fn after_a_crash_the_same_batches_come_again_under_the_same_names() {
         unsettled,
         open,
         &PublisherConfig {
-            batch_events: None,
+            batch: BatchRules {
+                events: usize::MAX,
+                events_max: usize::MAX,
+                ..config().batch
+            },
             ..config()
         },
     );
@@ -288,4 +296,120 @@ async fn a_delivery_that_is_dropped_comes_again_and_ok_means_settled() {
     assert!(*settled.lock().unwrap());
     drop(consumer);
     assert_eq!(producer.send(batch).await, Err(SendError::Closed));
+}
+
+/// Takes everything at once, and says of what it took what the test tells it to.
+#[derive(Debug)]
+struct Broker {
+    taken: mpsc::Sender<Arc<Batch>>,
+    verdicts: tokio::sync::Mutex<mpsc::Receiver<Verdict>>,
+}
+
+#[async_trait]
+impl Producer for Broker {
+    async fn send(&self, batch: Arc<Batch>) -> Result<(), SendError> {
+        let sent = self.taken.send(batch).await;
+        sent.map_err(|_gone| SendError::Closed)
+    }
+
+    fn verify_every(&self) -> Option<Duration> {
+        Some(Duration::from_millis(10))
+    }
+
+    async fn verify(&self) -> Verdict {
+        let next = self.verdicts.lock().await.recv().await;
+        next.unwrap_or(Verdict::Owned)
+    }
+}
+
+fn broker() -> (
+    Arc<Broker>,
+    mpsc::Receiver<Arc<Batch>>,
+    mpsc::Sender<Verdict>,
+) {
+    let (taken, batches) = mpsc::channel(1_000);
+    let (verdict, verdicts) = mpsc::channel(1);
+    let verdicts = verdicts.into();
+    (Arc::new(Broker { taken, verdicts }), batches, verdict)
+}
+
+/// Takes the ids of so many batches.
+async fn take(batches: &mut mpsc::Receiver<Arc<Batch>>, count: usize) -> Vec<(BatchId, Vec<u32>)> {
+    let mut taken = Vec::new();
+    while taken.len() < count {
+        let batch = batches.recv().await.unwrap();
+        taken.push((batch.id, ids(&batch)));
+    }
+    taken
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_checkpoint_waits_until_the_queue_is_known_to_own_what_it_took() {
+    let (wal, unsettled) = testing::open(&MemoryStorage::default(), LANES).unwrap();
+    let (broker, mut batches, verdict) = broker();
+    let (task, stop) = publish(&wal, unsettled, broker, &config());
+    append(&wal, 0..40).await;
+    let taken = take(&mut batches, 4).await;
+    assert_eq!(taken.iter().map(|(_, ids)| ids.len()).sum::<usize>(), 40);
+    // A question that it cannot answer moves nothing; what comes meanwhile goes out all the same.
+    verdict.send(Verdict::Unknown).await.unwrap();
+    append(&wal, 40..80).await;
+    take(&mut batches, 4).await;
+    assert_eq!(wal.settled(), 0);
+    verdict.send(Verdict::Owned).await.unwrap();
+    drop(verdict);
+    stop.cancel();
+    task.await.unwrap();
+    assert_eq!(wal.settled(), 80);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_queue_lost_is_sent_again_in_order_and_before_anything_new() {
+    let (wal, unsettled) = testing::open(&MemoryStorage::default(), LANES).unwrap();
+    let (broker, mut batches, verdict) = broker();
+    let (task, stop) = publish(&wal, unsettled, broker, &config());
+    append(&wal, 0..80).await;
+    let first = take(&mut batches, 8).await;
+    verdict.send(Verdict::Lost).await.unwrap();
+    let again = take(&mut batches, 8).await;
+    for lane in 0..LANES {
+        let of = |taken: &[(BatchId, Vec<u32>)]| {
+            let mine = taken.iter().filter(|(id, _)| id.lane.0 == lane);
+            mine.cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(of(&first), of(&again), "the same batches in the same order");
+    }
+    assert_eq!(wal.settled(), 0);
+    append(&wal, 80..120).await;
+    let new = take(&mut batches, 4).await;
+    assert!(new.iter().all(|(id, _)| id.number == 2), "{new:?}");
+    drop(verdict);
+    stop.cancel();
+    task.await.unwrap();
+    assert_eq!(wal.settled(), 120);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publisher_that_ends_before_the_answer_sends_the_same_batches_again() {
+    let storage = MemoryStorage::default();
+    let (wal, unsettled) = testing::open(&storage, LANES).unwrap();
+    let (first_broker, mut batches, _verdict) = broker();
+    let (task, _stop) = publish(&wal, unsettled, first_broker, &config());
+    append(&wal, 0..40).await;
+    let first = take(&mut batches, 4).await;
+    task.abort();
+    assert!(task.await.is_err());
+    wal.close().await;
+    let (wal, unsettled) = testing::open(&storage.crash(usize::MAX), LANES).unwrap();
+    let (second_broker, mut batches, verdict) = broker();
+    drop(verdict);
+    let (task, stop) = publish(&wal, unsettled, second_broker, &config());
+    let mut again = take(&mut batches, 4).await;
+    let mut first = first;
+    first.sort_by_key(|(id, _)| id.lane);
+    again.sort_by_key(|(id, _)| id.lane);
+    assert_eq!(first, again);
+    stop.cancel();
+    task.await.unwrap();
+    assert_eq!(wal.settled(), 40);
 }

@@ -68,15 +68,25 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// Starts `eventkit dev` on a data directory with every port free, and does not wait for anything.
     pub(crate) fn spawn(data_dir: &Path, settings: &[(&str, &str)]) -> Result<Self> {
+        Self::spawn_as("dev", data_dir, settings)
+    }
+
+    /// The same with another command: `serve`.
+    pub(crate) fn spawn_as(
+        command_name: &str,
+        data_dir: &Path,
+        settings: &[(&str, &str)],
+    ) -> Result<Self> {
         let mut command = Command::new(binary());
         // Neither a person's settings nor those of the tests are meant for the gateway under test.
         for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("EVENTKIT_") {
-                command.env_remove(name);
+            let name = name.to_string_lossy();
+            if name.starts_with("EVENTKIT_") || name.ends_with("_EMULATOR_HOST") {
+                command.env_remove(&*name);
             }
         }
         let mut child = command
-            .arg("dev")
+            .arg(command_name)
             .env("EVENTKIT_DATA_DIR", data_dir)
             .env("EVENTKIT_HTTP_ADDR", "127.0.0.1:0")
             .env("EVENTKIT_GRPC_ADDR", "127.0.0.1:0")
@@ -256,12 +266,12 @@ async fn pump(
         let fields = serde_json::from_str(&line).unwrap_or(serde_json::Value::Null);
         let field = |name: &str| fields.get(name).and_then(serde_json::Value::as_str);
         if let (Some(listens), Some("listening")) = (&listens, field("event"))
-            && let (Some(http), Some(grpc), Some(admin)) =
-                (field("http"), field("grpc"), field("admin"))
+            && let Some(admin) = field("admin")
         {
+            // A process that takes nothing in has the admin port alone, and answers `/ready` there.
             listens.send_replace(Some(Endpoints {
-                http: http.to_owned(),
-                grpc: grpc.to_owned(),
+                http: field("http").unwrap_or(admin).to_owned(),
+                grpc: field("grpc").unwrap_or(admin).to_owned(),
                 admin: admin.to_owned(),
             }));
         }

@@ -2,6 +2,8 @@ use super::*;
 
 const RULES: Rules = Rules {
     events: 3,
+    events_age: Duration::ZERO,
+    events_max: 3,
     bytes: 100,
     age: Duration::from_secs(1),
 };

@@ -1,0 +1,88 @@
+//! Is the log's place one that keeps what it is given?
+
+use std::path::{Path, PathBuf};
+
+use crate::config::{Ack, Config, QueueConfig};
+
+/// The log would lie in memory.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the log's directory {path} lies in memory ({kind}): what is acknowledged as durable would be gone with the machine. Put it on a \
+     disk (EVENTKIT_RING_BUFFER_DB_PATH), or acknowledge what Pub/Sub holds (EVENTKIT_ACK=published), or say that it may be lost \
+     (EVENTKIT_ALLOW_VOLATILE_LOG=true)"
+)]
+pub(super) struct Volatile {
+    path: PathBuf,
+    kind: &'static str,
+}
+
+/// File systems in memory, by the number that `statfs` gives (linux/magic.h).
+const IN_MEMORY: [(u64, &str); 2] = [(0x0102_1994, "tmpfs"), (0x8584_58f6, "ramfs")];
+
+/// Refuses a log in memory that is to be durable, and says when batches may wait where nobody fetches them.
+pub(super) fn check(config: &Config) -> Result<(), Volatile> {
+    let path = &config.wal.path;
+    if let Some(kind) = in_memory(path)
+        && config.ack == Ack::Durable
+    {
+        if !config.wal.may_be_volatile {
+            let path = path.clone();
+            return Err(Volatile { path, kind });
+        }
+        tracing::warn!(path = %path.display(), kind, "log_in_memory");
+    }
+    remember_queue(config);
+    Ok(())
+}
+
+/// What kind of memory the path lies in, or its nearest parent that exists.
+fn in_memory(path: &Path) -> Option<&'static str> {
+    let path = std::path::absolute(path).ok()?;
+    let found = path
+        .ancestors()
+        .find_map(|place| rustix::fs::statfs(place).ok())?;
+    #[expect(
+        clippy::unnecessary_cast,
+        clippy::cast_sign_loss,
+        reason = "its type differs between platforms"
+    )]
+    let kind = (found.f_type as u64) & 0xffff_ffff;
+    IN_MEMORY
+        .iter()
+        .find(|(number, _)| *number == kind)
+        .map(|(_, name)| *name)
+}
+
+/// A log that was published to Pub/Sub says so in a file beside it. Batches that were handed on are not in the log any more, so
+/// that a process which does not pull from there would leave them where they are.
+fn remember_queue(config: &Config) {
+    let mut note = config.wal.path.clone().into_os_string();
+    note.push(".queue");
+    let note = PathBuf::from(note);
+    let written = match &config.queue {
+        QueueConfig::PubSub(pubsub) => {
+            let subscription = format!(
+                "projects/{}/subscriptions/{}",
+                pubsub.project, pubsub.subscription
+            );
+            let folder = note.parent().map_or(Ok(()), std::fs::create_dir_all);
+            folder.and_then(|()| std::fs::write(&note, subscription))
+        }
+        QueueConfig::InProcess => {
+            if let Ok(subscription) = std::fs::read_to_string(&note) {
+                tracing::warn!(
+                    subscription,
+                    action = format!(
+                        "run `eventkit serve --role worker` with EVENTKIT_QUEUE_MODE=pubsub until the subscription is empty, then delete {}",
+                        note.display()
+                    ),
+                    "batches_may_wait_in_pubsub"
+                );
+            }
+            Ok(())
+        }
+    };
+    if let Err(error) = written {
+        tracing::warn!(%error, path = %note.display(), "queue_not_remembered");
+    }
+}

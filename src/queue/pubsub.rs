@@ -1,0 +1,132 @@
+//! Google Cloud Pub/Sub as the queue: one message per sealed batch, its log and lane as the ordering key.
+//!
+//! ```text
+//!  gateway: send ─▶ topic ─▶ subscription ─▶ gather ─▶ run ─▶ worker ─▶ store ─▶ ack of every message in the run
+//!               └─ verify: is the subscription still the one that everything was published to?
+//! ```
+//!
+//! What it promises beyond the queue's page:
+//!
+//! 1. A topic without a subscription takes and discards. So what was published counts as owned only after a look that began
+//!    later found our subscription; if it was missing, or is another one than before, everything since the last good look
+//!    is published again. A subscription that this program made carries a label by which another one is told.
+//! 2. Pub/Sub keeps what is not acknowledged for the subscription's retention: that is how long workers may be away.
+//! 3. In order per ordering key, at least once. Order is not kept across a subscription that was deleted.
+//! 4. Bytes and messages under way are bounded here, because the client library has no flow control for publishing: the
+//!    publisher sends one batch per lane at a time, and the consumer holds at most one budget.
+
+use std::time::Duration;
+
+use google_cloud_gax::error::Error;
+use google_cloud_gax::retry_policy::RetryPolicyExt as _;
+use google_cloud_pubsub::client::{Publisher, Subscriber, SubscriptionAdmin, TopicAdmin};
+use google_cloud_pubsub::retry_policy::RetryableErrors;
+
+use crate::cloud::{NoCredentials, credentials};
+use crate::config::Endpoint;
+use crate::event::{Lane, LogId};
+
+mod consumer;
+mod producer;
+mod setup;
+
+pub use consumer::{PubSubConsumer, Puller, consumers};
+pub use producer::PubSubProducer;
+pub use setup::{Found, SetUpError, set_up};
+
+/// How long one call may take, its repetitions included; then it is begun anew over a new connection.
+const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Which topic and subscription, and where.
+#[derive(Debug, Clone)]
+pub struct PubSubOptions {
+    /// The Google Cloud project.
+    pub project: String,
+    /// The topic's name within the project.
+    pub topic: String,
+    /// The subscription's name within the project.
+    pub subscription: String,
+    /// Whether both are made where they are missing.
+    pub create: bool,
+    /// For how long a subscription that is made here keeps messages.
+    pub retention: Duration,
+    /// How long what was published may wait until the subscription is looked at.
+    pub verify_every: Duration,
+    /// Where Pub/Sub answers.
+    pub endpoint: Endpoint,
+}
+
+/// Why a client cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// There are no credentials.
+    #[error(transparent)]
+    Credentials(#[from] NoCredentials),
+    /// The library refused.
+    #[error("make a Pub/Sub client")]
+    Build(#[from] google_cloud_gax::client_builder::Error),
+}
+
+impl PubSubOptions {
+    fn topic_path(&self) -> String {
+        format!("projects/{}/topics/{}", self.project, self.topic)
+    }
+
+    fn subscription_path(&self) -> String {
+        format!(
+            "projects/{}/subscriptions/{}",
+            self.project, self.subscription
+        )
+    }
+
+    async fn publisher(&self) -> Result<Publisher, ClientError> {
+        let mut builder = Publisher::builder(self.topic_path())
+            .with_credentials(credentials(&self.endpoint)?)
+            .with_retry_policy(RetryableErrors.with_time_limit(CALL_TIMEOUT))
+            // A message is a whole batch: it waits for no other.
+            .set_message_count_threshold(1);
+        if let Some(url) = self.endpoint.url() {
+            builder = builder.with_endpoint(url);
+        }
+        Ok(builder.build().await?)
+    }
+
+    async fn subscriber(&self) -> Result<Subscriber, ClientError> {
+        let mut builder = Subscriber::builder().with_credentials(credentials(&self.endpoint)?);
+        if let Some(url) = self.endpoint.url() {
+            builder = builder.with_endpoint(url);
+        }
+        Ok(builder.build().await?)
+    }
+
+    async fn admins(&self) -> Result<(TopicAdmin, SubscriptionAdmin), ClientError> {
+        let policy = || RetryableErrors.with_time_limit(CALL_TIMEOUT);
+        let (mut topics, mut subscriptions) = (
+            TopicAdmin::builder()
+                .with_credentials(credentials(&self.endpoint)?)
+                .with_retry_policy(policy()),
+            SubscriptionAdmin::builder()
+                .with_credentials(credentials(&self.endpoint)?)
+                .with_retry_policy(policy()),
+        );
+        if let Some(url) = self.endpoint.url() {
+            topics = topics.with_endpoint(url);
+            subscriptions = subscriptions.with_endpoint(url);
+        }
+        Ok((topics.build().await?, subscriptions.build().await?))
+    }
+}
+
+/// The ordering key: whose order is kept.
+fn ordering_key(log_id: LogId, lane: Lane) -> String {
+    format!("{log_id}-{lane}")
+}
+
+/// What a call's error is, in a word or two and without anything that the service quotes.
+fn name_of(error: &Error) -> String {
+    match error.status() {
+        Some(status) => status.code.name().to_owned(),
+        None if error.is_timeout() => "timed out".to_owned(),
+        None => "no answer".to_owned(),
+    }
+}

@@ -1,0 +1,380 @@
+//! The workers' end: pulls messages, gathers runs, hands one run per lane out at a time, and settles all of its messages.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use google_cloud_pubsub::model::Message as PubSubMessage;
+use google_cloud_pubsub::subscriber::handler::Handler;
+use google_cloud_pubsub::subscriber::{MessageStream, ShutdownToken};
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{PubSubOptions, name_of};
+use crate::backoff::Backoff;
+use crate::lifecycle::Health;
+use crate::queue::gather::{self, Gatherer, Key, Message, Run};
+use crate::queue::{Consumer, Delivery, Settle};
+use crate::telemetry::{Metrics, with_causes};
+
+use damaged::Read;
+
+mod damaged;
+
+/// The component's name in readiness.
+const COMPONENT: &str = "pubsub subscription";
+
+/// How long a message that a newer version wrote is kept from those who cannot read it either.
+const PARKED: Duration = Duration::from_secs(60);
+
+/// The longest that a lease is extended: a store may be out for days.
+const LEASE_MAX: Duration = Duration::from_secs(7 * 86_400);
+
+/// How long the last acknowledgements may take to reach Pub/Sub; what does not is delivered once more.
+const CLOSING: Duration = Duration::from_secs(5);
+
+/// A worker's end: all of them share what the [`Puller`] hands out.
+#[derive(Debug)]
+pub struct PubSubConsumer {
+    runs: Arc<Mutex<mpsc::Receiver<Delivery>>>,
+}
+
+#[async_trait]
+impl Consumer for PubSubConsumer {
+    async fn receive(&mut self) -> Option<Delivery> {
+        self.runs.lock().await.recv().await
+    }
+}
+
+/// Pulls, gathers and settles for all consumers of this process; see [`Puller::run`].
+#[derive(Debug)]
+pub struct Puller {
+    options: PubSubOptions,
+    rules: gather::Rules,
+    gatherer: Gatherer<Handler>,
+    out: mpsc::Sender<Delivery>,
+    settled: (
+        mpsc::UnboundedSender<(Key, bool)>,
+        mpsc::UnboundedReceiver<(Key, bool)>,
+    ),
+    read: damaged::Reader,
+    /// Messages that wait for a newer version, oldest first.
+    parked: VecDeque<(Instant, Handler)>,
+    held: Arc<Held>,
+    health: Health,
+    metrics: Metrics,
+}
+
+/// What is held, for the gauges.
+#[derive(Debug, Default)]
+struct Held {
+    bytes: AtomicUsize,
+    messages: AtomicUsize,
+}
+
+/// Ends for so many workers (at least one), and what feeds them.
+#[must_use]
+pub fn consumers(
+    workers: usize,
+    options: PubSubOptions,
+    rules: gather::Rules,
+    health: Health,
+    metrics: Metrics,
+) -> (Puller, Vec<PubSubConsumer>) {
+    let (out, runs) = mpsc::channel(1);
+    let runs = Arc::new(Mutex::new(runs));
+    let consumers = (0..workers.max(1)).map(|_| PubSubConsumer {
+        runs: Arc::clone(&runs),
+    });
+    let consumers = consumers.collect();
+    let held = Arc::<Held>::default();
+    observe(&metrics, &held);
+    let puller = Puller {
+        options,
+        rules,
+        gatherer: Gatherer::new(rules),
+        out,
+        settled: mpsc::unbounded_channel(),
+        read: damaged::Reader::default(),
+        parked: VecDeque::new(),
+        held,
+        health,
+        metrics,
+    };
+    (puller, consumers)
+}
+
+/// A stream of messages, and what closes it.
+struct Stream {
+    messages: mpsc::Receiver<Pulled>,
+    close: Option<ShutdownToken>,
+}
+
+/// What the stream's own task says.
+enum Pulled {
+    Opened(ShutdownToken),
+    Message(Box<(PubSubMessage, Handler)>),
+}
+
+impl Puller {
+    /// Feeds the consumers until `stop` fires; then hands out what is gathered without waiting for more, until all of it is
+    /// settled or `give_up` fires. What is left is given back, and the consumers come to their end.
+    pub async fn run(mut self, stop: CancellationToken, give_up: CancellationToken) {
+        let pulling = stop.child_token();
+        let (sender, messages) = mpsc::channel(1);
+        let mut stream = Stream {
+            messages,
+            close: None,
+        };
+        let puller = pull(
+            self.options.clone(),
+            self.rules,
+            sender,
+            (self.health.clone(), pulling.clone()),
+        );
+        let feeding = async {
+            self.feed(&mut stream, &pulling, &give_up).await;
+            // What is left is dropped, that is given back.
+            let close = stream.close.take();
+            drop((self, stream));
+            if let Some(close) = close
+                && tokio::time::timeout(CLOSING, close.shutdown())
+                    .await
+                    .is_err()
+            {
+                tracing::warn!("subscription_not_closed_in_time");
+            }
+        };
+        futures::future::join(puller, feeding).await;
+    }
+
+    async fn feed(
+        &mut self,
+        stream: &mut Stream,
+        stop: &CancellationToken,
+        give_up: &CancellationToken,
+    ) {
+        let out = self.out.clone();
+        loop {
+            let (now, draining) = (Instant::now(), stop.is_cancelled());
+            if give_up.is_cancelled() || (draining && self.gatherer.is_empty()) {
+                return;
+            }
+            self.unpark(now);
+            let has_run = self.gatherer.is_ready(now, draining);
+            let wants_more = !draining && !self.gatherer.is_full();
+            tokio::select! {
+                // Cancel safe: a place that is not taken is given back.
+                place = out.reserve(), if has_run => match place {
+                    Ok(place) => {
+                        if let Some(run) = self.gatherer.take(now, draining) {
+                            place.send(delivery(run, self.settled.0.clone()));
+                        }
+                    }
+                    // Every worker is gone.
+                    Err(_closed) => return,
+                },
+                // Cancel safe: a channel.
+                Some((key, done)) = self.settled.1.recv() => self.settle(key, done),
+                // Cancel safe: a channel.
+                Some(pulled) = stream.messages.recv(), if wants_more => match pulled {
+                    Pulled::Opened(close) => stream.close = Some(close),
+                    Pulled::Message(message) => self.offer(*message, now),
+                },
+                // Cancel safe: both are computed again.
+                () = sleep_until(self.gatherer.deadline()), if !has_run => {}
+                () = sleep_until(self.parked.front().map(|(until, _)| *until)) => {}
+                // Cancel safe: tokens stay cancelled.
+                () = stop.cancelled(), if !draining => {}
+                () = give_up.cancelled() => {}
+            }
+            self.held
+                .bytes
+                .store(self.gatherer.bytes(), Ordering::Relaxed);
+            self.held.messages.store(
+                self.gatherer.messages() + self.parked.len(),
+                Ordering::Relaxed,
+            );
+        }
+    }
+
+    fn offer(&mut self, (message, handle): (PubSubMessage, Handler), now: Instant) {
+        match self.read.read(&message) {
+            Read::Batch(batch, node) => {
+                let message = Message {
+                    batch,
+                    node,
+                    handle,
+                };
+                if !self.gatherer.offer(message, now) {
+                    self.metrics.queue_redeliveries.add(1, &[]);
+                }
+            }
+            Read::AskAgain => {
+                self.metrics.queue_messages_damaged.add(1, &[]);
+                handle.nack();
+            }
+            Read::Wait => {
+                self.metrics.queue_messages_parked.add(1, &[]);
+                let text = "messages of a newer version wait for a newer worker";
+                self.health
+                    .degraded("pubsub messages", Some(text.to_owned()));
+                self.parked.push_back((now + PARKED, handle));
+            }
+        }
+    }
+
+    /// Gives back what was kept long enough: meanwhile a worker may have come that can read it.
+    fn unpark(&mut self, now: Instant) {
+        while let Some((until, _)) = self.parked.front() {
+            if *until > now {
+                return;
+            }
+            if let Some((_, handle)) = self.parked.pop_front() {
+                handle.nack();
+            }
+        }
+        self.health.degraded("pubsub messages", None);
+    }
+
+    fn settle(&mut self, key: Key, done: bool) {
+        for handle in self.gatherer.settle(key) {
+            if done {
+                handle.ack();
+            } else {
+                handle.nack();
+            }
+        }
+    }
+}
+
+/// Keeps a stream open until told to stop. The client library reopens one that breaks; what it gives up on is begun anew here.
+async fn pull(
+    options: PubSubOptions,
+    rules: gather::Rules,
+    out: mpsc::Sender<Pulled>,
+    (health, stop): (Health, CancellationToken),
+) {
+    let backoff = Backoff::default();
+    let mut failures = 0_u32;
+    while !stop.is_cancelled() && !out.is_closed() {
+        let error = match open(&options, rules).await {
+            Ok(stream) => match forward(stream, &out, &stop, &mut failures, &health).await {
+                Some(error) => error,
+                None => return,
+            },
+            Err(error) => error,
+        };
+        failures = failures.saturating_add(1);
+        let needs_a_person = failures == 1;
+        if needs_a_person {
+            tracing::error!(error, "subscription_unusable");
+        } else {
+            tracing::warn!(error, attempt = failures, "pull_failed");
+        }
+        health.degraded(COMPONENT, Some(format!("pulling fails: {error}")));
+        tokio::select! {
+            // Cancel safe: the token stays cancelled.
+            () = stop.cancelled() => return,
+            // Cancel safe: a wait that is cut short is forgotten.
+            () = tokio::time::sleep(backoff.wait(failures)) => {}
+        }
+    }
+}
+
+async fn open(options: &PubSubOptions, rules: gather::Rules) -> Result<MessageStream, String> {
+    let subscriber = options
+        .subscriber()
+        .await
+        .map_err(|error| with_causes(&error))?;
+    let limit = |limit: usize| i64::try_from(limit).unwrap_or(i64::MAX);
+    Ok(subscriber
+        .subscribe(options.subscription_path())
+        .set_max_outstanding_messages(limit(rules.budget_messages))
+        .set_max_outstanding_bytes(limit(rules.budget_bytes))
+        .set_max_lease(LEASE_MAX)
+        .build())
+}
+
+/// Passes messages on; ends with an error when the stream does, with `None` when told to stop.
+async fn forward(
+    mut stream: MessageStream,
+    out: &mpsc::Sender<Pulled>,
+    stop: &CancellationToken,
+    failures: &mut u32,
+    health: &Health,
+) -> Option<String> {
+    out.send(Pulled::Opened(stream.shutdown_token()))
+        .await
+        .ok()?;
+    loop {
+        let next = tokio::select! {
+            // The stream is not asked again after it.
+            () = stop.cancelled() => return None,
+            next = stream.next() => next?,
+        };
+        match next {
+            Ok(message) => {
+                if std::mem::take(failures) > 0 {
+                    health.degraded(COMPONENT, None);
+                }
+                out.send(Pulled::Message(Box::new(message))).await.ok()?;
+            }
+            Err(error) => return Some(name_of(&error)),
+        }
+    }
+}
+
+fn delivery(run: Run, settled: mpsc::UnboundedSender<(Key, bool)>) -> Delivery {
+    let settle = RunSettle {
+        key: run.key,
+        settled,
+    };
+    Delivery::new(run.batch, 1, Box::new(settle)).from_node(run.node)
+}
+
+/// Settles all messages of a run.
+#[derive(Debug)]
+struct RunSettle {
+    key: Key,
+    settled: mpsc::UnboundedSender<(Key, bool)>,
+}
+
+impl Settle for RunSettle {
+    fn ack(self: Box<Self>) {
+        // A puller that is gone has given the messages back; they are delivered again and found done.
+        self.settled.send((self.key, true)).unwrap_or(());
+    }
+
+    fn nack(self: Box<Self>) {
+        self.settled.send((self.key, false)).unwrap_or(());
+    }
+}
+
+fn observe(metrics: &Metrics, held: &Arc<Held>) {
+    let shown = |count: usize| u32::try_from(count).map_or(f64::from(u32::MAX), f64::from);
+    let bytes = Arc::clone(held);
+    metrics.observe(
+        "eventkit_queue_held_bytes",
+        "Bytes of batches that are gathered or being stored",
+        Vec::new(),
+        move || shown(bytes.bytes.load(Ordering::Relaxed)),
+    );
+    let messages = Arc::clone(held);
+    metrics.observe(
+        "eventkit_queue_held_messages",
+        "Messages that are held and not acknowledged",
+        Vec::new(),
+        move || shown(messages.messages.load(Ordering::Relaxed)),
+    );
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,210 @@
+//! The publisher's end: publishes for as long as it takes, and looks whether a subscription was there to receive it.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use google_cloud_pubsub::client::Publisher;
+use google_cloud_pubsub::error::PublishError;
+use google_cloud_pubsub::model::Message;
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::{Found, PubSubOptions, SetUpError, name_of, ordering_key, set_up};
+use crate::backoff::Backoff;
+use crate::lifecycle::Health;
+use crate::queue::{Batch, Producer, SendError, Verdict, batch};
+use crate::telemetry::{Metrics, with_causes};
+
+/// The component's names in readiness.
+const TOPIC: &str = "pubsub topic";
+const SUBSCRIPTION: &str = "pubsub subscription";
+
+/// See the module's page.
+#[derive(Debug)]
+pub struct PubSubProducer {
+    options: PubSubOptions,
+    /// The label of this process.
+    node: Arc<str>,
+    /// Made when it is needed, and anew after a call without an answer: its connection may lead nowhere.
+    client: Mutex<Option<Publisher>>,
+    known: std::sync::Mutex<Known>,
+    backoff: Backoff,
+    health: Health,
+    metrics: Metrics,
+    stop: CancellationToken,
+}
+
+/// What is known of the subscription.
+#[derive(Debug, Default)]
+struct Known {
+    found: Option<Found>,
+    /// It was missing at the last look: whatever was published since it was last there is gone.
+    was_missing: bool,
+    told: bool,
+}
+
+impl PubSubProducer {
+    /// A producer that labels its batches with `node` and gives up when `stop` fires. What is known of the subscription from
+    /// the start is what every later look is compared with.
+    #[must_use]
+    pub fn new(
+        options: PubSubOptions,
+        node: Arc<str>,
+        found: Option<Found>,
+        (health, metrics): (Health, Metrics),
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            options,
+            node,
+            client: Mutex::default(),
+            known: std::sync::Mutex::new(Known {
+                found,
+                ..Known::default()
+            }),
+            backoff: Backoff::default(),
+            health,
+            metrics,
+            stop,
+        }
+    }
+
+    async fn client(&self) -> Result<Publisher, String> {
+        let mut client = self.client.lock().await;
+        if let Some(client) = &*client {
+            return Ok(client.clone());
+        }
+        let made = self
+            .options
+            .publisher()
+            .await
+            .map_err(|error| with_causes(&error))?;
+        Ok(client.insert(made).clone())
+    }
+
+    async fn publish(&self, key: &str, message: Message) -> Result<(), String> {
+        let client = self.client().await?;
+        match client.publish(message).await {
+            Ok(_id) => Ok(()),
+            Err(error) => {
+                // The key is paused until it is told to go on; the batch that failed is what comes next.
+                client.resume_publish(key);
+                let (text, unanswered) = match &error {
+                    PublishError::Rpc(error) => (name_of(error), error.status().is_none()),
+                    other => (other.to_string(), true),
+                };
+                if unanswered {
+                    *self.client.lock().await = None;
+                }
+                Err(text)
+            }
+        }
+    }
+
+    fn message(&self, batch: &Batch, key: &str) -> Message {
+        let id = &batch.id;
+        let attributes = [
+            ("format", batch::FORMAT.to_string()),
+            ("log_id", id.log_id.to_string()),
+            ("node", self.node.to_string()),
+            ("lane", id.lane.to_string()),
+            ("number", id.number.to_string()),
+            ("first_offset", id.first.to_string()),
+            ("last_offset", id.last.to_string()),
+            ("count", batch.records.len().to_string()),
+            ("input_hash", format!("{:016x}", id.input_hash)),
+            ("day", batch.day.0.to_string()),
+        ];
+        Message::new()
+            .set_data(batch::encode(batch, &self.node))
+            .set_ordering_key(key)
+            .set_attributes(attributes)
+    }
+
+    /// What a look at the subscription says about what was published before it.
+    fn judge(&self, looked: Result<Found, SetUpError>) -> Verdict {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        match looked {
+            Ok(found) => {
+                let is_another = known.found.as_ref().is_some_and(|known| *known != found);
+                let lost = is_another || known.was_missing;
+                *known = Known {
+                    found: Some(found),
+                    ..Known::default()
+                };
+                self.health.degraded(SUBSCRIPTION, None);
+                if lost { Verdict::Lost } else { Verdict::Owned }
+            }
+            Err(error) => {
+                known.was_missing |= matches!(error, SetUpError::Missing { .. });
+                let needs_a_person = !error.is_outage() && !known.told;
+                known.told |= needs_a_person;
+                let text = with_causes(&error);
+                if needs_a_person {
+                    tracing::error!(
+                        error = text,
+                        action = "without its subscription the topic discards what it takes; events wait in the log meanwhile",
+                        "subscription_unusable"
+                    );
+                } else {
+                    tracing::warn!(error = text, "subscription_not_seen");
+                }
+                self.health.degraded(SUBSCRIPTION, Some(text));
+                Verdict::Unknown
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Producer for PubSubProducer {
+    async fn send(&self, batch: Arc<Batch>) -> Result<(), SendError> {
+        let key = ordering_key(batch.id.log_id, batch.id.lane);
+        let message = self.message(&batch, &key);
+        let mut failures = 0_u32;
+        loop {
+            let error = tokio::select! {
+                // Cancel safe: at the worst the message is published again after the next start.
+                () = self.stop.cancelled() => return Err(SendError::Closed),
+                // Cancel safe for the same reason.
+                published = self.publish(&key, message.clone()) => match published {
+                    Ok(()) => break,
+                    Err(error) => error,
+                },
+            };
+            failures = failures.saturating_add(1);
+            self.metrics.queue_publish_retries.add(1, &[]);
+            tracing::warn!(lane = %batch.id.lane, attempt = failures, error, "publish_failed");
+            let text = format!("publishing fails and is retried: {error}");
+            self.health.degraded(TOPIC, Some(text));
+            tokio::select! {
+                // Cancel safe: the token stays cancelled.
+                () = self.stop.cancelled() => return Err(SendError::Closed),
+                // Cancel safe: a wait that is cut short is forgotten.
+                () = tokio::time::sleep(self.backoff.wait(failures)) => {}
+            }
+        }
+        self.health.degraded(TOPIC, None);
+        Ok(())
+    }
+
+    fn verify_every(&self) -> Option<Duration> {
+        Some(self.options.verify_every)
+    }
+
+    async fn verify(&self) -> Verdict {
+        // Looks first without making anything, so that "it was missing" is never overlooked.
+        let look_only = PubSubOptions {
+            create: false,
+            ..self.options.clone()
+        };
+        let looked = set_up(&look_only).await;
+        let is_missing = matches!(looked, Err(SetUpError::Missing { .. }));
+        let verdict = self.judge(looked);
+        if is_missing && self.options.create {
+            return self.judge(set_up(&self.options).await);
+        }
+        verdict
+    }
+}

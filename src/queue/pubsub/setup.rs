@@ -1,0 +1,215 @@
+//! Topic and subscription: made where they may be, looked at otherwise.
+
+use std::time::Duration;
+
+use google_cloud_gax::error::Error;
+use google_cloud_gax::error::rpc::Code;
+use google_cloud_pubsub::client::{SubscriptionAdmin, TopicAdmin};
+use google_cloud_pubsub::model::{ExpirationPolicy, Subscription};
+
+use super::{ClientError, PubSubOptions, name_of};
+
+/// The longest deadline there is: leases are extended while a run waits, and a worker that dies is noticed by its closed stream.
+const ACK_DEADLINE_SECONDS: i32 = 60;
+
+/// The label by which a subscription that was deleted and made again is told from the one before.
+const IDENTITY: &str = "eventkit-identity";
+
+/// The topic that Pub/Sub names when a subscription's own was deleted.
+const DELETED_TOPIC: &str = "_deleted-topic_";
+
+/// A subscription as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its label, if this program made it.
+    pub identity: Option<String>,
+}
+
+/// Why topic and subscription cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SetUpError {
+    /// No client.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// There is no such thing, and it may not be made.
+    #[error(
+        "there is no {what}: create it, or set EVENTKIT_PUBSUB_CREATE=true (a subscription needs message ordering, no filter, and \
+         an expiration of never)"
+    )]
+    Missing {
+        /// Which topic or subscription.
+        what: String,
+    },
+    /// It is there, but cannot do what is needed of it.
+    #[error("{subscription} cannot be used: {reason}")]
+    Unfit {
+        /// The subscription.
+        subscription: String,
+        /// What is wrong, and what to do.
+        reason: &'static str,
+    },
+    /// We may not.
+    #[error("{operation} {what} is denied")]
+    Denied {
+        /// What was tried.
+        operation: &'static str,
+        /// On which topic or subscription.
+        what: String,
+        /// What Pub/Sub said.
+        #[source]
+        source: Box<Error>,
+    },
+    /// Pub/Sub cannot be reached, or is out.
+    #[error("{operation} {what}: {}", name_of(source))]
+    Unreachable {
+        /// What was tried.
+        operation: &'static str,
+        /// On which topic or subscription.
+        what: String,
+        /// What happened.
+        #[source]
+        source: Box<Error>,
+    },
+}
+
+impl SetUpError {
+    /// Whether it passes by itself: an outage never prevents a start.
+    #[must_use]
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
+}
+
+/// Looks for topic and subscription, and makes what is missing if that is allowed.
+///
+/// # Errors
+///
+/// [`SetUpError`].
+pub async fn set_up(options: &PubSubOptions) -> Result<Found, SetUpError> {
+    let (topics, subscriptions) = options.admins().await?;
+    match find(options, &subscriptions).await {
+        Err(SetUpError::Missing { .. }) if options.create => {
+            create_topic(options, &topics).await?;
+            create_subscription(options, &subscriptions).await?;
+            find(options, &subscriptions).await
+        }
+        found => found,
+    }
+}
+
+/// Looks for the subscription.
+async fn find(
+    options: &PubSubOptions,
+    subscriptions: &SubscriptionAdmin,
+) -> Result<Found, SetUpError> {
+    let path = options.subscription_path();
+    let found = subscriptions
+        .get_subscription()
+        .set_subscription(path.clone())
+        .send()
+        .await
+        .map_err(failed("get", &path))?;
+    let unfit = |reason| SetUpError::Unfit {
+        subscription: path.clone(),
+        reason,
+    };
+    if found.topic == DELETED_TOPIC {
+        return Err(unfit(
+            "its topic was deleted. What it still holds can be received: let the workers empty it, then delete it",
+        ));
+    }
+    if found.topic != options.topic_path() {
+        return Err(unfit("it belongs to another topic"));
+    }
+    if !found.enable_message_ordering {
+        return Err(unfit(
+            "it does not keep message order, which can only be chosen when a subscription is made",
+        ));
+    }
+    if !found.filter.is_empty() {
+        return Err(unfit("it has a filter, which discards what does not match"));
+    }
+    if found.dead_letter_policy.is_some() {
+        return Err(unfit(
+            "it has a dead letter policy, which would move good batches away while a store is out: remove it",
+        ));
+    }
+    Ok(Found {
+        identity: found.labels.get(IDENTITY).cloned(),
+    })
+}
+
+async fn create_topic(options: &PubSubOptions, topics: &TopicAdmin) -> Result<(), SetUpError> {
+    let path = options.topic_path();
+    let created = topics.create_topic().set_name(path.clone()).send().await;
+    match created {
+        Ok(_) => {
+            tracing::info!(topic = path, "topic_created");
+            Ok(())
+        }
+        Err(error) if is(&error, Code::AlreadyExists) => Ok(()),
+        Err(error) => Err(failed("create", &path)(error)),
+    }
+}
+
+async fn create_subscription(
+    options: &PubSubOptions,
+    subscriptions: &SubscriptionAdmin,
+) -> Result<(), SetUpError> {
+    let path = options.subscription_path();
+    let created = subscriptions
+        .create_subscription()
+        .with_request(subscription(options, &path))
+        .send()
+        .await;
+    match created {
+        Ok(_) => {
+            tracing::info!(subscription = path, "subscription_created");
+            Ok(())
+        }
+        Err(error) if is(&error, Code::AlreadyExists) => Ok(()),
+        Err(error) => Err(failed("create", &path)(error)),
+    }
+}
+
+fn subscription(options: &PubSubOptions, path: &str) -> Subscription {
+    let retention = wkt_duration(options.retention);
+    Subscription::new()
+        .set_name(path)
+        .set_topic(options.topic_path())
+        .set_ack_deadline_seconds(ACK_DEADLINE_SECONDS)
+        .set_enable_message_ordering(true)
+        .set_message_retention_duration(retention)
+        // Without a time to live: by default a subscription expires after 31 days without a worker, and takes its messages along.
+        .set_expiration_policy(ExpirationPolicy::new())
+        .set_labels([(IDENTITY, uuid::Uuid::new_v4().simple().to_string())])
+}
+
+fn wkt_duration(duration: Duration) -> google_cloud_wkt::Duration {
+    google_cloud_wkt::Duration::clamp(i64::try_from(duration.as_secs()).unwrap_or(i64::MAX), 0)
+}
+
+fn is(error: &Error, code: Code) -> bool {
+    error.status().is_some_and(|status| status.code == code)
+}
+
+fn failed<'a>(operation: &'static str, path: &'a str) -> impl Fn(Error) -> SetUpError + 'a {
+    move |error| {
+        let what = path.to_owned();
+        match error.status().map(|status| status.code) {
+            Some(Code::NotFound) => SetUpError::Missing { what },
+            Some(Code::PermissionDenied | Code::Unauthenticated | Code::InvalidArgument) => {
+                SetUpError::Denied {
+                    operation,
+                    what,
+                    source: Box::new(error),
+                }
+            }
+            _ => SetUpError::Unreachable {
+                operation,
+                what,
+                source: Box::new(error),
+            },
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! What is Pub/Sub's own: a subscription that is missing, unfit or replaced, and messages that are not what was sealed.
+
+use eventkit::config::{BatchRules, Endpoint};
+use eventkit::lifecycle::Health;
+use eventkit::queue::gather::Rules;
+use eventkit::queue::pubsub::{
+    PubSubOptions, PubSubProducer, SetUpError, consumers, set_up,
+};
+use eventkit::queue::Verdict;
+use google_cloud_auth::credentials::anonymous;
+use google_cloud_pubsub::client::{Publisher, SubscriptionAdmin};
+use google_cloud_pubsub::model::Message;
+
+use super::*;
+use crate::support::emulators;
+
+fn rules() -> Rules {
+    Rules {
+        run: BatchRules {
+            events: 4,
+            events_age: Duration::from_millis(10),
+            events_max: usize::MAX,
+            bytes: 1 << 20,
+            age: Duration::from_millis(50),
+        },
+        budget_bytes: 1 << 20,
+        budget_messages: 1_000,
+    }
+}
+
+/// A topic and a subscription of its own; `None` without an emulator.
+fn options() -> Option<PubSubOptions> {
+    let url = emulators::pubsub()?;
+    let name = uuid::Uuid::new_v4().simple();
+    Some(PubSubOptions {
+        project: "eventkit-test".to_owned(),
+        topic: format!("topic-{name}"),
+        subscription: format!("subscription-{name}"),
+        create: true,
+        retention: Duration::from_secs(3_600),
+        verify_every: Duration::from_secs(1),
+        endpoint: Endpoint::emulator(&url),
+    })
+}
+
+async fn producer(options: &PubSubOptions) -> (PubSubProducer, Health) {
+    let found = set_up(options).await.unwrap();
+    let health = Health::default();
+    let producer = PubSubProducer::new(
+        options.clone(),
+        "a node".into(),
+        Some(found),
+        (health.clone(), Metrics::new()),
+        CancellationToken::new(),
+    );
+    (producer, health)
+}
+
+fn consumer(options: &PubSubOptions) -> (Box<dyn Consumer>, AbortOnDropHandle<()>) {
+    let (puller, ends) = consumers(1, options.clone(), rules(), Health::default(), Metrics::new());
+    let (stop, give_up) = (CancellationToken::new(), CancellationToken::new());
+    let feeder = task(async move { puller.run(stop, give_up).await });
+    (Box::new(ends.into_iter().next().unwrap()), feeder)
+}
+
+pub(super) async fn queue() -> Option<Queue> {
+    let options = options()?;
+    let (producer, _health) = producer(&options).await;
+    let (consumer, feeder) = consumer(&options);
+    Some(Queue {
+        kind: "Pub/Sub",
+        producer: Arc::new(producer),
+        consumer,
+        _feeder: Some(feeder),
+    })
+}
+
+async fn admin(options: &PubSubOptions) -> SubscriptionAdmin {
+    SubscriptionAdmin::builder()
+        .with_endpoint(options.endpoint.url().unwrap())
+        .with_credentials(anonymous::Builder::new().build())
+        .build()
+        .await
+        .unwrap()
+}
+
+fn path(options: &PubSubOptions) -> String {
+    format!(
+        "projects/{}/subscriptions/{}",
+        options.project, options.subscription
+    )
+}
+
+async fn delete_subscription(options: &PubSubOptions) {
+    let delete = admin(options).await.delete_subscription();
+    delete
+        .set_subscription(path(options))
+        .send()
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn what_was_published_while_the_subscription_was_missing_is_lost_and_said_to_be() {
+    let Some(options) = options() else { return };
+    let (producer, health) = producer(&options).await;
+    assert_eq!(producer.verify().await, Verdict::Owned);
+    let log_id = LogId::random();
+    delete_subscription(&options).await;
+    producer.send(batch(log_id, 0, 0)).await.unwrap();
+    // It is made again, and is known to be another one.
+    assert_eq!(producer.verify().await, Verdict::Lost);
+    producer.send(batch(log_id, 0, 0)).await.unwrap();
+    assert_eq!(producer.verify().await, Verdict::Owned);
+    assert!(health.readiness().degraded.is_empty());
+    let (mut consumer, _feeder) = consumer(&options);
+    let delivery = timeout(SOON, consumer.receive()).await.unwrap().unwrap();
+    assert_eq!(delivery.batch, batch(log_id, 0, 0));
+    assert_eq!(delivery.node.as_deref(), Some("a node"));
+}
+
+#[tokio::test]
+async fn a_subscription_that_somebody_else_made_again_is_noticed() {
+    let Some(options) = options() else { return };
+    let (producer, _health) = producer(&options).await;
+    assert_eq!(producer.verify().await, Verdict::Owned);
+    delete_subscription(&options).await;
+    set_up(&options).await.unwrap();
+    assert_eq!(producer.verify().await, Verdict::Lost);
+    assert_eq!(producer.verify().await, Verdict::Owned);
+}
+
+#[tokio::test]
+async fn without_leave_to_make_it_the_producer_waits_for_a_missing_subscription() {
+    let Some(options) = options() else { return };
+    set_up(&options).await.unwrap();
+    let look_only = PubSubOptions {
+        create: false,
+        ..options.clone()
+    };
+    let (producer, health) = producer(&look_only).await;
+    delete_subscription(&options).await;
+    assert_eq!(producer.verify().await, Verdict::Unknown);
+    let said = health.readiness().degraded;
+    assert!(said["pubsub subscription"].contains("EVENTKIT_PUBSUB_CREATE"), "{said:?}");
+    set_up(&options).await.unwrap();
+    assert_eq!(producer.verify().await, Verdict::Lost);
+    assert_eq!(producer.verify().await, Verdict::Owned);
+}
+
+#[tokio::test]
+async fn a_start_tells_what_is_missing_from_what_is_unfit_and_what_cannot_be_reached() {
+    let Some(options) = options() else { return };
+    let look_only = PubSubOptions {
+        create: false,
+        ..options.clone()
+    };
+    let missing = set_up(&look_only).await.unwrap_err();
+    assert!(matches!(missing, SetUpError::Missing { .. }), "{missing}");
+    set_up(&options).await.unwrap();
+
+    let create = admin(&options).await.create_subscription();
+    let unordered = PubSubOptions {
+        subscription: format!("{}-unordered", options.subscription),
+        ..options.clone()
+    };
+    create
+        .set_name(path(&unordered))
+        .set_topic(format!("projects/{}/topics/{}", options.project, options.topic))
+        .send()
+        .await
+        .unwrap();
+    let unfit = set_up(&unordered).await.unwrap_err();
+    assert!(unfit.to_string().contains("message order"), "{unfit}");
+    assert!(!unfit.is_outage());
+
+    // Nobody listens there.
+    let nowhere = PubSubOptions {
+        endpoint: Endpoint::emulator("127.0.0.1:1"),
+        ..options
+    };
+    let out = set_up(&nowhere).await.unwrap_err();
+    assert!(out.is_outage(), "{out}");
+}
+
+async fn publish(options: &PubSubOptions, messages: Vec<Message>) {
+    let publisher = Publisher::builder(format!(
+        "projects/{}/topics/{}",
+        options.project, options.topic
+    ))
+    .with_endpoint(options.endpoint.url().unwrap())
+    .with_credentials(anonymous::Builder::new().build())
+    .build()
+    .await
+    .unwrap();
+    for message in messages {
+        publisher.publish(message).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_message_becomes_a_record_for_each_offset_and_one_of_a_newer_format_waits() {
+    let Some(options) = options() else { return };
+    set_up(&options).await.unwrap();
+    let log_id = LogId::random();
+    let attributes = |number: &str| {
+        [
+            ("log_id", log_id.to_string()),
+            ("lane", "1".to_owned()),
+            ("number", number.to_owned()),
+            ("first_offset", "50".to_owned()),
+            ("last_offset", "52".to_owned()),
+            ("day", "20000".to_owned()),
+        ]
+    };
+    let damaged = Message::new()
+        .set_data("\u{1}no batch")
+        .set_ordering_key("damaged")
+        .set_attributes(attributes("4"));
+    // Field 1, format 77.
+    let newer = Message::new()
+        .set_data(vec![0x08, 77])
+        .set_ordering_key("newer")
+        .set_attributes(attributes("5"));
+    publish(&options, vec![newer, damaged]).await;
+    let (mut consumer, _feeder) = consumer(&options);
+    let delivery = timeout(SOON, consumer.receive()).await.unwrap().unwrap();
+    let offsets: Vec<_> = delivery.batch.records.iter().map(|(o, _)| *o).collect();
+    assert_eq!((delivery.batch.id.number, offsets), (4, vec![50, 51, 52]));
+    delivery.ack();
+    // Only what can be read comes after it.
+    let (producer, _health) = producer(&options).await;
+    producer.send(batch(log_id, 2, 0)).await.unwrap();
+    let delivery = timeout(SOON, consumer.receive()).await.unwrap().unwrap();
+    assert_eq!(delivery.batch.id.lane, Lane(2));
+}

@@ -1,0 +1,173 @@
+//! The parts of the path as processes of their own, with Pub/Sub between them.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::support::gateway::{Endpoints, Gateway, START_TIMEOUT};
+use crate::support::{clients, emulators, warehouse};
+
+/// How long an event may take through three processes and an emulator on a busy machine.
+const ROWS_WITHIN: Duration = Duration::from_secs(60);
+
+/// What all three share: a topic and a subscription of their own.
+fn settings(url: &str) -> Vec<(&'static str, String)> {
+    let name = uuid::Uuid::new_v4().simple();
+    vec![
+        ("EVENTKIT_EVENT_STORE", "local".to_owned()),
+        ("EVENTKIT_QUEUE_MODE", "pubsub".to_owned()),
+        ("GCP_PROJECT_ID", "eventkit-test".to_owned()),
+        ("PUBSUB_EMULATOR_HOST", url.to_owned()),
+        ("EVENTKIT_PUBSUB_TOPIC", format!("topic-{name}")),
+        ("EVENTKIT_PUBSUB_SUBSCRIPTION", format!("workers-{name}")),
+        ("EVENTKIT_PUBSUB_VERIFY_INTERVAL", "1".to_owned()),
+        ("EVENTKIT_WAREHOUSE_LOADER_INTERVAL", "0.2".to_owned()),
+        ("EVENTKIT_ALLOW_VOLATILE_LOG", "true".to_owned()),
+    ]
+}
+
+async fn start(
+    role: &str,
+    dir: &Path,
+    settings: &[(&'static str, String)],
+    more: &[(&str, &str)],
+) -> (Gateway, Endpoints) {
+    let mut all: Vec<(&str, &str)> = settings.iter().map(|(n, v)| (*n, v.as_str())).collect();
+    all.push(("EVENTKIT_ROLE", role));
+    all.extend(more);
+    let mut process = Gateway::spawn_as("serve", dir, &all).unwrap();
+    let endpoints = process.ready(START_TIMEOUT).await.unwrap();
+    (process, endpoints)
+}
+
+fn tracks(from: u32, count: u32) -> String {
+    let events = (from..from + count).map(|n| {
+        json!({"type": "track", "messageId": format!("m-{n}"), "userId": format!("u-{}", n % 50), "event": "e"})
+    });
+    serde_json::Value::from_iter(events).to_string()
+}
+
+async fn await_rows(dir: &Path, events: u64) {
+    let since = Instant::now();
+    loop {
+        let counts = warehouse::counts(dir);
+        if counts.0 >= events {
+            assert_eq!(counts, (events, 0));
+            return;
+        }
+        assert!(since.elapsed() < ROWS_WITHIN, "{counts:?} of {events}");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn three_processes_make_one_row_of_each_event_also_when_each_of_them_is_killed() {
+    let Some(url) = emulators::pubsub() else { return };
+    let settings = settings(&url);
+    let (front, back) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (gateway, endpoints) = start("gateway", front.path(), &settings, &[]).await;
+    let (worker, _) = start("worker", back.path(), &settings, &[]).await;
+    let (loader, _) = start("loader", back.path(), &settings, &[]).await;
+
+    let http = clients::Http::new(&endpoints);
+    assert_eq!(http.post("/collect", tracks(0, 500)).await.unwrap().0, 202);
+    await_rows(back.path(), 500).await;
+
+    // A copy comes while nobody is there to store it, and again from the log of a gateway that was killed.
+    worker.kill().await.unwrap();
+    assert_eq!(http.post("/collect", tracks(500, 500)).await.unwrap().0, 202);
+    gateway.kill().await.unwrap();
+    loader.kill().await.unwrap();
+    let (gateway, endpoints) = start("gateway", front.path(), &settings, &[]).await;
+    let (worker, _) = start("worker", back.path(), &settings, &[]).await;
+    let (loader, _) = start("loader", back.path(), &settings, &[]).await;
+    let http = clients::Http::new(&endpoints);
+    assert_eq!(http.post("/collect", tracks(900, 200)).await.unwrap().0, 202);
+    await_rows(back.path(), 1_100).await;
+
+    for process in [gateway, worker, loader] {
+        let ended = process.terminate(Duration::from_secs(40)).await.unwrap();
+        assert!(ended.status.success(), "{}", ended.said);
+        assert!(ended.alarms.is_empty(), "{:?}", ended.alarms);
+    }
+    // A gateway that ends in order leaves nothing in its log that Pub/Sub is not known to hold.
+    await_rows(back.path(), 1_100).await;
+}
+
+#[tokio::test]
+async fn one_process_can_be_everything_over_pubsub() {
+    let Some(url) = emulators::pubsub() else { return };
+    let (settings, dir) = (settings(&url), tempfile::tempdir().unwrap());
+    let (process, endpoints) = start("all", dir.path(), &settings, &[]).await;
+    let http = clients::Http::new(&endpoints);
+    assert_eq!(http.post("/collect", tracks(0, 100)).await.unwrap().0, 202);
+    let ended = process.terminate(Duration::from_secs(40)).await.unwrap();
+    assert!(ended.status.success(), "{}", ended.said);
+    // What was on its way arrived before the end, or does after the next start.
+    let (process, _) = start("all", dir.path(), &settings, &[]).await;
+    await_rows(dir.path(), 100).await;
+    drop(process);
+}
+
+/// A port where nobody listens until it is opened; then it leads to the emulator.
+async fn closed_port() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+async fn lead(from: &str, to: &str) {
+    let listener = TcpListener::bind(from).await.unwrap();
+    let to = to.trim_start_matches("http://").to_owned();
+    #[expect(clippy::disallowed_methods, reason = "it ends with the test's runtime")]
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let to = to.clone();
+            tokio::spawn(async move {
+                let mut far = TcpStream::connect(to).await.unwrap();
+                copy_bidirectional(&mut near, &mut far).await
+            });
+        }
+    });
+}
+
+#[tokio::test]
+async fn an_outage_of_pubsub_prevents_no_start_and_only_published_waits_for_it() {
+    let Some(url) = emulators::pubsub() else { return };
+    for (ack, waits) in [("durable", false), ("published", true)] {
+        let port = closed_port().await;
+        let (settings, dir) = (settings(&port), tempfile::tempdir().unwrap());
+        let (process, endpoints) =
+            start("all", dir.path(), &settings, &[("EVENTKIT_ACK", ack)]).await;
+        let http = clients::Http::new(&endpoints);
+        let mut answer = Box::pin(http.post("/collect", tracks(0, 10)));
+        if waits {
+            let early = timeout(Duration::from_secs(2), &mut answer).await;
+            assert!(early.is_err(), "{early:?}");
+        } else {
+            assert_eq!(timeout(ROWS_WITHIN, &mut answer).await.unwrap().unwrap().0, 202);
+        }
+        lead(&port, &url).await;
+        if waits {
+            assert_eq!(timeout(ROWS_WITHIN, answer).await.unwrap().unwrap().0, 202);
+        }
+        await_rows(dir.path(), 10).await;
+        drop(process);
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_was_published_says_that_batches_may_wait_in_pubsub() {
+    let Some(url) = emulators::pubsub() else { return };
+    let (settings, dir) = (settings(&url), tempfile::tempdir().unwrap());
+    let (process, _) = start("gateway", dir.path(), &settings, &[]).await;
+    process.terminate(Duration::from_secs(40)).await.unwrap();
+    let (process, _) = Gateway::start(dir.path(), &[]).await.unwrap();
+    let said = process.terminate(Duration::from_secs(40)).await.unwrap().said;
+    let warned = said.lines().find(|line| line.contains("batches_may_wait_in_pubsub"));
+    let subscription = &settings[5].1;
+    assert!(warned.is_some_and(|line| line.contains(subscription)), "{said}");
+}
