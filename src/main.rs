@@ -43,9 +43,11 @@ fn main() -> ExitCode {
                 .map(ExitCode::from)
                 .context("write the output")
         }
-        Command::Health(args) => cli::health::run(args, &environment, &mut io::stdout())
-            .map(ExitCode::from)
-            .map_err(anyhow::Error::from),
+        Command::Health(args) => {
+            cli::health::run(args, &environment, &mut io::stdout(), &mut io::stderr())
+                .map(ExitCode::from)
+                .map_err(anyhow::Error::from)
+        }
         Command::Send(args) => cli::send::run(&args, &mut io::stdout(), &mut io::stderr())
             .map(ExitCode::from)
             .map_err(anyhow::Error::from),

@@ -52,7 +52,7 @@ pub enum HealthError {
     Output(#[from] io::Error),
 }
 
-/// Asks, shows the answer, and says by its exit code whether it was a good one.
+/// Asks, shows a good answer on `out` and a bad one on `err`, and says by its exit code which it was.
 ///
 /// # Errors
 ///
@@ -61,6 +61,7 @@ pub fn run(
     args: HealthArgs,
     environment: &Environment,
     out: &mut dyn Write,
+    err: &mut dyn Write,
 ) -> Result<u8, HealthError> {
     let timeout = Duration::from_secs(args.timeout);
     let uri = match args.url {
@@ -73,12 +74,16 @@ pub fn run(
             format!("http://{admin}/{path}").parse()?
         }
     };
-    let (code, text) = match get(uri.clone(), timeout, timeout) {
-        Ok((status, text)) if status.is_success() => (EXIT_OK, text),
-        Ok((status, text)) => (EXIT_FAILED, format!("{status}: {text}")),
-        Err(error) => (EXIT_FAILED, format!("{uri}: {error}")),
+    let answer = match get(uri.clone(), timeout, timeout) {
+        Ok((status, text)) if status.is_success() => Ok(text),
+        Ok((status, text)) => Err(format!("{status}: {text}")),
+        Err(error) => Err(format!("{uri}: {error}")),
     };
-    match writeln!(out, "{}", text.trim_end()) {
+    let (code, written) = match answer {
+        Ok(text) => (EXIT_OK, writeln!(out, "{}", text.trim_end())),
+        Err(text) => (EXIT_FAILED, writeln!(err, "{}", text.trim_end())),
+    };
+    match written {
         Err(error) if !reader_gone(&error) => Err(error.into()),
         _ => Ok(code),
     }

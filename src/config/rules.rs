@@ -183,8 +183,7 @@ fn retention(reader: &mut Reader<'_>, config: &Config) {
         reader.rule(
             &[setting, &settings::WAREHOUSE_DEDUP_DAYS],
             days.is_none_or(|days| days > dedup_days),
-            "what repeats are recognised by must be kept for longer than they are recognised: by default for 4 days or more (0 keeps it \
-             for ever)",
+            "what repeats are recognised by must be kept for longer than that: by default for 4 or more days (0 keeps it for ever)",
         );
         reader.rule(
             &[setting, &settings::WAREHOUSE_ENABLED],

@@ -172,8 +172,12 @@ fn all_problems_are_reported_at_once() {
         found,
         [
             "EVENTKIT_EVENT_STOR: there is no such setting; did you mean EVENTKIT_EVENT_STORE?",
+            "GCP_GCS_BUCKET: is required for EVENTKIT_EVENT_STORE=gcs (EVENTKIT_EVENT_STORE=local stores in the data directory)",
             "EVENTKIT_HTTP_ADDR=8000: must be an IP address and a port, as in 127.0.0.1:8000 or [::1]:8000",
             "EVENTKIT_LANES=none: must be a whole number from 1 to 1024",
+            "GCP_PROJECT_ID: is required for EVENTKIT_EVENT_STORE=gcs with the warehouse (or set EVENTKIT_WAREHOUSE_ENABLED=false)",
+            "GCP_BIGQUERY_DATASET: is required for EVENTKIT_EVENT_STORE=gcs with the warehouse (or set EVENTKIT_WAREHOUSE_ENABLED=false)",
+            "GCP_BIGQUERY_TABLE: is required for EVENTKIT_EVENT_STORE=gcs with the warehouse (or set EVENTKIT_WAREHOUSE_ENABLED=false)",
             "EVENTKIT_JSON_LOGS=perhaps: must be true or false",
             "EVENTKIT_MAX_EVENT_BYTES=8MiB and EVENTKIT_MAX_BODY_BYTES=4MiB (the default): an event cannot be larger than the body it comes in",
         ]

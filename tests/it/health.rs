@@ -34,15 +34,15 @@ async fn health_is_good_while_the_process_is_ready_and_bad_when_it_is_gone() {
 
     let nowhere = format!("http://{}/nowhere", endpoints.admin);
     let answer = health(&["--url", &nowhere], &endpoints.admin).await;
-    let out = String::from_utf8(answer.stdout).unwrap();
-    assert_eq!(answer.status.code(), Some(1), "{out}");
-    assert!(out.starts_with("404"), "{out}");
+    let err = String::from_utf8(answer.stderr).unwrap();
+    assert_eq!(answer.status.code(), Some(1), "{err}");
+    assert!(err.starts_with("404"), "{err}");
 
     gateway.kill().await.unwrap();
     let answer = health(&[], &endpoints.admin).await;
-    let out = String::from_utf8(answer.stdout).unwrap();
-    assert_eq!(answer.status.code(), Some(1), "{out}");
-    assert!(out.contains(&endpoints.admin), "{out}");
+    let err = String::from_utf8(answer.stderr).unwrap();
+    assert_eq!(answer.status.code(), Some(1), "{err}");
+    assert!(err.contains(&endpoints.admin), "{err}");
 }
 
 #[tokio::test]

@@ -13,9 +13,12 @@ mod wal;
 mod publisher;
 mod queue;
 mod store;
+mod stores;
 mod loader;
 // A store whose code panics, and the pipeline around it.
 mod panics;
+// How the emulators of the cloud are found.
+mod emulators;
 // The oracle itself, before anything relies on it.
 mod oracle;
 // Both doors to the warehouse, with the real binary.
@@ -43,3 +46,5 @@ mod logs;
 mod health;
 // What the documents say about it.
 mod docs;
+mod running;
+mod deploy;

@@ -298,6 +298,18 @@ async fn a_delivery_that_is_dropped_comes_again_and_ok_means_settled() {
     assert_eq!(producer.send(batch).await, Err(SendError::Closed));
 }
 
+/// Batches of ten events, whatever their age.
+fn by_count() -> PublisherConfig {
+    let config = config();
+    PublisherConfig {
+        batch: BatchRules {
+            age: Duration::from_secs(3_600),
+            ..config.batch
+        },
+        ..config
+    }
+}
+
 /// Takes everything at once, and says of what it took what the test tells it to.
 #[derive(Debug)]
 struct Broker {
@@ -347,7 +359,7 @@ async fn take(batches: &mut mpsc::Receiver<Arc<Batch>>, count: usize) -> Vec<(Ba
 async fn the_checkpoint_waits_until_the_queue_is_known_to_own_what_it_took() {
     let (wal, unsettled) = testing::open(&MemoryStorage::default(), LANES).unwrap();
     let (broker, mut batches, verdict) = broker();
-    let (task, stop) = publish(&wal, unsettled, broker, &config());
+    let (task, stop) = publish(&wal, unsettled, broker, &by_count());
     append(&wal, 0..40).await;
     let taken = take(&mut batches, 4).await;
     assert_eq!(taken.iter().map(|(_, ids)| ids.len()).sum::<usize>(), 40);
@@ -360,6 +372,7 @@ async fn the_checkpoint_waits_until_the_queue_is_known_to_own_what_it_took() {
     drop(verdict);
     stop.cancel();
     task.await.unwrap();
+    wal.close().await;
     assert_eq!(wal.settled(), 80);
 }
 
@@ -367,7 +380,7 @@ async fn the_checkpoint_waits_until_the_queue_is_known_to_own_what_it_took() {
 async fn what_the_queue_lost_is_sent_again_in_order_and_before_anything_new() {
     let (wal, unsettled) = testing::open(&MemoryStorage::default(), LANES).unwrap();
     let (broker, mut batches, verdict) = broker();
-    let (task, stop) = publish(&wal, unsettled, broker, &config());
+    let (task, stop) = publish(&wal, unsettled, broker, &by_count());
     append(&wal, 0..80).await;
     let first = take(&mut batches, 8).await;
     verdict.send(Verdict::Lost).await.unwrap();
@@ -386,6 +399,7 @@ async fn what_the_queue_lost_is_sent_again_in_order_and_before_anything_new() {
     drop(verdict);
     stop.cancel();
     task.await.unwrap();
+    wal.close().await;
     assert_eq!(wal.settled(), 120);
 }
 
@@ -394,7 +408,7 @@ async fn a_publisher_that_ends_before_the_answer_sends_the_same_batches_again() 
     let storage = MemoryStorage::default();
     let (wal, unsettled) = testing::open(&storage, LANES).unwrap();
     let (first_broker, mut batches, _verdict) = broker();
-    let (task, _stop) = publish(&wal, unsettled, first_broker, &config());
+    let (task, _stop) = publish(&wal, unsettled, first_broker, &by_count());
     append(&wal, 0..40).await;
     let first = take(&mut batches, 4).await;
     task.abort();
@@ -403,7 +417,7 @@ async fn a_publisher_that_ends_before_the_answer_sends_the_same_batches_again() 
     let (wal, unsettled) = testing::open(&storage.crash(usize::MAX), LANES).unwrap();
     let (second_broker, mut batches, verdict) = broker();
     drop(verdict);
-    let (task, stop) = publish(&wal, unsettled, second_broker, &config());
+    let (task, stop) = publish(&wal, unsettled, second_broker, &by_count());
     let mut again = take(&mut batches, 4).await;
     let mut first = first;
     first.sort_by_key(|(id, _)| id.lane);
@@ -411,5 +425,6 @@ async fn a_publisher_that_ends_before_the_answer_sends_the_same_batches_again() 
     assert_eq!(first, again);
     stop.cancel();
     task.await.unwrap();
+    wal.close().await;
     assert_eq!(wal.settled(), 40);
 }

@@ -121,7 +121,10 @@ async fn what_is_sent_is_delivered_whole_and_in_the_order_of_each_lane() {
         }
         for (at, records) in seen {
             let sent = lane(at.0);
-            let sent: Vec<_> = sent.iter().flat_map(|batch| batch.records.clone()).collect();
+            let sent: Vec<_> = sent
+                .iter()
+                .flat_map(|batch| batch.records.clone())
+                .collect();
             assert_eq!(records, sent, "{} lane {at}", queue.kind);
         }
         timeout(SOON, sending).await.unwrap().unwrap();

@@ -66,7 +66,9 @@ async fn await_rows(dir: &Path, events: u64) {
 
 #[tokio::test]
 async fn three_processes_make_one_row_of_each_event_also_when_each_of_them_is_killed() {
-    let Some(url) = emulators::pubsub() else { return };
+    let Some(url) = emulators::pubsub() else {
+        return;
+    };
     let settings = settings(&url);
     let (front, back) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (gateway, endpoints) = start("gateway", front.path(), &settings, &[]).await;
@@ -79,14 +81,20 @@ async fn three_processes_make_one_row_of_each_event_also_when_each_of_them_is_ki
 
     // A copy comes while nobody is there to store it, and again from the log of a gateway that was killed.
     worker.kill().await.unwrap();
-    assert_eq!(http.post("/collect", tracks(500, 500)).await.unwrap().0, 202);
+    assert_eq!(
+        http.post("/collect", tracks(500, 500)).await.unwrap().0,
+        202
+    );
     gateway.kill().await.unwrap();
     loader.kill().await.unwrap();
     let (gateway, endpoints) = start("gateway", front.path(), &settings, &[]).await;
     let (worker, _) = start("worker", back.path(), &settings, &[]).await;
     let (loader, _) = start("loader", back.path(), &settings, &[]).await;
     let http = clients::Http::new(&endpoints);
-    assert_eq!(http.post("/collect", tracks(900, 200)).await.unwrap().0, 202);
+    assert_eq!(
+        http.post("/collect", tracks(900, 200)).await.unwrap().0,
+        202
+    );
     await_rows(back.path(), 1_100).await;
 
     for process in [gateway, worker, loader] {
@@ -100,7 +108,9 @@ async fn three_processes_make_one_row_of_each_event_also_when_each_of_them_is_ki
 
 #[tokio::test]
 async fn one_process_can_be_everything_over_pubsub() {
-    let Some(url) = emulators::pubsub() else { return };
+    let Some(url) = emulators::pubsub() else {
+        return;
+    };
     let (settings, dir) = (settings(&url), tempfile::tempdir().unwrap());
     let (process, endpoints) = start("all", dir.path(), &settings, &[]).await;
     let http = clients::Http::new(&endpoints);
@@ -136,7 +146,9 @@ async fn lead(from: &str, to: &str) {
 
 #[tokio::test]
 async fn an_outage_of_pubsub_prevents_no_start_and_only_published_waits_for_it() {
-    let Some(url) = emulators::pubsub() else { return };
+    let Some(url) = emulators::pubsub() else {
+        return;
+    };
     for (ack, waits) in [("durable", false), ("published", true)] {
         let port = closed_port().await;
         let (settings, dir) = (settings(&port), tempfile::tempdir().unwrap());
@@ -148,7 +160,10 @@ async fn an_outage_of_pubsub_prevents_no_start_and_only_published_waits_for_it()
             let early = timeout(Duration::from_secs(2), &mut answer).await;
             assert!(early.is_err(), "{early:?}");
         } else {
-            assert_eq!(timeout(ROWS_WITHIN, &mut answer).await.unwrap().unwrap().0, 202);
+            assert_eq!(
+                timeout(ROWS_WITHIN, &mut answer).await.unwrap().unwrap().0,
+                202
+            );
         }
         lead(&port, &url).await;
         if waits {
@@ -161,13 +176,24 @@ async fn an_outage_of_pubsub_prevents_no_start_and_only_published_waits_for_it()
 
 #[tokio::test]
 async fn a_log_that_was_published_says_that_batches_may_wait_in_pubsub() {
-    let Some(url) = emulators::pubsub() else { return };
+    let Some(url) = emulators::pubsub() else {
+        return;
+    };
     let (settings, dir) = (settings(&url), tempfile::tempdir().unwrap());
     let (process, _) = start("gateway", dir.path(), &settings, &[]).await;
     process.terminate(Duration::from_secs(40)).await.unwrap();
     let (process, _) = Gateway::start(dir.path(), &[]).await.unwrap();
-    let said = process.terminate(Duration::from_secs(40)).await.unwrap().said;
-    let warned = said.lines().find(|line| line.contains("batches_may_wait_in_pubsub"));
+    let said = process
+        .terminate(Duration::from_secs(40))
+        .await
+        .unwrap()
+        .said;
+    let warned = said
+        .lines()
+        .find(|line| line.contains("batches_may_wait_in_pubsub"));
     let subscription = &settings[5].1;
-    assert!(warned.is_some_and(|line| line.contains(subscription)), "{said}");
+    assert!(
+        warned.is_some_and(|line| line.contains(subscription)),
+        "{said}"
+    );
 }

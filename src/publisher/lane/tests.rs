@@ -101,7 +101,8 @@ async fn a_busy_lane_fills_one_batch_and_then_asks_to_wait() {
             settled_below: 0
         }
     );
-    lane.settle().unwrap();
+    lane.hold(0).unwrap();
+    assert_eq!(lane.settle(0), 1);
     assert_eq!(
         lane.checkpoint(6),
         LaneCheckpoint {
@@ -142,7 +143,8 @@ async fn what_was_sealed_before_a_crash_is_not_taken_again() {
     assert_eq!(lane.resume(Instant::now()), Some(seal));
     assert_eq!(lane.ripe(&RULES, Instant::now(), true), None);
     assert_eq!(lane.checkpoint(11).settled_below, 5);
-    lane.settle().unwrap();
+    lane.hold(0).unwrap();
+    assert_eq!(lane.settle(0), 1);
     assert_eq!(
         lane.checkpoint(11),
         LaneCheckpoint {
@@ -174,4 +176,84 @@ async fn a_lane_that_fell_behind_fetches_from_its_cursor() {
         sealed.records.first().unwrap().0..=sealed.records.last().unwrap().0,
         10..=12
     );
+}
+
+/// Seals the next three events that are offered, and hands them on.
+fn send(lane: &mut LaneState, first: Offset) -> Seal {
+    for offset in first..first + 3 {
+        assert_eq!(offer(lane, offset, 1, 1), Offered::Taken);
+    }
+    lane.seal(Instant::now()).unwrap().0
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_held_frees_the_lane_and_pins_the_checkpoint_until_it_is_owned() {
+    let mut lane = lane();
+    send(&mut lane, 0);
+    lane.hold(0).unwrap();
+    send(&mut lane, 3);
+    lane.hold(1).unwrap();
+    assert!(!lane.is_busy() && lane.is_idle());
+    assert_eq!(lane.sent_below(6), 6);
+    assert_eq!(lane.checkpoint(6).settled_below, 0);
+    assert_eq!(lane.settle(0), 1, "only what was held before the question");
+    let LaneCheckpoint {
+        next_number,
+        settled_below,
+    } = lane.checkpoint(6);
+    assert_eq!((next_number, settled_below), (1, 3));
+    assert_eq!(lane.settle(1), 1);
+    assert_eq!(lane.checkpoint(6).settled_below, 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_lost_goes_out_again_in_order_with_what_was_under_way() {
+    let mut lane = lane();
+    let mut seals = vec![send(&mut lane, 0)];
+    lane.hold(0).unwrap();
+    seals.push(send(&mut lane, 3));
+    lane.hold(0).unwrap();
+    seals.push(send(&mut lane, 6));
+    assert_eq!(lane.lose(), 2);
+    assert!(lane.resume(Instant::now()).is_none(), "one is under way");
+    assert_eq!(lane.hold(1), None, "it is sent again, too");
+    assert_eq!(lane.sent_below(9), 0);
+    for seal in seals {
+        assert_eq!(lane.resume(Instant::now()), Some(seal));
+        lane.hold(1).unwrap();
+    }
+    assert_eq!(lane.settle(1), 3);
+    assert_eq!(lane.checkpoint(9).next_number, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_holds_no_more_than_it_may() {
+    let mut lane = lane();
+    for batch in 0..HELD_MAX as u64 {
+        send(&mut lane, batch * 3);
+        lane.hold(0).unwrap();
+    }
+    assert!(lane.is_busy());
+    lane.settle(0);
+    assert!(!lane.is_busy());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_lane_makes_larger_batches_instead_of_more() {
+    let rules = Rules {
+        events_age: Duration::from_secs(1),
+        events_max: 5,
+        age: Duration::from_secs(9),
+        ..RULES
+    };
+    let (mut lane, now) = (lane(), Instant::now());
+    let later = now + rules.events_age;
+    for offset in 0..4 {
+        lane.offer((offset, Day(1)), &Bytes::from_static(b"x"), &rules, now);
+    }
+    assert_eq!(lane.ripe(&rules, now, false), None, "not old enough");
+    assert_eq!(lane.deadline(&rules), Some(later));
+    assert_eq!(lane.ripe(&rules, later, false), Some(Reason::Count));
+    lane.offer((4, Day(1)), &Bytes::from_static(b"x"), &rules, now);
+    assert_eq!(lane.ripe(&rules, now, false), Some(Reason::Count), "full");
 }

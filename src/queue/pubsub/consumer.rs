@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{PubSubOptions, name_of};
+use super::{PubSubOptions, name_of, set_up};
 use crate::backoff::Backoff;
 use crate::lifecycle::Health;
 use crate::queue::gather::{self, Gatherer, Key, Message, Run};
@@ -32,6 +32,9 @@ const PARKED: Duration = Duration::from_secs(60);
 
 /// The longest that a lease is extended: a store may be out for days.
 const LEASE_MAX: Duration = Duration::from_secs(7 * 86_400);
+
+/// For how long a message is leased at a time, extended every few seconds: a worker that dies keeps its lanes waiting for so long.
+const LEASE: Duration = Duration::from_secs(20);
 
 /// How long the last acknowledgements may take to reach Pub/Sub; what does not is delivered once more.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -268,6 +271,11 @@ async fn pull(
             },
             Err(error) => error,
         };
+        if options.create
+            && let Err(error) = set_up(&options).await
+        {
+            tracing::debug!(error = with_causes(&error), "set_up_failed");
+        }
         failures = failures.saturating_add(1);
         let needs_a_person = failures == 1;
         if needs_a_person {
@@ -295,6 +303,7 @@ async fn open(options: &PubSubOptions, rules: gather::Rules) -> Result<MessageSt
         .subscribe(options.subscription_path())
         .set_max_outstanding_messages(limit(rules.budget_messages))
         .set_max_outstanding_bytes(limit(rules.budget_bytes))
+        .set_max_lease_extension(LEASE)
         .set_max_lease(LEASE_MAX)
         .build())
 }

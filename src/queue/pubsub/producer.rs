@@ -102,6 +102,13 @@ impl PubSubProducer {
         }
     }
 
+    /// The topic may have been deleted, or never made: Pub/Sub was out at the start.
+    async fn make_what_is_missing(&self) {
+        if let Err(error) = set_up(&self.options).await {
+            tracing::debug!(error = with_causes(&error), "set_up_failed");
+        }
+    }
+
     fn message(&self, batch: &Batch, key: &str) -> Message {
         let id = &batch.id;
         let attributes = [
@@ -127,7 +134,8 @@ impl PubSubProducer {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         match looked {
             Ok(found) => {
-                let is_another = known.found.as_ref().is_some_and(|known| *known != found);
+                // Never seen before: it may have been made after what was published.
+                let is_another = known.found.as_ref() != Some(&found);
                 let lost = is_another || known.was_missing;
                 *known = Known {
                     found: Some(found),
@@ -175,6 +183,9 @@ impl Producer for PubSubProducer {
             };
             failures = failures.saturating_add(1);
             self.metrics.queue_publish_retries.add(1, &[]);
+            if self.options.create {
+                self.make_what_is_missing().await;
+            }
             tracing::warn!(lane = %batch.id.lane, attempt = failures, error, "publish_failed");
             let text = format!("publishing fails and is retried: {error}");
             self.health.degraded(TOPIC, Some(text));

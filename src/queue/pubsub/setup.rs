@@ -9,7 +9,7 @@ use google_cloud_pubsub::model::{ExpirationPolicy, Subscription};
 
 use super::{ClientError, PubSubOptions, name_of};
 
-/// The longest deadline there is: leases are extended while a run waits, and a worker that dies is noticed by its closed stream.
+/// For those who pull by other means; our workers name a shorter one and extend it while a run waits.
 const ACK_DEADLINE_SECONDS: i32 = 60;
 
 /// The label by which a subscription that was deleted and made again is told from the one before.

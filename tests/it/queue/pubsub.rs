@@ -2,11 +2,9 @@
 
 use eventkit::config::{BatchRules, Endpoint};
 use eventkit::lifecycle::Health;
-use eventkit::queue::gather::Rules;
-use eventkit::queue::pubsub::{
-    PubSubOptions, PubSubProducer, SetUpError, consumers, set_up,
-};
 use eventkit::queue::Verdict;
+use eventkit::queue::gather::Rules;
+use eventkit::queue::pubsub::{PubSubOptions, PubSubProducer, SetUpError, consumers, set_up};
 use google_cloud_auth::credentials::anonymous;
 use google_cloud_pubsub::client::{Publisher, SubscriptionAdmin};
 use google_cloud_pubsub::model::Message;
@@ -57,7 +55,13 @@ async fn producer(options: &PubSubOptions) -> (PubSubProducer, Health) {
 }
 
 fn consumer(options: &PubSubOptions) -> (Box<dyn Consumer>, AbortOnDropHandle<()>) {
-    let (puller, ends) = consumers(1, options.clone(), rules(), Health::default(), Metrics::new());
+    let (puller, ends) = consumers(
+        1,
+        options.clone(),
+        rules(),
+        Health::default(),
+        Metrics::new(),
+    );
     let (stop, give_up) = (CancellationToken::new(), CancellationToken::new());
     let feeder = task(async move { puller.run(stop, give_up).await });
     (Box::new(ends.into_iter().next().unwrap()), feeder)
@@ -93,11 +97,7 @@ fn path(options: &PubSubOptions) -> String {
 
 async fn delete_subscription(options: &PubSubOptions) {
     let delete = admin(options).await.delete_subscription();
-    delete
-        .set_subscription(path(options))
-        .send()
-        .await
-        .unwrap();
+    delete.set_subscription(path(options)).send().await.unwrap();
 }
 
 #[tokio::test]
@@ -142,7 +142,10 @@ async fn without_leave_to_make_it_the_producer_waits_for_a_missing_subscription(
     delete_subscription(&options).await;
     assert_eq!(producer.verify().await, Verdict::Unknown);
     let said = health.readiness().degraded;
-    assert!(said["pubsub subscription"].contains("EVENTKIT_PUBSUB_CREATE"), "{said:?}");
+    assert!(
+        said["pubsub subscription"].contains("EVENTKIT_PUBSUB_CREATE"),
+        "{said:?}"
+    );
     set_up(&options).await.unwrap();
     assert_eq!(producer.verify().await, Verdict::Lost);
     assert_eq!(producer.verify().await, Verdict::Owned);
@@ -166,7 +169,10 @@ async fn a_start_tells_what_is_missing_from_what_is_unfit_and_what_cannot_be_rea
     };
     create
         .set_name(path(&unordered))
-        .set_topic(format!("projects/{}/topics/{}", options.project, options.topic))
+        .set_topic(format!(
+            "projects/{}/topics/{}",
+            options.project, options.topic
+        ))
         .send()
         .await
         .unwrap();

@@ -1,0 +1,3 @@
+module eventkit/pubsub-front
+
+go 1.24
