@@ -22,13 +22,15 @@ pub mod object_store;
 pub mod local;
 #[cfg(feature = "cloud")]
 pub mod gcs;
+#[cfg(feature = "cloud")]
 pub mod firestore;
 pub mod retry;
 pub mod fake;
 
 #[cfg(feature = "cloud")]
-pub use gcs::{GcsObjects, GcsOptions};
 pub use self::firestore::FirestoreStore;
+#[cfg(feature = "cloud")]
+pub use gcs::{GcsObjects, GcsOptions};
 pub use local::LocalObjects;
 pub use object_store::ObjectEventStore;
 pub use objects::{Marker, Objects, Table};

@@ -6,14 +6,15 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
-use super::{Queue, Store, over_objects};
+use super::{Queue, Store, over_objects, retrying};
 use crate::app::Shared;
 use crate::app::ahead::Asked;
 use crate::config::{Config, Endpoint, PubSubConfig, StoreConfig, WarehouseConfig};
 use crate::loader::Warehouse;
 use crate::queue::gather;
 use crate::queue::pubsub::{self, Found, PubSubOptions, PubSubProducer};
-use crate::store::{GcsObjects, GcsOptions};
+use crate::store::firestore::FirestoreOptions;
+use crate::store::{Disposition, FirestoreStore, GcsObjects, GcsOptions};
 use crate::telemetry::with_causes;
 
 /// The most messages that a worker process holds.
@@ -25,8 +26,28 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) async fn store(config: &StoreConfig, shared: &Shared) -> anyhow::Result<Store> {
     match config {
         StoreConfig::Gcs { bucket, endpoint } => gcs(bucket, endpoint, shared).await,
-        _ => anyhow::bail!("not wired yet: {config:?}"),
+        StoreConfig::Firestore { project, endpoint } => firestore(project, endpoint, shared).await,
+        StoreConfig::Local(dir) => anyhow::bail!("{} is not in a cloud", dir.display()),
     }
+}
+
+async fn firestore(project: &str, endpoint: &Endpoint, shared: &Shared) -> anyhow::Result<Store> {
+    let options = FirestoreOptions::new(endpoint.clone(), project);
+    let store = FirestoreStore::new(&options).context("open the event store")?;
+    match store.check().await {
+        Ok(()) => {}
+        Err(error) if error.disposition() == Disposition::Alarm => {
+            return Err(error).context("open the event store");
+        }
+        Err(error) => tracing::warn!(error = with_causes(&error), "store_not_reached_at_start"),
+    }
+    Ok(Store {
+        stores: retrying(store, shared),
+        objects: None,
+        inbox: Arc::default(),
+        name: format!("Firestore of {project}"),
+        asked: Asked::InParts,
+    })
 }
 
 async fn gcs(bucket: &str, endpoint: &Endpoint, shared: &Shared) -> anyhow::Result<Store> {
