@@ -5,7 +5,7 @@
 // to nobody: after each restart of a worker a part of all lanes stands still. The service itself does not do that. So whenever a
 // client is gone, its requests towards the emulator are ended in order here.
 //
-//	pubsub-front -listen 127.0.0.1:8085 -emulator 127.0.0.1:8086
+//	pubsub-front -listen 127.0.0.1:8085 -emulator 127.0.0.1:8086 [command that starts the emulator…]
 package main
 
 import (
@@ -15,6 +15,8 @@ import (
 	"log"
 	"net/http"
 	"net/url"
+	"os"
+	"os/exec"
 	"strings"
 )
 
@@ -22,6 +24,9 @@ func main() {
 	listen := flag.String("listen", "127.0.0.1:8085", "where clients connect")
 	emulator := flag.String("emulator", "127.0.0.1:8086", "where the emulator listens")
 	flag.Parse()
+	if command := flag.Args(); len(command) > 0 {
+		start(command)
+	}
 
 	var cleartext, plain http.Protocols
 	cleartext.SetUnencryptedHTTP2(true)
@@ -36,6 +41,18 @@ func main() {
 	both.SetUnencryptedHTTP2(true)
 	server := &http.Server{Addr: *listen, Handler: front, Protocols: &both}
 	log.Fatal(server.ListenAndServe())
+}
+
+// Starts the emulator in this process's group; neither outlives the other for long.
+func start(command []string) {
+	emulator := exec.Command(command[0], command[1:]...)
+	emulator.Stdout, emulator.Stderr = os.Stdout, os.Stderr
+	if err := emulator.Start(); err != nil {
+		log.Fatal(err)
+	}
+	go func() {
+		log.Fatal("the emulator ended: ", emulator.Wait())
+	}()
 }
 
 type front struct {
