@@ -122,7 +122,8 @@ fn a_good_configuration_passes_and_its_oddities_are_said() {
     let run = eventkit(&["config", "check"], &[]);
     assert_eq!(run.code, Some(2));
     assert!(
-        run.err.contains("EVENTKIT_EVENT_STORE=local stores in the data directory"),
+        run.err
+            .contains("EVENTKIT_EVENT_STORE=local stores in the data directory"),
         "{}",
         run.err
     );
