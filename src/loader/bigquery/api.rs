@@ -255,7 +255,7 @@ impl Api {
             ..Job::default()
         };
         let jobs = self.client().await?.job();
-        match self.call(jobs.insert(&self.options.project, job)).await {
+        match Box::pin(self.call(jobs.insert(&self.options.project, job))).await {
             Err(failure) if failure.is_there() => {
                 self.find_job(id).await?.ok_or(Failure::Lacks("job"))
             }

@@ -448,8 +448,9 @@ mod tests {
 
     #[test]
     fn a_nullable_column_that_is_missing_is_to_be_added() {
+        const COLUMNS: &[Column] = &[OBJECTS[0], nullable("new", Kind::Time)];
         let older = Design {
-            columns: &[OBJECTS[0], nullable("new", Kind::Time)],
+            columns: COLUMNS,
             ..design()
         };
         let table = TableResource::new(
