@@ -152,7 +152,7 @@ impl BigQueryWarehouse {
             integer("now", self.clock.now()),
         ];
         let job = script_job(merge.script(&staging), parameters);
-        let known = match self.reach(manifest, Goal::Merged, job).await {
+        let known = match Box::pin(self.reach(manifest, Goal::Merged, job)).await {
             Ok(known) => known,
             Err(Failed::NotStaged) => return Err(MergeError::NotStaged(manifest.number)),
             Err(Failed::Warehouse(error)) => {
@@ -205,7 +205,7 @@ impl BigQueryWarehouse {
             is_loaded,
         );
         let job = script_job(sql, parameters);
-        match self.reach(manifest, Goal::Recorded, job).await {
+        match Box::pin(self.reach(manifest, Goal::Recorded, job)).await {
             Ok(_) => Ok(()),
             Err(Failed::Warehouse(error)) => Err(error),
             Err(Failed::NotStaged) => Err(self.gone()),
