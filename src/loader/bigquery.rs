@@ -175,9 +175,9 @@ impl BigQueryWarehouse {
 impl Warehouse for BigQueryWarehouse {
     async fn prepare(&mut self) -> Result<(), WarehouseError> {
         self.staged = None;
-        self.make_tables().await?;
+        let there = self.make_tables().await?;
         self.is_prepared = true;
-        self.drop_old_staging().await
+        self.drop_old_staging(&there).await
     }
 
     async fn last_recorded(&mut self) -> Result<Option<u64>, WarehouseError> {

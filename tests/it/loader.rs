@@ -21,6 +21,8 @@ use eventkit::telemetry::Metrics;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
+#[cfg(feature = "cloud")]
+mod bigquery;
 mod conformance;
 mod crash;
 mod driver;
@@ -157,6 +159,8 @@ fn manifest(number: u64, objects: &[&str]) -> Manifest {
 enum World {
     Memory(MemoryWarehouse),
     Sqlite(TempDir),
+    #[cfg(feature = "cloud")]
+    BigQuery(bigquery::Place),
 }
 
 impl World {
@@ -168,8 +172,26 @@ impl World {
         Self::Sqlite(TempDir::new().expect("a temporary directory"))
     }
 
-    fn all() -> [Self; 2] {
+    /// Those of this process.
+    fn local() -> [Self; 2] {
         [Self::memory(), Self::sqlite()]
+    }
+
+    /// All that there are emulators for.
+    fn all() -> Vec<Self> {
+        let mut all = Vec::from(Self::local());
+        all.extend(Self::bigquery());
+        all
+    }
+
+    #[cfg(feature = "cloud")]
+    fn bigquery() -> Option<Self> {
+        bigquery::Place::new().map(Self::BigQuery)
+    }
+
+    #[cfg(not(feature = "cloud"))]
+    fn bigquery() -> Option<Self> {
+        None
     }
 
     /// Another instance.
@@ -177,6 +199,8 @@ impl World {
         match self {
             Self::Memory(warehouse) => Box::new(warehouse.clone()),
             Self::Sqlite(_) => Box::new(SqliteWarehouse::new(self.path(), clock())),
+            #[cfg(feature = "cloud")]
+            Self::BigQuery(place) => Box::new(place.warehouse()),
         }
     }
 
@@ -189,6 +213,8 @@ impl World {
     fn path(&self) -> PathBuf {
         match self {
             Self::Memory(_) => PathBuf::new(),
+            #[cfg(feature = "cloud")]
+            Self::BigQuery(_) => PathBuf::new(),
             Self::Sqlite(dir) => dir.path().join("data/warehouse.db"),
         }
     }
@@ -206,6 +232,8 @@ impl World {
                 rows.map(|row| (row.message_id, row.offset)).collect()
             }
             Self::Sqlite(_) => pairs(&self.reader(), "SELECT message_id, offset FROM events"),
+            #[cfg(feature = "cloud")]
+            Self::BigQuery(place) => place.pairs("SELECT message_id, `offset` FROM `$events`"),
         };
         events.sort();
         events
@@ -219,6 +247,10 @@ impl World {
                 rows.map(|row| (row.message_id, row.offset)).collect()
             }
             Self::Sqlite(_) => pairs(&self.reader(), "SELECT message_id, offset FROM errors"),
+            #[cfg(feature = "cloud")]
+            Self::BigQuery(place) => {
+                place.pairs("SELECT message_id, `offset` FROM `$events_errors`")
+            }
         };
         errors.sort();
         errors
@@ -239,6 +271,20 @@ impl World {
                         let (inserted, duplicate) =
                             (merged.events_inserted, merged.events_duplicate);
                         (number, status, inserted, duplicate)
+                    })
+                    .collect()
+            }
+            #[cfg(feature = "cloud")]
+            Self::BigQuery(place) => {
+                let rows = place.query(
+                    "SELECT number, status, events_inserted, events_duplicate
+                    FROM `$events_loaded_manifests` WHERE status <> 'merged' ORDER BY number",
+                );
+                let number = |text: &str| text.parse().expect("a number");
+                rows.into_iter()
+                    .map(|row| {
+                        let status = row[1].clone();
+                        (number(&row[0]), status, number(&row[2]), number(&row[3]))
                     })
                     .collect()
             }
@@ -300,7 +346,11 @@ const FEW: Limits = Limits {
 };
 
 async fn put(objects: &MemoryObjects, name: &str, text: &'static str) {
-    let put = objects.put_if_absent(name, text.into()).await;
+    put_bytes(objects, name, text.into()).await;
+}
+
+async fn put_bytes(objects: &MemoryObjects, name: &str, bytes: bytes::Bytes) {
+    let put = objects.put_if_absent(name, bytes).await;
     assert!(put.expect("memory works"));
 }
 

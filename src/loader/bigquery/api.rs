@@ -133,8 +133,8 @@ impl Api {
         }
     }
 
-    /// Makes the dataset. Somebody else may be quicker.
-    pub(super) async fn make_dataset(&self) -> Result<(), Failure> {
+    /// Makes the dataset; `false` when somebody else was quicker.
+    pub(super) async fn make_dataset(&self) -> Result<bool, Failure> {
         let mut dataset = Dataset::new(&self.options.project, &self.options.dataset);
         dataset.location.clone_from(&self.options.location);
         let datasets: &dataset::DatasetApi = self.client().await?.dataset();
@@ -152,8 +152,8 @@ impl Api {
         found_or_none(found)
     }
 
-    /// Makes a table. Somebody else may be quicker.
-    pub(super) async fn make_table(&self, table: Table) -> Result<(), Failure> {
+    /// Makes a table; `false` when somebody else was quicker.
+    pub(super) async fn make_table(&self, table: Table) -> Result<bool, Failure> {
         let tables = self.tables().await?;
         made(self.call(tables.create(table)).await.map(drop))
     }
@@ -326,9 +326,10 @@ fn found_or_none<T>(found: Result<T, Failure>) -> Result<Option<T>, Failure> {
     }
 }
 
-fn made(made: Result<(), Failure>) -> Result<(), Failure> {
+fn made(made: Result<(), Failure>) -> Result<bool, Failure> {
     match made {
-        Err(failure) if failure.is_there() => Ok(()),
-        made => made,
+        Ok(()) => Ok(true),
+        Err(failure) if failure.is_there() => Ok(false),
+        Err(failure) => Err(failure),
     }
 }

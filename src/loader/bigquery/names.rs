@@ -210,11 +210,11 @@ mod tests {
         assert_eq!(names.uri("events/a"), "gs://b/events/a");
         assert_eq!(
             names.job(&one, "merge", 3),
-            "eventkit-0d5b6f3a5b1f3b5e-7-2-0000000000000000-merge-3"
+            "eventkit-23e6223c43b7bcf1-7-2-5eb995b86056943d-merge-3"
         );
         assert_eq!(
             names.staging(&one, Table::Events, 1),
-            "events_staging_7_0000000000000000_1_events"
+            "events_staging_7_5eb995b86056943d_1_events"
         );
     }
 

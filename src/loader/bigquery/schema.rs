@@ -185,8 +185,9 @@ struct Design {
 }
 
 impl BigQueryWarehouse {
-    /// Makes what is missing. Once this process has used the tables, one that is missing is an error and never quietly made again.
-    pub(super) async fn make_tables(&mut self) -> Result<(), WarehouseError> {
+    /// Makes what is missing, and tells which tables there were. Once this process has used the tables, one that is missing is an error
+    /// and never quietly made again.
+    pub(super) async fn make_tables(&mut self) -> Result<Vec<String>, WarehouseError> {
         let found = self.api.find_dataset().await;
         if !found.map_err(|failure| self.error(failure))? {
             if self.is_prepared {
@@ -197,11 +198,16 @@ impl BigQueryWarehouse {
             let found = self.api.find_dataset().await;
             found.map_err(|failure| self.error(failure))?;
         }
+        let there = self.api.list_tables().await;
+        let there = there.map_err(|failure| self.error(failure))?;
         for design in self.designs() {
             self.make(&design, self.is_prepared).await?;
         }
         let objects = self.names.quoted(&self.names.objects());
         for view in self.names.views() {
+            if there.contains(&view) {
+                continue;
+            }
             let view = self.names.quoted(&view);
             let sql = format!(
                 "CREATE VIEW IF NOT EXISTS {view} AS SELECT {} FROM {objects}",
@@ -210,7 +216,7 @@ impl BigQueryWarehouse {
             let made = self.api.query(sql, Vec::new()).await;
             made.map_err(|failure| self.error(failure))?;
         }
-        Ok(())
+        Ok(there)
     }
 
     fn designs(&self) -> [Design; 4] {
@@ -261,7 +267,9 @@ impl BigQueryWarehouse {
                 return Err(self.gone());
             }
             let table = self.resource(design);
-            self.api.make_table(table).await.map_err(error)?;
+            if self.api.make_table(table).await.map_err(error)? {
+                return Ok(());
+            }
             found = self.api.find_table(&design.name).await.map_err(error)?;
         }
         let missing = match found {

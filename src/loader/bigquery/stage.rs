@@ -157,8 +157,8 @@ impl BigQueryWarehouse {
         Ok(Some(part))
     }
 
-    /// A load into the table that is there, whose columns decide: what older files lack is null, what newer ones have more is left
-    /// out. Never `WRITE_TRUNCATE`, which would take the columns from the files instead.
+    /// A load into the table that is there: what older files lack is null, what newer ones have more is added and then left out by the
+    /// merge. Never `WRITE_TRUNCATE`, which would take all columns from the files instead.
     fn load_job(&self, staging: &str, objects: &[&ManifestObject]) -> JobConfiguration {
         let uris = objects.iter().map(|o| self.names.uri(&o.object));
         let (project, dataset) = self.names.place();
@@ -169,7 +169,7 @@ impl BigQueryWarehouse {
                 destination_table: Some(TableReference::new(project, dataset, staging)),
                 create_disposition: Some("CREATE_NEVER".to_owned()),
                 write_disposition: Some("WRITE_APPEND".to_owned()),
-                ignore_unknown_values: Some(true),
+                schema_update_options: Some(vec!["ALLOW_FIELD_ADDITION".to_owned()]),
                 ..JobConfigurationLoad::default()
             }),
             ..JobConfiguration::default()
@@ -191,18 +191,19 @@ impl BigQueryWarehouse {
         }
     }
 
-    /// Drops the staging tables of manifests that are recorded.
-    pub(super) async fn drop_old_staging(&mut self) -> Result<(), WarehouseError> {
-        let Some(last) = self.highest_recorded().await? else {
+    /// Drops those of these tables that are the staging of manifests that are recorded.
+    pub(super) async fn drop_old_staging(&self, tables: &[String]) -> Result<(), WarehouseError> {
+        let staged: Vec<(u64, &String)> = tables
+            .iter()
+            .filter_map(|table| Some((self.names.staged_manifest(table)?, table)))
+            .collect();
+        if staged.is_empty() {
             return Ok(());
-        };
-        let tables = self.api.list_tables().await;
-        for table in tables.map_err(|failure| self.error(failure))? {
-            let staged = self.names.staged_manifest(&table);
-            if staged.is_some_and(|number| number <= last) {
-                let dropped = self.api.drop_table(&table).await;
-                dropped.map_err(|failure| self.error(failure))?;
-            }
+        }
+        let last = self.highest_recorded().await?.unwrap_or(0);
+        for (_, table) in staged.iter().filter(|(number, _)| *number <= last) {
+            let dropped = self.api.drop_table(table).await;
+            dropped.map_err(|failure| self.error(failure))?;
         }
         Ok(())
     }

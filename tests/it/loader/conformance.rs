@@ -260,7 +260,9 @@ async fn an_object_that_is_missing_or_damaged_is_named_and_nothing_is_staged() {
         ] {
             let manifest = manifest(1, &[&good, bad]);
             match warehouse.load(&manifest, &objects).await {
-                Err(LoadError::Object { object, .. }) => assert_eq!(object.as_deref(), Some(bad)),
+                Err(LoadError::Object { object, .. }) => {
+                    assert_eq!(object.as_deref(), Some(bad));
+                }
                 other => panic!("{bad}: {other:?}"),
             }
             let merged = warehouse.merge(&manifest).await;
