@@ -1,0 +1,74 @@
+//! More than one of a kind, by plan or by accident, and one that was believed to be dead.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use rustix::process::Signal;
+use tokio::time::sleep;
+
+use super::back::Kind;
+use super::engine;
+use super::set::{Plan, Queue, Set};
+use crate::load::Load;
+use crate::scenario::{Scenario, Settings, Stage};
+
+/// Longer than a lease: what a worker holds is delivered to another one.
+const STOPPED: Duration = Duration::from_secs(30);
+
+/// The scenarios of this family.
+pub(super) fn scenarios(settings: &Settings) -> Vec<Scenario> {
+    let pairs = "cloud::two_workers_and_two_loaders_make_one_row_of_each_event";
+    let late = "cloud::what_a_stopped_worker_writes_late_repeats_nothing";
+    vec![
+        Scenario::alone(pairs.to_owned(), engine(settings, 0), pairs_killed),
+        Scenario::alone(late.to_owned(), engine(settings, 1), stopped),
+    ]
+}
+
+fn plan() -> Plan {
+    Plan {
+        roles: vec!["gateway", "worker", "worker", "loader", "loader"],
+        ..Plan::new(Queue::PubSub, Kind::Local)
+    }
+}
+
+/// Two of each work side by side, and one after the other is killed.
+async fn pairs_killed(stage: Stage) -> Result<()> {
+    let Some(mut set) = Set::make(&stage, plan()).await? else {
+        return Ok(());
+    };
+    let mut rng = StdRng::seed_from_u64(stage.settings.seed);
+    let mut load = Load::paced(&stage, plan().pace());
+    set.start_all(&load).await?;
+    set.grows(500, Duration::from_secs(60)).await?;
+    for _ in 0..stage.pick(3, 30) {
+        // The gateway lives.
+        let victim = rng.random_range(1..set.len());
+        set.kill(victim, &mut load).await?;
+        sleep(Duration::from_millis(rng.random_range(100..1_500))).await;
+        set.start(victim, &load).await?;
+    }
+    set.finish(load).await.map(drop)
+}
+
+/// A worker stands still for longer than its leases, with writes under way; another one gets what it held.
+async fn stopped(stage: Stage) -> Result<()> {
+    let Some(mut set) = Set::make(&stage, plan()).await? else {
+        return Ok(());
+    };
+    let load = Load::paced(&stage, plan().pace());
+    set.start_all(&load).await?;
+    let worker = set.place("worker")?;
+    for _ in 0..stage.pick(1, 4) {
+        set.grows(500, Duration::from_secs(60)).await?;
+        set.running(worker)?.0.signal(Signal::STOP)?;
+        sleep(STOPPED).await;
+        set.grows(1, Duration::from_secs(60))
+            .await
+            .context("the other worker goes on")?;
+        set.running(worker)?.0.signal(Signal::CONT)?;
+    }
+    set.finish(load).await.map(drop)
+}
