@@ -148,6 +148,9 @@ impl FirestoreStore {
             refused: plan.refused.into_iter().collect(),
             ..Outcome::default()
         };
+        // A database that takes nothing must not turn a whole batch into error rows: before the first row is blamed while none
+        // was taken, the database itself is asked.
+        let mut asked = false;
         // A stack with the first request on top: the halves of one that was cut keep their turn.
         let mut pending = plan::requests(plan.documents);
         pending.reverse();
@@ -159,19 +162,24 @@ impl FirestoreStore {
                         outcome.take(planned.row, planned.bytes as u64, verdict);
                     }
                 }
-                // Firestore may refuse a whole request for one document: it is found by halving.
-                Answer::Invalid(verdict) => match request.as_slice() {
-                    [alone] => outcome.take(alone.row, 0, verdict),
-                    _ => {
-                        let rest = request.split_off(request.len() / 2);
-                        pending.push(rest);
-                        pending.push(request);
+                Answer::Invalid(verdict) => {
+                    if outcome.stored == 0 && !asked {
+                        self.client.probe(collection).await?;
+                        asked = true;
                     }
-                },
+                    // Firestore may refuse a whole request for one document: it is found by halving.
+                    match request.as_slice() {
+                        [alone] => outcome.take(alone.row, 0, verdict),
+                        _ => {
+                            let rest = request.split_off(request.len() / 2);
+                            pending.push(rest);
+                            pending.push(request);
+                        }
+                    }
+                }
             }
         }
-        if outcome.blamed && outcome.stored == 0 {
-            // Perhaps it is not the rows: a database that takes nothing must not turn a whole batch into error rows.
+        if outcome.blamed && outcome.stored == 0 && !asked {
             self.client.probe(collection).await?;
         }
         Ok(outcome.written())

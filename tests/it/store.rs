@@ -58,26 +58,31 @@ async fn cloud() -> Vec<Implementation> {
         Arc::new(objects),
         Box::new(service),
     )];
-    if let Some(url) = emulators::storage() {
-        let bucket = format!("it-{}", uuid::Uuid::new_v4().simple());
-        reqwest::Client::new()
-            .post(format!("{url}/storage/v1/b?project=it"))
-            .header("content-type", "application/json")
-            .body(serde_json::json!({ "name": bucket }).to_string())
-            .send()
-            .await
-            .and_then(reqwest::Response::error_for_status)
-            .expect("the emulator makes a bucket");
-        let options = GcsOptions {
-            bucket,
-            endpoint: Endpoint::emulator(&url),
-            request_timeout: TIMEOUT,
-        };
-        let objects = GcsObjects::open(options).await.expect("a client");
-        objects.check().await.expect("the bucket is there");
-        cloud.push(("fake-gcs-server", Arc::new(objects), Box::new(())));
+    if let Some(objects) = emulated_bucket().await {
+        cloud.push(("Cloud Storage", Arc::new(objects), Box::new(())));
     }
     cloud
+}
+
+/// A bucket of its own at the emulator, if that is there.
+#[cfg(feature = "cloud")]
+pub(super) async fn emulated_bucket() -> Option<GcsObjects> {
+    let url = emulators::storage()?;
+    let bucket = format!("it-{}", uuid::Uuid::new_v4().simple());
+    reqwest::Client::new()
+        .post(format!("{url}/storage/v1/b?project=it"))
+        .header("content-type", "application/json")
+        .body(serde_json::json!({ "name": bucket }).to_string())
+        .send()
+        .await
+        .and_then(reqwest::Response::error_for_status)
+        .expect("the emulator makes a bucket");
+    let options = GcsOptions {
+        bucket,
+        endpoint: Endpoint::emulator(&url),
+        request_timeout: TIMEOUT,
+    };
+    Some(GcsObjects::open(options).await.expect("a client"))
 }
 
 /// Of one attempt; generous, since nothing here is meant to fail.

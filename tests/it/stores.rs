@@ -77,7 +77,11 @@ async fn all() -> Vec<Subject> {
         objects::subject("memory", MemoryObjects::default(), None),
     ];
     #[cfg(feature = "cloud")]
-    all.extend(firestore::subjects().await);
+    {
+        let bucket = crate::store::emulated_bucket().await;
+        all.extend(bucket.map(|bucket| objects::subject("Cloud Storage", bucket, None)));
+        all.extend(firestore::subjects().await);
+    }
     all
 }
 

@@ -59,7 +59,7 @@ pub(crate) fn find(
 }
 
 /// Says it once for each emulator and test binary, at the place that outlives the binary.
-fn not_run(variable: &'static str, what: &str) {
+pub(crate) fn not_run(variable: &'static str, what: &str) {
     static SAID: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
     let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
     if said.contains(&variable) {

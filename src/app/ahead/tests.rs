@@ -91,6 +91,21 @@ async fn names_are_read_to_their_end_in_pages() {
 }
 
 #[tokio::test]
+async fn a_day_costs_one_list_however_much_is_in_it() {
+    let objects = Faulty::new(MemoryObjects::default(), []);
+    for last in 0..25 {
+        for day in [20_000, 20_003] {
+            put(&objects, Table::Events, Day(day), (OTHER, 0, last)).await;
+        }
+    }
+    let before = objects.calls();
+    let days = days(&objects, Table::Events, Day(20_000)).await.unwrap();
+    assert_eq!(days, ["events/dt=2024-10-04/", "events/dt=2024-10-07/"]);
+    // One each, and one that finds no more.
+    assert_eq!(objects.calls() - before, 3);
+}
+
+#[tokio::test]
 async fn a_store_that_knows_more_refuses_the_log_and_one_that_is_out_does_not() {
     let wal = memory_wal(16);
     let today = Day::of(wal.newest_received_at());

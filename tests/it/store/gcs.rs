@@ -198,6 +198,7 @@ async fn a_read_is_tried_again_and_never_gives_other_bytes() {
         Trouble::AnswerLost,
         Trouble::CutShort,
         Trouble::DamagedAnswer,
+        Trouble::NoChecksum,
     ] {
         service.take_calls();
         service.plan([trouble]);

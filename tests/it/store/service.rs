@@ -58,6 +58,8 @@ pub(super) enum Trouble {
     DamagedInStore,
     /// The answer's body arrives damaged.
     DamagedAnswer,
+    /// The answer does not say under which checksum the object is kept.
+    NoChecksum,
 }
 
 /// The service. It ends when this is dropped.
@@ -311,8 +313,11 @@ impl State {
             .header("content-length", bytes.len())
             .header("x-goog-generation", *generation)
             .header("x-goog-metageneration", 1)
-            .header("x-goog-stored-content-length", bytes.len())
-            .header("x-goog-hash", format!("crc32c={}", checksum(bytes)));
+            .header("x-goog-stored-content-length", bytes.len());
+        let answer = match trouble {
+            Trouble::NoChecksum => answer,
+            _ => answer.header("x-goog-hash", format!("crc32c={}", checksum(bytes))),
+        };
         let body = if trouble == Trouble::CutShort {
             let half = Frame::data(sent.slice(..sent.len() / 2));
             let gone = io::Error::from(io::ErrorKind::ConnectionReset);

@@ -211,6 +211,7 @@ async fn a_database_that_takes_nothing_blames_no_row() {
                 .unwrap_err();
             assert_eq!(error.disposition(), Disposition::Alarm, "{kind}: {error}");
         }
+        assert_eq!(front.seen(), [2, 2], "{kind}: it is asked at once");
         // When the database itself is fine, it is the rows.
         let written = write(&documents.store(), &[row(100), row(101)])
             .await
