@@ -13,8 +13,10 @@ mod front;
 mod kills;
 mod line;
 mod outages;
+mod runs;
 mod set;
 mod steps;
+mod tables;
 
 /// The scenarios of this family.
 pub(crate) fn scenarios(settings: &Settings) -> Vec<Scenario> {

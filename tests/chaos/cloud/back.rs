@@ -10,9 +10,8 @@ use serde_json::json;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::documents;
+use super::tables::{self, Tables};
 use crate::scenario::Stage;
-use crate::support::clients;
-use crate::support::gateway::Endpoints;
 use crate::support::warehouse::{self, Found, FoundError, FoundObject, FoundRow, value_hash};
 
 /// Which store.
@@ -20,8 +19,10 @@ use crate::support::warehouse::{self, Found, FoundError, FoundObject, FoundRow, 
 pub(super) enum Kind {
     /// Files, and SQLite behind them.
     Local,
-    /// Cloud Storage; its objects are read.
+    /// Cloud Storage without a warehouse; its objects are read.
     Gcs,
+    /// Cloud Storage, and BigQuery behind it.
+    BigQuery,
     /// Firestore.
     Firestore,
 }
@@ -31,6 +32,7 @@ impl Kind {
         match self {
             Self::Local => "local",
             Self::Gcs => "gcs",
+            Self::BigQuery => "gcs_bigquery",
             Self::Firestore => "firestore",
         }
     }
@@ -41,6 +43,7 @@ impl Kind {
 pub(super) enum Back {
     Local(Stage),
     Gcs(Bucket),
+    BigQuery(Bucket, Tables),
     Firestore { url: String, project: String },
 }
 
@@ -60,12 +63,7 @@ struct Content {
 impl Bucket {
     /// A new one.
     pub(super) async fn make(url: &str, name: &str) -> Result<Self> {
-        let address = url.trim_start_matches("http://").to_owned();
-        let http = clients::Http::new(&Endpoints {
-            grpc: address.clone(),
-            admin: address.clone(),
-            http: address,
-        });
+        let http = tables::http(url);
         let body = json!({ "name": name }).to_string();
         let (status, said) = http.post("/storage/v1/b?project=p", body).await?;
         ensure!(status == 200, "make a bucket: {status} {said}");
@@ -125,11 +123,7 @@ impl Bucket {
         let mut errors = BTreeMap::new();
         let mut found = Found::default();
         for (name, content) in &self.read {
-            let stem = name.rsplit('/').next().unwrap_or_default();
-            let stem = stem.trim_end_matches(".parquet");
-            found
-                .objects
-                .push(FoundObject::from_stem(stem, SystemTime::UNIX_EPOCH)?);
+            found.objects.push(object(name)?);
             for row in &content.rows {
                 let key = (&row.message_id, &row.log_id, row.offset);
                 rows.entry(key).or_insert(row);
@@ -148,9 +142,16 @@ impl Bucket {
 impl Back {
     /// How many events are there by now, and whether none waits for the warehouse.
     pub(super) async fn arrived(&mut self) -> Result<(u64, bool)> {
-        if let Self::Local(stage) = self {
-            let (events, errors) = warehouse::counts(&stage.dir);
-            return Ok((events + errors, warehouse::inbox_len(&stage.dir) == 0));
+        match self {
+            Self::Local(stage) => {
+                let (events, errors) = warehouse::counts(&stage.dir);
+                return Ok((events + errors, warehouse::inbox_len(&stage.dir) == 0));
+            }
+            Self::BigQuery(bucket, tables) => {
+                let is_loaded = bucket.names("inbox/").await?.is_empty();
+                return Ok((tables.count().await?, is_loaded));
+            }
+            Self::Gcs(_) | Self::Firestore { .. } => {}
         }
         let found = self.read().await?;
         let count = found.rows.len() + found.errors.len();
@@ -165,9 +166,24 @@ impl Back {
                 bucket.refresh().await?;
                 bucket.found()
             }
+            Self::BigQuery(bucket, tables) => {
+                let mut found = tables.read().await?;
+                for folder in ["events/", "errors/"] {
+                    for name in bucket.names(folder).await? {
+                        found.objects.push(object(&name)?);
+                    }
+                }
+                Ok(found)
+            }
             Self::Firestore { url, project } => documents::read(url, project).await,
         }
     }
+}
+
+/// By its name. When it was written is not asked.
+fn object(name: &str) -> Result<FoundObject> {
+    let stem = name.rsplit('/').next().unwrap_or_default();
+    FoundObject::from_stem(stem.trim_end_matches(".parquet"), SystemTime::UNIX_EPOCH)
 }
 
 fn found_row(row: &Row) -> FoundRow {

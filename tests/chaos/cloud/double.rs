@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use rustix::process::Signal;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::back::Kind;
 use super::engine;
@@ -15,7 +15,7 @@ use crate::load::Load;
 use crate::scenario::{Scenario, Settings, Stage};
 
 /// Longer than a lease: what a worker holds is delivered to another one.
-const STOPPED: Duration = Duration::from_secs(30);
+const STOPPED: Duration = Duration::from_secs(25);
 
 /// The scenarios of this family.
 pub(super) fn scenarios(settings: &Settings) -> Vec<Scenario> {
@@ -36,14 +36,18 @@ fn plan() -> Plan {
 
 /// Two of each work side by side, and one after the other is killed.
 async fn pairs_killed(stage: Stage) -> Result<()> {
+    if !stage.settings.long {
+        stage.say("in the long form alone; the short one has pairs in the other scenario");
+        return Ok(());
+    }
     let Some(mut set) = Set::make(&stage, plan()).await? else {
         return Ok(());
     };
     let mut rng = StdRng::seed_from_u64(stage.settings.seed);
     let mut load = Load::paced(&stage, plan().pace());
     set.start_all(&load).await?;
-    set.grows(500, Duration::from_secs(60)).await?;
-    for _ in 0..stage.pick(3, 30) {
+    for _ in 0..30 {
+        sleep(Duration::from_millis(rng.random_range(200..2_500))).await;
         // The gateway lives.
         let victim = rng.random_range(1..set.len());
         set.kill(victim, &mut load).await?;
@@ -53,18 +57,23 @@ async fn pairs_killed(stage: Stage) -> Result<()> {
     set.finish(load).await.map(drop)
 }
 
-/// A worker stands still for longer than its leases, with writes under way; another one gets what it held.
+/// A worker stands still for longer than its leases, with writes under way; another one gets what it held. Meanwhile one of
+/// two loaders is killed in the middle of its work.
 async fn stopped(stage: Stage) -> Result<()> {
     let Some(mut set) = Set::make(&stage, plan()).await? else {
         return Ok(());
     };
-    let load = Load::paced(&stage, plan().pace());
+    let mut load = Load::paced(&stage, plan().pace());
     set.start_all(&load).await?;
-    let worker = set.place("worker")?;
+    let (worker, loader) = (set.place("worker")?, set.place("loader")?);
     for _ in 0..stage.pick(1, 4) {
         set.grows(500, Duration::from_secs(60)).await?;
         set.running(worker)?.0.signal(Signal::STOP)?;
-        sleep(STOPPED).await;
+        let until = Instant::now() + STOPPED;
+        set.redelivered = true;
+        set.kill(loader, &mut load).await?;
+        set.start(loader, &load).await?;
+        sleep_until(until).await;
         set.grows(1, Duration::from_secs(60))
             .await
             .context("the other worker goes on")?;

@@ -11,6 +11,8 @@ use tokio::time::{Instant, sleep};
 use super::back::{Back, Bucket, Kind};
 use super::front::Front;
 use super::line::Line;
+use super::runs;
+use super::tables::Tables;
 use crate::load::{Load, Verdict};
 use crate::scenario::Stage;
 use crate::support::emulators;
@@ -48,7 +50,7 @@ impl Plan {
     pub(super) fn new(queue: Queue, kind: Kind) -> Self {
         let roles = match (queue, kind) {
             (Queue::InProcess, _) => vec!["all"],
-            (Queue::PubSub, Kind::Local) => vec!["gateway", "worker", "loader"],
+            (Queue::PubSub, Kind::Local | Kind::BigQuery) => vec!["gateway", "worker", "loader"],
             (Queue::PubSub, Kind::Gcs | Kind::Firestore) => vec!["gateway", "worker"],
         };
         Self { queue, kind, roles }
@@ -66,8 +68,8 @@ impl Plan {
     /// How fast the clients may be, so that the emulators keep up.
     pub(super) fn pace(&self) -> Duration {
         Duration::from_millis(match self.kind {
-            Kind::Local | Kind::Gcs => 60,
-            Kind::Firestore => 300,
+            Kind::Local | Kind::Gcs | Kind::BigQuery => 60,
+            Kind::Firestore => 200,
         })
     }
 }
@@ -99,10 +101,14 @@ pub(super) struct Set {
     pub(super) options: Option<PubSubOptions>,
     /// What stands before Cloud Storage.
     pub(super) storage: Option<Front>,
+    /// What stands before BigQuery.
+    pub(super) bigquery: Option<Front>,
     /// The line to Firestore.
     pub(super) firestore: Option<Line>,
     peaks_kib: BTreeMap<&'static str, u64>,
     kills: u64,
+    /// Whether a worker's messages may have come again out of order: the emulator's own doing.
+    pub(super) redelivered: bool,
 }
 
 impl Set {
@@ -117,9 +123,11 @@ impl Set {
             pubsub: None,
             options: None,
             storage: None,
+            bigquery: None,
             firestore: None,
             peaks_kib: BTreeMap::new(),
             kills: 0,
+            redelivered: false,
             plan,
         };
         let parts = set.plan.roles.iter();
@@ -135,6 +143,7 @@ impl Set {
         let is_there = match set.plan.kind {
             Kind::Local => true,
             Kind::Gcs => set.add_storage(&name).await?,
+            Kind::BigQuery => set.add_storage(&name).await? && set.add_bigquery(&name).await?,
             Kind::Firestore => set.add_firestore(&name).await?,
         };
         Ok(is_there.then_some(set))
@@ -175,6 +184,29 @@ impl Set {
         self.set("STORAGE_EMULATOR_HOST", front.url());
         self.set("EVENTKIT_WAREHOUSE_ENABLED", "false");
         self.storage = Some(front);
+        Ok(true)
+    }
+
+    async fn add_bigquery(&mut self, name: &str) -> Result<bool> {
+        let Some(url) = emulators::bigquery() else {
+            return Ok(false);
+        };
+        let front = Front::before(&url).await?;
+        let tables = Tables {
+            url,
+            project: PROJECT.to_owned(),
+            dataset: format!("chaos_{name}"),
+        };
+        self.set("EVENTKIT_WAREHOUSE_ENABLED", "true");
+        self.set("EVENTKIT_WAREHOUSE_LOADER_INTERVAL", "1");
+        self.set("BIGQUERY_EMULATOR_HOST", front.url());
+        self.set("GCP_BIGQUERY_DATASET", &tables.dataset);
+        self.set("GCP_BIGQUERY_TABLE", "events");
+        let back = std::mem::replace(&mut self.back, Back::Local(self.stage.clone()));
+        if let Back::Gcs(bucket) = back {
+            self.back = Back::BigQuery(bucket, tables);
+        }
+        self.bigquery = Some(front);
         Ok(true)
     }
 
@@ -258,6 +290,7 @@ impl Set {
             load.heard(alarms);
         }
         self.kills += 1;
+        self.redelivered |= part.role == "worker";
         Ok(())
     }
 
@@ -312,6 +345,18 @@ impl Set {
         if self.plan.queue == Queue::PubSub {
             // Objects are runs here: cut anew after a kill, they may overlap, and are numbered by their first batch.
             found.objects.clear();
+            if self.plan.kind == Kind::Local {
+                let (late, rows) = runs::late(&self.stage.dir.join("store"))?;
+                self.stage.figure(&format!(
+                    "{} of {rows} rows appeared in the store behind a later one of their lane",
+                    late.len()
+                ))?;
+                let first = late.first();
+                ensure!(
+                    first.is_none() || self.redelivered,
+                    "OUT OF ORDER: {first:?}"
+                );
+            }
         }
         self.stage.figure(&format!(
             "{}: {} kills, {objects} objects, peaks {}",

@@ -15,75 +15,132 @@ use crate::scenario::{Scenario, Settings, Stage};
 /// How long it may take until somebody is at a step.
 const REACHED_WITHIN: Duration = Duration::from_secs(60);
 
+/// A name, where it is held, and what.
+type Named = (&'static str, Service, Step);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Service {
+    Storage,
+    BigQuery,
+}
+
+/// A request that is held before it is done.
+const fn before(method: &'static str, with: &'static str) -> Step {
+    Step {
+        method,
+        with,
+        done: false,
+    }
+}
+
+/// A request whose answer is held.
+const fn after(method: &'static str, with: &'static str) -> Step {
+    Step {
+        method,
+        with,
+        done: true,
+    }
+}
+
 /// The steps of a worker's write.
-const WRITES: [(&str, Step); 4] = [
+const WRITES: &[Named] = &[
     (
         "before the upload",
-        Step {
-            method: "POST",
-            with: "name=events",
-            done: false,
-        },
+        Service::Storage,
+        before("POST", "name=events"),
     ),
     (
         "after the upload, which nobody answered",
-        Step {
-            method: "POST",
-            with: "name=events",
-            done: true,
-        },
+        Service::Storage,
+        after("POST", "name=events"),
     ),
     (
         "after the upload, before the marker",
-        Step {
-            method: "POST",
-            with: "name=inbox",
-            done: false,
-        },
+        Service::Storage,
+        before("POST", "name=inbox"),
     ),
     (
         "after the marker, before the ack",
-        Step {
-            method: "POST",
-            with: "name=inbox",
-            done: true,
-        },
+        Service::Storage,
+        after("POST", "name=inbox"),
+    ),
+];
+
+/// The steps of a loader's round; jobs are known by their ids.
+const LOADS: &[Named] = &[
+    (
+        "after the manifest, before the job",
+        Service::Storage,
+        after("POST", "name=manifests"),
+    ),
+    (
+        "after the load job, before the merge",
+        Service::BigQuery,
+        after("POST", "-events-"),
+    ),
+    (
+        "before the merge",
+        Service::BigQuery,
+        before("POST", "-merge-"),
+    ),
+    (
+        "after the merge, before the record",
+        Service::BigQuery,
+        after("POST", "-merge-"),
+    ),
+    (
+        "after the record",
+        Service::BigQuery,
+        after("POST", "-record-"),
+    ),
+    (
+        "while markers are removed",
+        Service::Storage,
+        after("DELETE", "inbox"),
     ),
 ];
 
 /// The scenarios of this family.
 pub(super) fn scenarios(settings: &Settings) -> Vec<Scenario> {
-    let sets = [(0, Queue::PubSub), (1, Queue::InProcess)];
-    sets.map(|(turn, queue)| {
-        let plan = Plan::new(queue, Kind::Gcs);
-        let name = format!("cloud::a_kill_at_a_step_of_a_write::{}", plan.name());
+    let sets = [
+        ("write", Queue::PubSub, Kind::Gcs, "worker", WRITES),
+        ("write", Queue::InProcess, Kind::Gcs, "all", WRITES),
+        ("load", Queue::PubSub, Kind::BigQuery, "loader", LOADS),
+    ];
+    let sets = (0..).zip(sets);
+    sets.map(|(turn, (what, queue, kind, role, steps))| {
+        let plan = Plan::new(queue, kind);
+        let name = format!("cloud::a_kill_at_a_step_of_a_{what}::{}", plan.name());
         Scenario::alone(name, engine(settings, turn), move |stage| {
-            at_each(stage, plan)
+            at_each(stage, plan, role, steps)
         })
     })
-    .into()
+    .collect()
 }
 
-/// Kills whoever stores at each step, once or (in the long form) often.
-async fn at_each(stage: Stage, plan: Plan) -> Result<()> {
+/// Kills whoever does the work at each step, once or (in the long form) often.
+async fn at_each(stage: Stage, plan: Plan, role: &str, steps: &[Named]) -> Result<()> {
     let Some(mut set) = Set::make(&stage, plan.clone()).await? else {
         return Ok(());
     };
     let mut load = Load::paced(&stage, plan.pace());
     set.start_all(&load).await?;
-    let worker = set.place("worker").or_else(|_| set.place("all"))?;
+    let victim = set.place(role)?;
     let rounds = stage.pick(1, 8);
-    for (name, step) in WRITES.iter().cycle().take(rounds * WRITES.len()) {
-        let front = set.storage.as_ref().context("no Cloud Storage")?;
-        let reached = front.hold(*step);
+    for (name, service, step) in steps.iter().cycle().take(rounds * steps.len()) {
+        let front = match service {
+            Service::Storage => set.storage.as_ref(),
+            Service::BigQuery => set.bigquery.as_ref(),
+        };
+        let reached = front.context("no such service")?.hold(*step);
         timeout(REACHED_WITHIN, reached)
             .await
-            .with_context(|| format!("nobody came to the step {name}"))?
+            .with_context(|| format!("nobody came to the step: {name}"))?
             .context("the front is gone")?;
-        set.kill(worker, &mut load).await?;
-        set.start(worker, &load)
+        set.kill(victim, &mut load).await?;
+        set.start(victim, &load)
             .await
-            .with_context(|| (*name).to_owned())?;
+            .with_context(|| format!("a start after a kill {name}"))?;
     }
     set.finish(load).await.map(drop)
 }
