@@ -38,6 +38,8 @@ use crate::lifecycle::Health;
 use crate::store::{Disposition, Objects, WriteError};
 use crate::telemetry::{Metrics, with_causes};
 
+#[cfg(feature = "cloud")]
+pub mod bigquery;
 pub mod fake;
 mod inbox;
 mod iso;
@@ -48,6 +50,8 @@ mod retention;
 pub mod sqlite;
 pub mod warehouse;
 
+#[cfg(feature = "cloud")]
+pub use bigquery::{BigQueryOptions, BigQueryWarehouse};
 pub use inbox::Limits;
 pub use manifest::{Manifest, ManifestObject};
 pub use retention::Keep;
@@ -125,6 +129,7 @@ impl RoundError {
             WarehouseError::Locked { .. } | WarehouseError::Unavailable { .. } => false,
             WarehouseError::Damaged { .. }
             | WarehouseError::Gone { .. }
+            | WarehouseError::Denied { .. }
             | WarehouseError::Foreign { .. }
             | WarehouseError::Newer { .. } => true,
         };

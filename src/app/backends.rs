@@ -10,7 +10,7 @@ use super::ahead::Asked;
 use super::{Running, Shared};
 use crate::backoff::Backoff;
 use crate::config::{Config, QueueConfig, StoreConfig, WarehouseConfig};
-use crate::loader::{SqliteWarehouse, Warehouse};
+use crate::loader::{Limits, SqliteWarehouse, Warehouse};
 use crate::queue::{Consumer, Producer, in_process};
 use crate::store::{ErrorStore, EventStore, LocalObjects, ObjectEventStore, Objects, Retrying};
 use crate::worker::Stores;
@@ -73,16 +73,16 @@ fn retrying(store: impl EventStore + ErrorStore, shared: &Shared) -> Stores {
     )))
 }
 
-/// Opens the warehouse; `None` where there is none to be had, which is said.
+/// Opens the warehouse, with how much one manifest for it takes; `None` where there is none to be had, which is said.
 pub(super) fn warehouse(
     config: &WarehouseConfig,
     shared: &Shared,
-) -> anyhow::Result<Option<Box<dyn Warehouse>>> {
+) -> anyhow::Result<Option<(Box<dyn Warehouse>, Limits)>> {
     match config {
-        WarehouseConfig::Sqlite(path) => Ok(Some(Box::new(SqliteWarehouse::new(
-            path.clone(),
-            Arc::clone(&shared.clock),
-        )))),
+        WarehouseConfig::Sqlite(path) => {
+            let warehouse = SqliteWarehouse::new(path.clone(), Arc::clone(&shared.clock));
+            Ok(Some((Box::new(warehouse), Limits::default())))
+        }
         #[cfg(feature = "cloud")]
         cloud => cloud::warehouse(cloud, shared),
         #[cfg(not(feature = "cloud"))]

@@ -173,7 +173,7 @@ fn start_loader(
     let (Some(warehouse), Some(objects)) = (&config.warehouse, &store.objects) else {
         return Ok(None);
     };
-    let Some(warehouse) = backends::warehouse(warehouse, shared)? else {
+    let Some((warehouse, limits)) = backends::warehouse(warehouse, shared)? else {
         return Ok(None);
     };
     let context = loader::Context {
@@ -182,12 +182,12 @@ fn start_loader(
         health: shared.health.clone(),
     };
     let interval: Duration = config.interval;
-    let loader = Loader::new(Arc::clone(objects), warehouse, context, interval).with_retention(
-        loader::Keep {
+    let loader = Loader::new(Arc::clone(objects), warehouse, context, interval)
+        .with_limits(limits)
+        .with_retention(loader::Keep {
             store_days: config.store_retention_days,
             warehouse_days: config.warehouse_retention_days,
-        },
-    );
+        });
     let loading = loader.run(Arc::clone(&store.inbox), stop.clone());
     Ok(Some(shared.tasks.spawn("loader", loading)))
 }

@@ -41,11 +41,7 @@ fn in_memory(path: &Path) -> Option<&'static str> {
     let found = path
         .ancestors()
         .find_map(|place| rustix::fs::statfs(place).ok())?;
-    #[expect(
-        clippy::unnecessary_cast,
-        clippy::cast_sign_loss,
-        reason = "its type differs between platforms"
-    )]
+    #[expect(clippy::cast_sign_loss, reason = "its type differs between platforms")]
     let kind = (found.f_type as u64) & 0xffff_ffff;
     IN_MEMORY
         .iter()

@@ -113,11 +113,20 @@ pub enum WarehouseError {
     /// It was there and is gone, or is another one now: a person must put it back, or restart with a new one.
     #[error(
         "warehouse {name} was moved, replaced or deleted while in use. Nothing is lost: events wait in the store. Put the \
-         same file back, or restart eventkit: a missing warehouse is made again and filled from the store"
+         same one back, or restart eventkit: a missing warehouse is made again and filled from the store"
     )]
     Gone {
         /// Which warehouse.
         name: String,
+    },
+    /// It does not let us in: a person must give the account what it lacks.
+    #[error("warehouse {name} refuses us")]
+    Denied {
+        /// Which warehouse.
+        name: String,
+        /// What it said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// Something else than our warehouse lies there.
     #[error("{name} is not an eventkit warehouse: {reason}")]
@@ -189,7 +198,8 @@ pub enum MergeError {
 ///    is loaded before it is merged and merged before it is recorded; a new instance begins with `load`.
 /// 2. *Atomic*: a step has all of its effect or none, and its effect is durable when it returns.
 /// 3. *One row per event*: `merge` only inserts. Of several staged rows with one (source, message id) the first by
-///    (`received_at`, `log_id`, `offset`) wins; a row that is there wins over all staged ones.
+///    (`received_at`, `log_id`, `offset`) wins; a row that is there wins over all staged ones. A warehouse that pays for what
+///    it reads may look for such rows in some days around those on which the staged ones were received; so for promise 4.
 /// 4. *Judged twice, a row wins*: an error row goes, or never comes, where its event is a row: the same (log id, offset) or
 ///    the same (source, message id). Apart from that an error row's key is (log id, offset, hash of the original).
 /// 5. *Exact counts*: a repeated `merge` answers what the first one did.
@@ -251,8 +261,9 @@ pub trait Warehouse: std::fmt::Debug + Send + 'static {
         outcome: &Outcome,
     ) -> Result<(), WarehouseError>;
 
-    /// Removes rows that were received before a moment, at most `limit` of each table, in one transaction. Fewer than that
-    /// of both tables means that none are left; keeping the calls small keeps others from waiting for long.
+    /// Removes rows that were received before a moment, in one transaction for each table. Fewer than `limit` of both tables means
+    /// that none are left. A warehouse whose readers or writers wait for a removal removes no more than `limit` of each table at a
+    /// time; one that lets whole days go at once removes all, and says how many.
     ///
     /// # Errors
     ///

@@ -65,7 +65,7 @@ pub fn encode(batch: &Batch, node: &str) -> Bytes {
 ///
 /// [`DecodeError`].
 pub fn decode(message: Bytes) -> Result<(Batch, String), DecodeError> {
-    let message = proto::BatchMessage::decode(message).map_err(|_| damaged("no message"))?;
+    let message = proto::BatchMessage::decode(message).map_err(|_error| damaged("no message"))?;
     if message.format != FORMAT {
         return Err(match message.format {
             // What a message without its first field looks like.
@@ -81,14 +81,16 @@ pub fn decode(message: Bytes) -> Result<(Batch, String), DecodeError> {
         return Err(damaged("its size is not believable"));
     }
     let unpacked = lz4_flex::decompress_size_prepended(&message.body)
-        .map_err(|_| damaged("it cannot be unpacked"))?;
-    let batch = proto::Batch::decode(Bytes::from(unpacked)).map_err(|_| damaged("no batch"))?;
+        .map_err(|_error| damaged("it cannot be unpacked"))?;
+    let batch =
+        proto::Batch::decode(Bytes::from(unpacked)).map_err(|_error| damaged("no batch"))?;
     assemble(batch)
 }
 
 fn assemble(batch: proto::Batch) -> Result<(Batch, String), DecodeError> {
-    let log_id = <[u8; 16]>::try_from(batch.log_id.as_ref()).map_err(|_| damaged("no log id"))?;
-    let lane = u16::try_from(batch.lane).map_err(|_| damaged("no lane"))?;
+    let log_id =
+        <[u8; 16]>::try_from(batch.log_id.as_ref()).map_err(|_error| damaged("no log id"))?;
+    let lane = u16::try_from(batch.lane).map_err(|_error| damaged("no lane"))?;
     if batch.offset_steps.len() != batch.records.len() {
         return Err(damaged("offsets and records do not pair up"));
     }

@@ -111,9 +111,8 @@ impl<H> Gatherer<H> {
         let id = message.batch.id;
         let runs = self.lanes.entry((id.log_id, id.lane)).or_default();
         self.messages += 1;
-        let message = match runs.join(message) {
-            Some(message) => message,
-            None => return false,
+        let Some(message) = runs.join(message) else {
+            return false;
         };
         self.bytes += message.batch.bytes();
         runs.put(message, &self.rules, now);

@@ -118,11 +118,12 @@ fn a_good_configuration_passes_and_its_oddities_are_said() {
         run.err
     );
 
-    // The default store is not built yet: that is said, with the one to use.
+    // The default store needs a bucket: that is said, with the store that needs nothing.
     let run = eventkit(&["config", "check"], &[]);
     assert_eq!(run.code, Some(2));
     assert!(
-        run.err.contains("set EVENTKIT_EVENT_STORE=local"),
+        run.err
+            .contains("EVENTKIT_EVENT_STORE=local stores in the data directory"),
         "{}",
         run.err
     );

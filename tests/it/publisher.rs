@@ -314,7 +314,8 @@ fn by_count() -> PublisherConfig {
 #[derive(Debug)]
 struct Broker {
     taken: mpsc::Sender<Arc<Batch>>,
-    verdicts: tokio::sync::Mutex<mpsc::Receiver<Verdict>>,
+    /// Away while it is asked: there is one question at a time.
+    verdicts: Mutex<Option<mpsc::Receiver<Verdict>>>,
 }
 
 #[async_trait]
@@ -329,7 +330,10 @@ impl Producer for Broker {
     }
 
     async fn verify(&self) -> Verdict {
-        let next = self.verdicts.lock().await.recv().await;
+        let verdicts = self.verdicts.lock().unwrap().take();
+        let mut verdicts = verdicts.expect("one question at a time");
+        let next = verdicts.recv().await;
+        *self.verdicts.lock().unwrap() = Some(verdicts);
         next.unwrap_or(Verdict::Owned)
     }
 }
@@ -341,7 +345,7 @@ fn broker() -> (
 ) {
     let (taken, batches) = mpsc::channel(1_000);
     let (verdict, verdicts) = mpsc::channel(1);
-    let verdicts = verdicts.into();
+    let verdicts = Mutex::new(Some(verdicts));
     (Arc::new(Broker { taken, verdicts }), batches, verdict)
 }
 

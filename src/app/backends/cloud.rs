@@ -10,7 +10,8 @@ use super::{Queue, Store, over_objects, retrying};
 use crate::app::Shared;
 use crate::app::ahead::Asked;
 use crate::config::{Config, Endpoint, PubSubConfig, StoreConfig, WarehouseConfig};
-use crate::loader::Warehouse;
+use crate::loader::bigquery::{self, BigQueryOptions, BigQueryWarehouse};
+use crate::loader::{Limits, Warehouse};
 use crate::queue::gather;
 use crate::queue::pubsub::{self, Found, PubSubOptions, PubSubProducer};
 use crate::store::firestore::FirestoreOptions;
@@ -68,11 +69,35 @@ async fn gcs(bucket: &str, endpoint: &Endpoint, shared: &Shared) -> anyhow::Resu
     Ok(over_objects(Arc::new(objects), inbox, place, shared))
 }
 
+/// BigQuery; `None` where an emulator stands in for another service and there is none for this one.
 pub(super) fn warehouse(
     config: &WarehouseConfig,
-    _shared: &Shared,
-) -> anyhow::Result<Option<Box<dyn Warehouse>>> {
-    anyhow::bail!("not wired yet: {config:?}")
+    shared: &Shared,
+) -> anyhow::Result<Option<(Box<dyn Warehouse>, Limits)>> {
+    let WarehouseConfig::BigQuery {
+        project,
+        dataset,
+        table,
+        bucket,
+        endpoint,
+        dedup_days,
+    } = config
+    else {
+        anyhow::bail!("no warehouse of a cloud");
+    };
+    let Some(endpoint) = endpoint else {
+        let text = "BIGQUERY_EMULATOR_HOST is not set, and the real BigQuery is never called beside an emulator: objects wait in the bucket";
+        tracing::warn!(reason = text, "warehouse_not_loaded");
+        shared.health.degraded("warehouse", Some(text.to_owned()));
+        return Ok(None);
+    };
+    let options = BigQueryOptions {
+        dedup_days: *dedup_days,
+        ..BigQueryOptions::new(endpoint.clone(), project, dataset, table, bucket)
+    };
+    let warehouse =
+        BigQueryWarehouse::new(options, Arc::clone(&shared.clock)).context("open the warehouse")?;
+    Ok(Some((Box::new(warehouse), bigquery::LIMITS)))
 }
 
 pub(super) async fn queue(

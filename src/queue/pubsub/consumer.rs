@@ -6,17 +6,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
 use google_cloud_pubsub::model::Message as PubSubMessage;
 use google_cloud_pubsub::subscriber::handler::Handler;
 use google_cloud_pubsub::subscriber::{MessageStream, ShutdownToken};
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{PubSubOptions, name_of, set_up};
 use crate::backoff::Backoff;
 use crate::lifecycle::Health;
-use crate::queue::gather::{self, Gatherer, Key, Message, Run};
+use crate::queue::gather::{self, Gatherer, Key, Message};
 use crate::queue::{Consumer, Delivery, Settle};
 use crate::telemetry::{Metrics, with_causes};
 
@@ -43,16 +46,19 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// How long the last acknowledgements may take to reach Pub/Sub; what does not is delivered once more.
 const CLOSING: Duration = Duration::from_secs(5);
 
-/// A worker's end: all of them share what the [`Puller`] hands out.
+/// A worker's end: it asks the [`Puller`] for the next run.
 #[derive(Debug)]
 pub struct PubSubConsumer {
-    runs: Arc<Mutex<mpsc::Receiver<Delivery>>>,
+    ask: mpsc::Sender<oneshot::Sender<Delivery>>,
 }
 
 #[async_trait]
 impl Consumer for PubSubConsumer {
     async fn receive(&mut self) -> Option<Delivery> {
-        self.runs.lock().await.recv().await
+        let (hand_over, next) = oneshot::channel();
+        self.ask.send(hand_over).await.ok()?;
+        // Dropped while it waits, it is delivered again.
+        next.await.ok()
     }
 }
 
@@ -62,11 +68,10 @@ pub struct Puller {
     options: PubSubOptions,
     rules: gather::Rules,
     gatherer: Gatherer<Handler>,
-    out: mpsc::Sender<Delivery>,
-    settled: (
-        mpsc::UnboundedSender<(Key, bool)>,
-        mpsc::UnboundedReceiver<(Key, bool)>,
-    ),
+    /// Workers that wait for a run.
+    asked: mpsc::Receiver<oneshot::Sender<Delivery>>,
+    /// What is out, until it is done or given back.
+    out: FuturesUnordered<Out>,
     read: damaged::Reader,
     /// Messages that wait for a newer version, oldest first.
     parked: VecDeque<(Instant, Handler)>,
@@ -74,6 +79,9 @@ pub struct Puller {
     health: Health,
     metrics: Metrics,
 }
+
+/// A run that is out: whose it is, and whether it is stored.
+type Out = BoxFuture<'static, (Key, bool)>;
 
 /// What is held, for the gauges.
 #[derive(Debug, Default)]
@@ -91,20 +99,17 @@ pub fn consumers(
     health: Health,
     metrics: Metrics,
 ) -> (Puller, Vec<PubSubConsumer>) {
-    let (out, runs) = mpsc::channel(1);
-    let runs = Arc::new(Mutex::new(runs));
-    let consumers = (0..workers.max(1)).map(|_| PubSubConsumer {
-        runs: Arc::clone(&runs),
-    });
-    let consumers = consumers.collect();
+    let (ask, asked) = mpsc::channel(1);
+    let ends = (0..workers.max(1)).map(|_| PubSubConsumer { ask: ask.clone() });
+    let consumers = ends.collect();
     let held = Arc::<Held>::default();
     observe(&metrics, &held);
     let puller = Puller {
         options,
         rules,
         gatherer: Gatherer::new(rules),
-        out,
-        settled: mpsc::unbounded_channel(),
+        asked,
+        out: FuturesUnordered::new(),
         read: damaged::Reader::default(),
         parked: VecDeque::new(),
         held,
@@ -165,7 +170,6 @@ impl Puller {
         stop: &CancellationToken,
         give_up: &CancellationToken,
     ) {
-        let out = self.out.clone();
         loop {
             let (now, draining) = (Instant::now(), stop.is_cancelled());
             if give_up.is_cancelled() || (draining && self.gatherer.is_empty()) {
@@ -175,18 +179,14 @@ impl Puller {
             let has_run = self.gatherer.is_ready(now, draining);
             let wants_more = !draining && !self.gatherer.is_full();
             tokio::select! {
-                // Cancel safe: a place that is not taken is given back.
-                place = out.reserve(), if has_run => match place {
-                    Ok(place) => {
-                        if let Some(run) = self.gatherer.take(now, draining) {
-                            place.send(delivery(run, self.settled.0.clone()));
-                        }
-                    }
-                    // Every worker is gone.
-                    Err(_closed) => return,
-                },
                 // Cancel safe: a channel.
-                Some((key, done)) = self.settled.1.recv() => self.settle(key, done),
+                worker = self.asked.recv(), if has_run => match worker {
+                    Some(worker) => self.hand_out(worker, now, draining),
+                    // Every worker is gone.
+                    None => return,
+                },
+                // Cancel safe: the futures stay in the set.
+                Some((key, done)) = self.out.next() => self.settle(key, done),
                 // Cancel safe: a channel.
                 Some(pulled) = stream.messages.recv(), if wants_more => match pulled {
                     Pulled::Opened(close) => stream.close = Some(close),
@@ -207,6 +207,19 @@ impl Puller {
                 Ordering::Relaxed,
             );
         }
+    }
+
+    fn hand_out(&mut self, worker: oneshot::Sender<Delivery>, now: Instant, draining: bool) {
+        let Some(run) = self.gatherer.take(now, draining) else {
+            return;
+        };
+        let (settle, settled) = oneshot::channel();
+        let key = run.key;
+        self.out
+            .push(Box::pin(async move { (key, settled.await.is_ok()) }));
+        let delivery = Delivery::new(run.batch, 1, Box::new(RunSettle(settle))).from_node(run.node);
+        // To a worker that is gone it comes back at once, and is given back.
+        drop(worker.send(delivery));
     }
 
     fn offer(&mut self, (message, handle): (PubSubMessage, Handler), now: Instant) {
@@ -364,30 +377,17 @@ async fn forward(
     }
 }
 
-fn delivery(run: Run, settled: mpsc::UnboundedSender<(Key, bool)>) -> Delivery {
-    let settle = RunSettle {
-        key: run.key,
-        settled,
-    };
-    Delivery::new(run.batch, 1, Box::new(settle)).from_node(run.node)
-}
-
-/// Settles all messages of a run.
+/// Says "stored" by sending; says "not done" by being dropped.
 #[derive(Debug)]
-struct RunSettle {
-    key: Key,
-    settled: mpsc::UnboundedSender<(Key, bool)>,
-}
+struct RunSettle(oneshot::Sender<()>);
 
 impl Settle for RunSettle {
     fn ack(self: Box<Self>) {
         // A puller that is gone has given the messages back; they are delivered again and found done.
-        self.settled.send((self.key, true)).unwrap_or(());
+        self.0.send(()).unwrap_or(());
     }
 
-    fn nack(self: Box<Self>) {
-        self.settled.send((self.key, false)).unwrap_or(());
-    }
+    fn nack(self: Box<Self>) {}
 }
 
 fn observe(metrics: &Metrics, held: &Arc<Held>) {

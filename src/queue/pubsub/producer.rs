@@ -1,13 +1,12 @@
 //! The publisher's end: publishes for as long as it takes, and looks whether a subscription was there to receive it.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use google_cloud_pubsub::client::Publisher;
 use google_cloud_pubsub::error::PublishError;
 use google_cloud_pubsub::model::Message;
-use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::{Found, PubSubOptions, SetUpError, name_of, ordering_key, set_up};
@@ -28,7 +27,7 @@ pub struct PubSubProducer {
     node: Arc<str>,
     /// Made when it is needed, and anew after a call without an answer: its connection may lead nowhere.
     client: Mutex<Option<Publisher>>,
-    known: std::sync::Mutex<Known>,
+    known: Mutex<Known>,
     backoff: Backoff,
     health: Health,
     metrics: Metrics,
@@ -59,7 +58,7 @@ impl PubSubProducer {
             options,
             node,
             client: Mutex::default(),
-            known: std::sync::Mutex::new(Known {
+            known: Mutex::new(Known {
                 found,
                 ..Known::default()
             }),
@@ -70,17 +69,18 @@ impl PubSubProducer {
         }
     }
 
+    fn made(&self) -> MutexGuard<'_, Option<Publisher>> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn client(&self) -> Result<Publisher, String> {
-        let mut client = self.client.lock().await;
-        if let Some(client) = &*client {
+        if let Some(client) = &*self.made() {
             return Ok(client.clone());
         }
-        let made = self
-            .options
-            .publisher()
-            .await
-            .map_err(|error| with_causes(&error))?;
-        Ok(client.insert(made).clone())
+        let made = self.options.publisher().await;
+        let made = made.map_err(|error| with_causes(&error))?;
+        // Another lane may have been first.
+        Ok(self.made().get_or_insert(made).clone())
     }
 
     async fn publish(&self, key: &str, message: Message) -> Result<(), String> {
@@ -95,7 +95,7 @@ impl PubSubProducer {
                     other => (other.to_string(), true),
                 };
                 if unanswered {
-                    *self.client.lock().await = None;
+                    *self.made() = None;
                 }
                 Err(text)
             }

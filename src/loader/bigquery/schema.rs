@@ -1,0 +1,464 @@
+//! The tables, and what is done when they are there already.
+//!
+//! Columns have the names of the one wide row; times are TIMESTAMP, the JSON columns are STRING, byte for byte as the client wrote
+//! them (`JSON_VALUE(properties, '$.total')`, `PARSE_JSON(properties)`). Nullable columns that a later version brought are added; a
+//! table that lacks a column which every row has is not ours, nor is one with a column of another type.
+
+use std::collections::HashMap;
+
+use gcp_bigquery_client::model::clustering::Clustering;
+use gcp_bigquery_client::model::field_type::FieldType;
+use gcp_bigquery_client::model::table::Table as TableResource;
+use gcp_bigquery_client::model::table_field_schema::TableFieldSchema;
+use gcp_bigquery_client::model::table_schema::TableSchema;
+use gcp_bigquery_client::model::time_partitioning::TimePartitioning;
+
+use super::super::warehouse::WarehouseError;
+use super::BigQueryWarehouse;
+use crate::store::Table;
+
+/// The label that says which version of the tables these are. It counts changes that an older program could not live with.
+const LABEL: &str = "eventkit_schema";
+
+/// Its value.
+const VERSION: i64 = 1;
+
+/// A column of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Column {
+    pub(super) name: &'static str,
+    kind: Kind,
+    required: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Text,
+    Bytes,
+    Integer,
+    Time,
+}
+
+impl Kind {
+    /// As in DDL.
+    const fn sql(self) -> &'static str {
+        match self {
+            Self::Text => "STRING",
+            Self::Bytes => "BYTES",
+            Self::Integer => "INT64",
+            Self::Time => "TIMESTAMP",
+        }
+    }
+
+    fn field(self) -> FieldType {
+        match self {
+            Self::Text => FieldType::String,
+            Self::Bytes => FieldType::Bytes,
+            Self::Integer => FieldType::Integer,
+            Self::Time => FieldType::Timestamp,
+        }
+    }
+
+    fn is(self, field: &FieldType) -> bool {
+        matches!(
+            (self, field),
+            (Self::Text, FieldType::String)
+                | (Self::Bytes, FieldType::Bytes)
+                | (Self::Integer, FieldType::Integer | FieldType::Int64)
+                | (Self::Time, FieldType::Timestamp)
+        )
+    }
+}
+
+const fn required(name: &'static str, kind: Kind) -> Column {
+    Column {
+        name,
+        kind,
+        required: true,
+    }
+}
+
+const fn nullable(name: &'static str, kind: Kind) -> Column {
+    Column {
+        name,
+        kind,
+        required: false,
+    }
+}
+
+/// The columns of the table of events.
+const EVENTS: &[Column] = &[
+    required("message_id", Kind::Text),
+    required("source", Kind::Text),
+    required("type", Kind::Text),
+    required("stream", Kind::Text),
+    nullable("user_id", Kind::Text),
+    nullable("anonymous_id", Kind::Text),
+    nullable("event", Kind::Text),
+    nullable("name", Kind::Text),
+    nullable("category", Kind::Text),
+    nullable("group_id", Kind::Text),
+    nullable("previous_id", Kind::Text),
+    nullable("properties", Kind::Text),
+    nullable("traits", Kind::Text),
+    nullable("context", Kind::Text),
+    nullable("integrations", Kind::Text),
+    nullable("extra", Kind::Text),
+    required("timestamp", Kind::Time),
+    nullable("original_timestamp", Kind::Time),
+    nullable("sent_at", Kind::Time),
+    required("received_at", Kind::Time),
+    required("node", Kind::Text),
+    required("log_id", Kind::Text),
+    required("lane", Kind::Integer),
+    required("offset", Kind::Integer),
+    nullable("trace_id", Kind::Text),
+];
+
+/// The columns of the table of error rows.
+const ERRORS: &[Column] = &[
+    required("log_id", Kind::Text),
+    required("offset", Kind::Integer),
+    required("original_hash", Kind::Text),
+    required("original", Kind::Bytes),
+    required("original_format", Kind::Text),
+    required("stage", Kind::Text),
+    required("code", Kind::Text),
+    required("reason", Kind::Text),
+    required("source", Kind::Text),
+    required("message_id", Kind::Text),
+    required("stream", Kind::Text),
+    required("received_at", Kind::Time),
+    required("node", Kind::Text),
+    required("lane", Kind::Integer),
+    nullable("trace_id", Kind::Text),
+];
+
+/// What the loader remembers of manifests. One is `merged` until it is recorded; its counts are those of the merge.
+const MANIFESTS: &[Column] = &[
+    required("number", Kind::Integer),
+    required("status", Kind::Text),
+    nullable("reason", Kind::Text),
+    required("attempt", Kind::Integer),
+    required("created_at", Kind::Text),
+    nullable("merged_at", Kind::Time),
+    nullable("recorded_at", Kind::Time),
+    required("objects", Kind::Text),
+    required("rows", Kind::Integer),
+    required("events_inserted", Kind::Integer),
+    required("events_duplicate", Kind::Integer),
+    required("errors_inserted", Kind::Integer),
+    required("errors_duplicate", Kind::Integer),
+    required("errors_superseded", Kind::Integer),
+    required("errors_removed", Kind::Integer),
+];
+
+/// What the loader remembers of objects.
+const OBJECTS: &[Column] = &[
+    required("object", Kind::Text),
+    required("table", Kind::Text),
+    required("manifest", Kind::Integer),
+    required("loaded_at", Kind::Time),
+    required("rows", Kind::Integer),
+];
+
+/// The columns of rows of a table.
+pub(super) const fn columns(table: Table) -> &'static [Column] {
+    match table {
+        Table::Events => EVENTS,
+        Table::Errors => ERRORS,
+    }
+}
+
+/// The quoted names of the columns, as a list, each after `before`.
+pub(super) fn list(columns: &[Column], before: &str) -> String {
+    let names = columns.iter().map(|c| format!("{before}`{}`", c.name));
+    names.collect::<Vec<_>>().join(", ")
+}
+
+/// A table as it should be.
+struct Design {
+    name: String,
+    columns: &'static [Column],
+    is_by_day: bool,
+    clustered_by: &'static [&'static str],
+}
+
+impl BigQueryWarehouse {
+    /// Makes what is missing. Once this process has used the tables, one that is missing is an error and never quietly made again.
+    pub(super) async fn make_tables(&mut self) -> Result<(), WarehouseError> {
+        let found = self.api.find_dataset().await;
+        if !found.map_err(|failure| self.error(failure))? {
+            if self.is_prepared {
+                return Err(self.gone());
+            }
+            let made = self.api.make_dataset().await;
+            made.map_err(|failure| self.error(failure))?;
+            let found = self.api.find_dataset().await;
+            found.map_err(|failure| self.error(failure))?;
+        }
+        for design in self.designs() {
+            self.make(&design, self.is_prepared).await?;
+        }
+        let objects = self.names.quoted(&self.names.objects());
+        for view in self.names.views() {
+            let view = self.names.quoted(&view);
+            let sql = format!(
+                "CREATE VIEW IF NOT EXISTS {view} AS SELECT {} FROM {objects}",
+                list(OBJECTS, "")
+            );
+            let made = self.api.query(sql, Vec::new()).await;
+            made.map_err(|failure| self.error(failure))?;
+        }
+        Ok(())
+    }
+
+    fn designs(&self) -> [Design; 4] {
+        let rows = |table, clustered_by| Design {
+            name: self.names.rows(table),
+            columns: columns(table),
+            is_by_day: true,
+            clustered_by,
+        };
+        [
+            rows(Table::Events, &["stream", "event"]),
+            rows(Table::Errors, &["code"]),
+            Design {
+                name: self.names.manifests(),
+                columns: MANIFESTS,
+                is_by_day: false,
+                clustered_by: &["number"],
+            },
+            Design {
+                name: self.names.objects(),
+                columns: OBJECTS,
+                is_by_day: false,
+                clustered_by: &["object"],
+            },
+        ]
+    }
+
+    /// Makes the staging table of a load job. One that an older version made and left gets the columns that it lacks.
+    pub(super) async fn make_staging(
+        &self,
+        name: String,
+        table: Table,
+    ) -> Result<(), WarehouseError> {
+        let design = Design {
+            name,
+            columns: columns(table),
+            is_by_day: false,
+            clustered_by: &[],
+        };
+        self.make(&design, false).await
+    }
+
+    async fn make(&self, design: &Design, must_be_there: bool) -> Result<(), WarehouseError> {
+        let error = |failure| self.error(failure);
+        let mut found = self.api.find_table(&design.name).await.map_err(error)?;
+        if found.is_none() {
+            if must_be_there {
+                return Err(self.gone());
+            }
+            let table = self.resource(design);
+            self.api.make_table(table).await.map_err(error)?;
+            found = self.api.find_table(&design.name).await.map_err(error)?;
+        }
+        let missing = match found {
+            Some(table) => check(design, &table).map_err(|bad| self.refused(design, bad))?,
+            None => return Err(self.gone()),
+        };
+        if !missing.is_empty() {
+            let added = missing
+                .iter()
+                .map(|c| format!("ADD COLUMN IF NOT EXISTS `{}` {}", c.name, c.kind.sql()));
+            let added: Vec<String> = added.collect();
+            let table = self.names.quoted(&design.name);
+            let sql = format!("ALTER TABLE {table} {}", added.join(", "));
+            self.api.query(sql, Vec::new()).await.map_err(error)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn gone(&self) -> WarehouseError {
+        WarehouseError::Gone {
+            name: self.names.to_string(),
+        }
+    }
+
+    fn refused(&self, design: &Design, bad: Bad) -> WarehouseError {
+        let name = format!("table {} of {}", design.name, self.names);
+        match bad {
+            Bad::Foreign(reason) => WarehouseError::Foreign { name, reason },
+            Bad::Newer(version) => WarehouseError::Newer { name, version },
+        }
+    }
+
+    fn resource(&self, design: &Design) -> TableResource {
+        let fields = design.columns.iter().map(|column| {
+            let mode = if column.required {
+                "REQUIRED"
+            } else {
+                "NULLABLE"
+            };
+            TableFieldSchema {
+                mode: Some(mode.to_owned()),
+                ..TableFieldSchema::new(column.name, column.kind.field())
+            }
+        });
+        let (project, dataset) = self.names.place();
+        let schema = TableSchema::new(fields.collect());
+        let mut table = TableResource::new(project, dataset, &design.name, schema);
+        table.labels = Some(HashMap::from([(LABEL.to_owned(), VERSION.to_string())]));
+        if design.is_by_day {
+            table.time_partitioning = Some(TimePartitioning::per_day().field("received_at"));
+        }
+        if !design.clustered_by.is_empty() {
+            let fields = design.clustered_by.iter().map(|name| (*name).to_owned());
+            table.clustering = Some(Clustering {
+                fields: Some(fields.collect()),
+            });
+        }
+        table
+    }
+}
+
+/// Why a table is not used.
+#[derive(Debug, PartialEq, Eq)]
+enum Bad {
+    Foreign(String),
+    Newer(i64),
+}
+
+/// The nullable columns that a table lacks.
+fn check(design: &Design, table: &TableResource) -> Result<Vec<Column>, Bad> {
+    let label = table.labels.as_ref().and_then(|labels| labels.get(LABEL));
+    if let Some(version) = label.and_then(|label| label.parse::<i64>().ok())
+        && version > VERSION
+    {
+        return Err(Bad::Newer(version));
+    }
+    if design.is_by_day {
+        let day = table.time_partitioning.as_ref();
+        if day.is_none_or(|p| p.field.as_deref() != Some("received_at") || p.r#type != "DAY") {
+            return Err(Bad::Foreign(
+                "it is not partitioned by day on received_at".to_owned(),
+            ));
+        }
+    }
+    let fields = table.schema.fields.as_deref().unwrap_or_default();
+    let foreign = fields.iter().find(|field| {
+        field.mode.as_deref() == Some("REQUIRED")
+            && design.columns.iter().all(|c| c.name != field.name)
+    });
+    if let Some(foreign) = foreign {
+        let reason = format!("each row must have a column {}", foreign.name);
+        return Err(Bad::Foreign(reason));
+    }
+    let mut missing = Vec::new();
+    for column in design.columns {
+        match fields.iter().find(|field| field.name == column.name) {
+            Some(field) if column.kind.is(&field.r#type) => {}
+            Some(_) => {
+                let reason = format!("column {} is no {}", column.name, column.kind.sql());
+                return Err(Bad::Foreign(reason));
+            }
+            None if column.required => {
+                return Err(Bad::Foreign(format!("it has no column {}", column.name)));
+            }
+            None => missing.push(*column),
+        }
+    }
+    Ok(missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::parquet::{errors_schema, events_schema};
+
+    #[test]
+    fn the_columns_are_those_of_the_files() {
+        for (table, schema) in [
+            (Table::Events, events_schema().unwrap()),
+            (Table::Errors, errors_schema().unwrap()),
+        ] {
+            let files: Vec<_> = schema
+                .fields()
+                .iter()
+                .map(|field| (field.name().as_str(), !field.is_nullable()))
+                .collect();
+            let ours: Vec<_> = columns(table)
+                .iter()
+                .map(|c| (c.name, c.required))
+                .collect();
+            assert_eq!(ours, files);
+        }
+    }
+
+    fn design() -> Design {
+        Design {
+            name: "t".into(),
+            columns: OBJECTS,
+            is_by_day: false,
+            clustered_by: &[],
+        }
+    }
+
+    fn table(change: impl Fn(&mut Vec<TableFieldSchema>)) -> TableResource {
+        let fields = OBJECTS
+            .iter()
+            .map(|c| TableFieldSchema::new(c.name, c.kind.field()));
+        let mut fields = fields.collect();
+        change(&mut fields);
+        TableResource::new("p", "d", "t", TableSchema::new(fields))
+    }
+
+    #[test]
+    fn what_is_not_ours_is_told_from_what_is_older_newer_or_has_more() {
+        let foreign = |change: &dyn Fn(&mut Vec<TableFieldSchema>)| {
+            matches!(check(&design(), &table(change)), Err(Bad::Foreign(_)))
+        };
+        assert_eq!(check(&design(), &table(|_| {})), Ok(vec![]));
+        assert_eq!(
+            check(
+                &design(),
+                &table(|fields| fields.push(TableFieldSchema::string("mine")))
+            ),
+            Ok(vec![])
+        );
+        assert!(foreign(&|fields| drop(fields.remove(0))));
+        assert!(foreign(&|fields| fields[0].r#type = FieldType::Bytes));
+        assert!(foreign(&|fields| fields.push(TableFieldSchema {
+            mode: Some("REQUIRED".into()),
+            ..TableFieldSchema::string("mine")
+        })));
+        let by_day = Design {
+            is_by_day: true,
+            ..design()
+        };
+        assert!(matches!(
+            check(&by_day, &table(|_| {})),
+            Err(Bad::Foreign(_))
+        ));
+        let mut newer = table(|_| {});
+        newer.labels = Some(HashMap::from([(LABEL.to_owned(), "2".to_owned())]));
+        assert_eq!(check(&design(), &newer), Err(Bad::Newer(2)));
+    }
+
+    #[test]
+    fn a_nullable_column_that_is_missing_is_to_be_added() {
+        const COLUMNS: &[Column] = &[OBJECTS[0], nullable("new", Kind::Time)];
+        let older = Design {
+            columns: COLUMNS,
+            ..design()
+        };
+        let table = TableResource::new(
+            "p",
+            "d",
+            "t",
+            TableSchema::new(vec![TableFieldSchema::string("object")]),
+        );
+        assert_eq!(check(&older, &table), Ok(vec![nullable("new", Kind::Time)]));
+    }
+}
