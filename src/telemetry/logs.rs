@@ -83,6 +83,8 @@ where
     };
     let filter = Targets::new()
         .with_default(ours.min(LevelFilter::WARN))
+        // It says each failed request as an error of its own; the store that repeats it says all there is to say.
+        .with_target("gcloud_sdk", LevelFilter::OFF)
         .with_target(env!("CARGO_CRATE_NAME"), ours);
     tracing_subscriber::registry().with(lines.with_filter(filter))
 }

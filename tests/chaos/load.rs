@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::scenario::Stage;
 use crate::support::gateway::{Endpoints, Gateway};
 use crate::support::ledger::Ledger;
+use crate::support::warehouse::Found;
 use crate::support::{clients, oracle, warehouse};
 
 mod client;
@@ -45,6 +46,10 @@ const DOORS: [Door; 18] = [
     Door::Bidi,
 ];
 
+/// Less than what ends a request underneath, so that it is counted.
+const PATIENCE: Duration = clients::ANSWER_TIMEOUT.saturating_sub(Duration::from_secs(1));
+/// The least time between two requests of a client: kills should meet many requests, not a saturated machine.
+const PACE: Duration = Duration::from_millis(20);
 /// How long the clients may take to settle what is open, after the last restart.
 const SETTLE_WITHIN: Duration = Duration::from_secs(30);
 /// How long the pipeline may take to bring the backlog into the warehouse.
@@ -76,6 +81,8 @@ struct Shared {
     patience: Duration,
     /// Requests for which that was not long enough.
     timeouts: AtomicU64,
+    /// The least time between two requests of a client.
+    pace: Duration,
 }
 
 impl Shared {
@@ -129,18 +136,27 @@ pub(crate) struct Load {
 impl Load {
     /// Starts the clients; they wait for a gateway.
     pub(crate) fn start(stage: &Stage) -> Self {
-        // Less than what ends a request underneath, so that it is counted.
-        Self::with_patience(stage, clients::ANSWER_TIMEOUT.mul_f64(0.9))
+        Self::with(stage, PATIENCE, PACE)
+    }
+
+    /// The same with clients that send no faster than this, for back ends that are slower than the gateway.
+    pub(crate) fn paced(stage: &Stage, pace: Duration) -> Self {
+        Self::with(stage, PATIENCE, pace)
     }
 
     /// The same with clients that wait for an answer only so long.
     pub(crate) fn with_patience(stage: &Stage, patience: Duration) -> Self {
+        Self::with(stage, patience, PACE)
+    }
+
+    fn with(stage: &Stage, patience: Duration, pace: Duration) -> Self {
         let shared = Arc::new(Shared {
             ledger: Mutex::default(),
             wrong: Mutex::default(),
             shed: AtomicU64::new(0),
             patience,
             timeouts: AtomicU64::new(0),
+            pace,
         });
         let (phase, phases) = watch::channel(Phase::Down);
         let mut clients = JoinSet::new();
@@ -168,6 +184,11 @@ impl Load {
         self.phase.send_replace(Phase::Down);
         self.alarms.extend(alarms);
         self.shared.ledger().incarnation += 1;
+    }
+
+    /// Another process than the gateway ended, and said this at level "error".
+    pub(crate) fn heard(&mut self, alarms: Vec<String>) {
+        self.alarms.extend(alarms);
     }
 
     /// This line of the log at level "error" is what the scenario wants to see.
@@ -278,11 +299,16 @@ impl Load {
         None
     }
 
-    /// Judges, prints the figures, and fails on anything that should not be.
-    pub(crate) fn judge(mut self) -> Result<Verdict> {
+    /// Judges what lies in the warehouse, prints the figures, and fails on anything that should not be.
+    pub(crate) fn judge(self) -> Result<Verdict> {
         let found = warehouse::read(&self.stage.dir)?;
+        self.judge_found(&found)
+    }
+
+    /// The same for what was found elsewhere.
+    pub(crate) fn judge_found(mut self, found: &Found) -> Result<Verdict> {
         let ledger = self.shared.ledger();
-        let (tally, violations) = oracle::judge(&ledger, &found);
+        let (tally, violations) = oracle::judge(&ledger, found);
         let answers = &ledger.answers;
         self.stage.figure(&format!(
             "{} events sent, {} acknowledged, {} rejected, {} never answered ({} of them stored) · {} requests unanswered, {} of them shed; {} answers duplicate · {} rows, {} error rows, {} objects · {:.0?}",

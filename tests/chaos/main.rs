@@ -19,6 +19,8 @@ mod load;
 mod odd;
 mod scenario;
 // What is done to the gateway.
+#[cfg(feature = "cloud")]
+mod cloud;
 mod faults;
 mod kills;
 mod outages;
@@ -51,6 +53,8 @@ fn main() -> ExitCode {
         outages::scenarios(),
         resources::scenarios(),
         faults::scenarios(),
+        #[cfg(feature = "cloud")]
+        cloud::scenarios(&settings),
     ];
     let trials = families
         .into_iter()

@@ -108,6 +108,22 @@ impl Scenario {
         })
     }
 
+    /// One alone, for what has little to do with the log's engine.
+    pub(crate) fn alone<F>(
+        name: String,
+        engine: Engine,
+        act: impl FnOnce(Stage) -> F + Send + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Result<()>> + 'static,
+    {
+        Self {
+            name,
+            engine,
+            act: Box::new(move |stage| Box::pin(act(stage))),
+        }
+    }
+
     /// The same for the harness.
     pub(crate) fn trial(self, settings: &Settings) -> Trial {
         let settings = settings.clone();
@@ -181,6 +197,17 @@ impl Stage {
             .map(|(name, value)| (name.as_str(), value.as_str()))
             .collect();
         Gateway::spawn(&self.dir, &environment)
+    }
+
+    /// Starts `eventkit serve` on a directory below the stage's, with some settings more, and does not wait for anything.
+    pub(crate) fn serve(&self, below: &str, more: &[(String, String)]) -> Result<Gateway> {
+        let environment: Vec<(&str, &str)> = self
+            .environment
+            .iter()
+            .chain(more)
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        Gateway::spawn_as("serve", &self.dir.join(below), &environment)
     }
 
     /// Starts a gateway and waits until it is ready.

@@ -39,6 +39,10 @@ const LEASE_MAX: Duration = Duration::from_secs(7 * 86_400);
 /// For how long a message is leased at a time, extended every few seconds: a worker that dies keeps its lanes waiting for so long.
 const LEASE: Duration = Duration::from_secs(20);
 
+/// A stream that is silent for so long, with nothing held, is opened anew over a new connection: the client library does not notice one
+/// that leads nowhere.
+const SILENCE: Duration = Duration::from_secs(30);
+
 /// How long the last acknowledgements may take to reach Pub/Sub; what does not is delivered once more.
 const CLOSING: Duration = Duration::from_secs(5);
 
@@ -137,9 +141,10 @@ impl Puller {
             messages,
             close: None,
         };
+        let held = Arc::clone(&self.held);
         let puller = pull(
             self.options.clone(),
-            self.rules,
+            (self.rules, held),
             sender,
             (self.health.clone(), pulling.clone()),
         );
@@ -270,7 +275,7 @@ impl Puller {
 /// Keeps a stream open until told to stop. The client library reopens one that breaks; what it gives up on is begun anew here.
 async fn pull(
     options: PubSubOptions,
-    rules: gather::Rules,
+    (rules, held): (gather::Rules, Arc<Held>),
     out: mpsc::Sender<Pulled>,
     (health, stop): (Health, CancellationToken),
 ) {
@@ -278,10 +283,14 @@ async fn pull(
     let mut failures = 0_u32;
     while !stop.is_cancelled() && !out.is_closed() {
         let error = match open(&options, rules).await {
-            Ok(stream) => match forward(stream, &out, &stop, &mut failures, &health).await {
-                Some(error) => error,
-                None => return,
-            },
+            Ok(stream) => {
+                let ended = forward(stream, (&out, &held), &stop, &mut failures, &health).await;
+                match ended {
+                    Ended::Silent => continue,
+                    Ended::Failed(error) => error,
+                    Ended::Stopped => return,
+                }
+            }
             Err(error) => error,
         };
         if options.create
@@ -321,31 +330,49 @@ async fn open(options: &PubSubOptions, rules: gather::Rules) -> Result<MessageSt
         .build())
 }
 
-/// Passes messages on; ends with an error when the stream does, with `None` when told to stop.
+/// Why a stream is not read any more.
+enum Ended {
+    /// It failed.
+    Failed(String),
+    /// Nothing came and nothing is held: nobody can say whether it still leads anywhere.
+    Silent,
+    /// Told to stop.
+    Stopped,
+}
+
+/// Passes messages on until the stream ends, is silent, or is to be stopped.
 async fn forward(
     mut stream: MessageStream,
-    out: &mpsc::Sender<Pulled>,
+    (out, held): (&mpsc::Sender<Pulled>, &Held),
     stop: &CancellationToken,
     failures: &mut u32,
     health: &Health,
-) -> Option<String> {
-    out.send(Pulled::Opened(stream.shutdown_token()))
-        .await
-        .ok()?;
+) -> Ended {
+    let opened = Pulled::Opened(stream.shutdown_token());
+    if out.send(opened).await.is_err() {
+        return Ended::Stopped;
+    }
     loop {
         let next = tokio::select! {
             // The stream is not asked again after it.
-            () = stop.cancelled() => return None,
-            next = stream.next() => next?,
+            () = stop.cancelled() => return Ended::Stopped,
+            // Not cancel safe to the point of losing a message: the stream is asked again or dropped with all that it has.
+            next = tokio::time::timeout(SILENCE, stream.next()) => next,
         };
         match next {
-            Ok(message) => {
+            Ok(Some(Ok(message))) => {
                 if std::mem::take(failures) > 0 {
                     health.degraded(COMPONENT, None);
                 }
-                out.send(Pulled::Message(Box::new(message))).await.ok()?;
+                let message = Pulled::Message(Box::new(message));
+                if out.send(message).await.is_err() {
+                    return Ended::Stopped;
+                }
             }
-            Err(error) => return Some(name_of(&error)),
+            Ok(Some(Err(error))) => return Ended::Failed(name_of(&error)),
+            Ok(None) => return Ended::Stopped,
+            Err(_elapsed) if held.messages.load(Ordering::Relaxed) == 0 => return Ended::Silent,
+            Err(_elapsed) => {}
         }
     }
 }

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use eventkit::proto::v1;
@@ -18,9 +17,6 @@ use crate::events::{Made, Maker, Wire};
 use crate::support::clients;
 use crate::support::gateway::Endpoints;
 use crate::support::ledger::{Answer, Sent};
-
-/// The least time between two requests of a client: kills should meet many requests, not a saturated machine.
-const PACE: Duration = Duration::from_millis(20);
 
 /// How a client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +93,7 @@ impl Client {
 
     /// Sends until the last phase, and then until nothing is left that it wants an answer for.
     pub(super) async fn run(mut self) {
-        let mut pace = interval(PACE);
+        let mut pace = interval(self.shared.pace);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut connected: Option<(Endpoints, Connection)> = None;
         let mut again: Option<Vec<Made>> = None;

@@ -1,0 +1,40 @@
+//! The cloud's back ends under load: each part of the path a process of its own, Pub/Sub or the process itself between them,
+//! every store behind them. Processes are killed and stopped, lines break, stores fall ill, a subscription is deleted.
+//!
+//! A scenario needs the emulators of its services (`tests/support/emulators.rs`); whatever it makes there has a name of its own.
+//! The engine of the log matters little here and takes turns.
+
+use crate::scenario::{Engine, Scenario, Settings};
+
+mod back;
+mod documents;
+mod double;
+mod front;
+mod kills;
+mod line;
+mod outages;
+mod runs;
+mod set;
+mod steps;
+mod tables;
+
+/// The scenarios of this family.
+pub(crate) fn scenarios(settings: &Settings) -> Vec<Scenario> {
+    let families = [
+        kills::scenarios(settings),
+        outages::scenarios(settings),
+        steps::scenarios(settings),
+        double::scenarios(settings),
+    ];
+    families.into_iter().flatten().collect()
+}
+
+/// The engine whose turn it is.
+fn engine(settings: &Settings, turn: u64) -> Engine {
+    let [sled, sqlite] = Engine::BOTH;
+    if (settings.seed + turn).is_multiple_of(2) {
+        sled
+    } else {
+        sqlite
+    }
+}

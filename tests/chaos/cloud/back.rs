@@ -1,0 +1,211 @@
+//! The store of a run: made for it alone, and read by the documented layout when all is over.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use anyhow::{Context as _, Result, ensure};
+use eventkit::config::Endpoint;
+use eventkit::store::{ErrorRow, GcsObjects, GcsOptions, Objects as _, Row, parquet};
+use serde_json::json;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::documents;
+use super::tables::{self, Tables};
+use crate::scenario::Stage;
+use crate::support::warehouse::{self, Found, FoundError, FoundObject, FoundRow, value_hash};
+
+/// Which store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Files, and SQLite behind them.
+    Local,
+    /// Cloud Storage without a warehouse; its objects are read.
+    Gcs,
+    /// Cloud Storage, and BigQuery behind it.
+    BigQuery,
+    /// Firestore.
+    Firestore,
+}
+
+impl Kind {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Gcs => "gcs",
+            Self::BigQuery => "gcs_bigquery",
+            Self::Firestore => "firestore",
+        }
+    }
+}
+
+/// The store, past everything that stands before it.
+#[derive(Debug)]
+pub(super) enum Back {
+    Local(Stage),
+    Gcs(Bucket),
+    BigQuery(Bucket, Tables),
+    Firestore { url: String, project: String },
+}
+
+/// A bucket, and what was read of it: objects never change.
+#[derive(Debug)]
+pub(super) struct Bucket {
+    objects: GcsObjects,
+    read: BTreeMap<String, Content>,
+}
+
+#[derive(Debug, Default)]
+struct Content {
+    rows: Vec<FoundRow>,
+    errors: Vec<FoundError>,
+}
+
+impl Bucket {
+    /// A new one.
+    pub(super) async fn make(url: &str, name: &str) -> Result<Self> {
+        let http = tables::http(url);
+        let body = json!({ "name": name }).to_string();
+        let (status, said) = http.post("/storage/v1/b?project=p", body).await?;
+        ensure!(status == 200, "make a bucket: {status} {said}");
+        let options = GcsOptions {
+            bucket: name.to_owned(),
+            endpoint: Endpoint::emulator(url),
+            request_timeout: std::time::Duration::from_secs(20),
+        };
+        Ok(Self {
+            objects: GcsObjects::open(options).await?,
+            read: BTreeMap::new(),
+        })
+    }
+
+    async fn names(&self, folder: &str) -> Result<Vec<String>> {
+        let mut names: Vec<String> = Vec::new();
+        loop {
+            let after = names.last().map(String::as_str);
+            let page = self.objects.list(folder, after, 1_000).await?;
+            if page.is_empty() {
+                return Ok(names);
+            }
+            names.extend(page);
+        }
+    }
+
+    async fn refresh(&mut self) -> Result<()> {
+        for folder in ["events/", "errors/"] {
+            for name in self.names(folder).await? {
+                if self.read.contains_key(&name) {
+                    continue;
+                }
+                let bytes = self.objects.get(&name).await?;
+                let bytes = bytes.with_context(|| format!("{name} was listed, and is gone"))?;
+                let mut content = Content::default();
+                if folder == "events/" {
+                    content.rows = parquet::decode_events(bytes)?
+                        .iter()
+                        .map(found_row)
+                        .collect();
+                } else {
+                    content.errors = parquet::decode_errors(bytes)?
+                        .iter()
+                        .map(found_error)
+                        .collect();
+                }
+                self.read.insert(name, content);
+            }
+        }
+        Ok(())
+    }
+
+    /// What a warehouse has of it. Objects may hold one record twice when a run was cut anew after a kill; a warehouse merges
+    /// them. Two records of one event are not one record, and stay two rows.
+    fn found(&self) -> Result<Found> {
+        let mut rows = BTreeMap::new();
+        let mut errors = BTreeMap::new();
+        let mut found = Found::default();
+        for (name, content) in &self.read {
+            found.objects.push(object(name)?);
+            for row in &content.rows {
+                let key = (&row.message_id, &row.log_id, row.offset);
+                rows.entry(key).or_insert(row);
+            }
+            for error in &content.errors {
+                let key = (&error.message_id, &error.log_id, error.offset);
+                errors.entry(key).or_insert(error);
+            }
+        }
+        found.rows = rows.into_values().cloned().collect();
+        found.errors = errors.into_values().cloned().collect();
+        Ok(found)
+    }
+}
+
+impl Back {
+    /// How many events are there by now, and whether none waits for the warehouse.
+    pub(super) async fn arrived(&mut self) -> Result<(u64, bool)> {
+        match self {
+            Self::Local(stage) => {
+                let (events, errors) = warehouse::counts(&stage.dir);
+                return Ok((events + errors, warehouse::inbox_len(&stage.dir) == 0));
+            }
+            Self::BigQuery(bucket, tables) => {
+                let is_loaded = bucket.names("inbox/").await?.is_empty();
+                return Ok((tables.count().await?, is_loaded));
+            }
+            Self::Gcs(_) | Self::Firestore { .. } => {}
+        }
+        let found = self.read().await?;
+        let count = found.rows.len() + found.errors.len();
+        Ok((count.try_into()?, true))
+    }
+
+    /// Everything that is there.
+    pub(super) async fn read(&mut self) -> Result<Found> {
+        match self {
+            Self::Local(stage) => warehouse::read(&stage.dir),
+            Self::Gcs(bucket) => {
+                bucket.refresh().await?;
+                bucket.found()
+            }
+            Self::BigQuery(bucket, tables) => {
+                let mut found = tables.read().await?;
+                for folder in ["events/", "errors/"] {
+                    for name in bucket.names(folder).await? {
+                        found.objects.push(object(&name)?);
+                    }
+                }
+                Ok(found)
+            }
+            Self::Firestore { url, project } => documents::read(url, project).await,
+        }
+    }
+}
+
+/// By its name. When it was written is not asked.
+fn object(name: &str) -> Result<FoundObject> {
+    let stem = name.rsplit('/').next().unwrap_or_default();
+    FoundObject::from_stem(stem.trim_end_matches(".parquet"), SystemTime::UNIX_EPOCH)
+}
+
+fn found_row(row: &Row) -> FoundRow {
+    let properties = row.properties.as_deref().unwrap_or_default().as_bytes();
+    let key = row.user_id.as_ref().or(row.anonymous_id.as_ref());
+    FoundRow {
+        message_id: row.message_id.clone(),
+        log_id: row.log_id.to_string(),
+        lane: row.lane.0.into(),
+        offset: row.offset,
+        routing_key: key.unwrap_or(&row.message_id).clone(),
+        properties_bytes: xxh3_64(properties),
+        properties_value: value_hash(properties),
+    }
+}
+
+fn found_error(row: &ErrorRow) -> FoundError {
+    FoundError {
+        message_id: row.message_id.clone(),
+        log_id: row.log_id.to_string(),
+        offset: row.offset,
+        code: row.code.clone().into_owned(),
+        original: xxh3_64(&row.original),
+    }
+}

@@ -1,0 +1,202 @@
+//! Services that cannot be reached, do not answer, or refuse; a subscription that is gone.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use eventkit::queue::pubsub::set_up;
+use google_cloud_auth::credentials::anonymous;
+use google_cloud_pubsub::client::SubscriptionAdmin;
+use tokio::time::{Instant, sleep};
+
+use super::back::Kind;
+use super::engine;
+use super::front::Trouble;
+use super::line::Mode;
+use super::set::{Plan, Queue, Set};
+use crate::load::Load;
+use crate::scenario::{Scenario, Settings, Stage};
+
+/// How long it may take until everything is noticed and goes on after an outage: calls run into their timeouts, leases run out.
+const AGAIN_WITHIN: Duration = Duration::from_secs(150);
+/// How long anything may take that takes a moment.
+const SOON: Duration = Duration::from_secs(30);
+
+/// The scenarios of this family.
+pub(super) fn scenarios(settings: &Settings) -> Vec<Scenario> {
+    let named = |turn, name: &str| (format!("cloud::{name}"), engine(settings, turn));
+    let (bad, bad_engine) = named(0, "a_bad_line_to_pubsub_is_waited_out");
+    let (made, made_engine) = named(1, "a_deleted_subscription_is_made_again");
+    let (missed, missed_engine) = named(0, "a_deleted_subscription_is_waited_for");
+    let (ill, ill_engine) = named(1, "a_storage_that_is_ill_is_waited_out");
+    let (cut, cut_engine) = named(0, "a_firestore_that_is_cut_off_is_waited_out");
+    vec![
+        Scenario::alone(bad, bad_engine, bad_line),
+        Scenario::alone(made, made_engine, |stage| deleted(stage, true)),
+        Scenario::alone(missed, missed_engine, |stage| deleted(stage, false)),
+        Scenario::alone(ill, ill_engine, ill_storage),
+        Scenario::alone(cut, cut_engine, cut_off),
+    ]
+}
+
+/// Pub/Sub is late, gone without a word, gone with a reset, and half open. Clients are answered all the while.
+async fn bad_line(stage: Stage) -> Result<()> {
+    let plan = Plan::new(Queue::PubSub, Kind::Local);
+    let Some(mut set) = Set::make(&stage, plan.clone()).await? else {
+        return Ok(());
+    };
+    let load = Load::paced(&stage, plan.pace());
+    set.start_all(&load).await?;
+    let length = Duration::from_secs(stage.pick(4, 75));
+    let modes = [
+        Mode::Late(Duration::from_millis(300)),
+        Mode::Reset,
+        Mode::BlackHole,
+        Mode::HalfOpen,
+    ];
+    for mode in modes {
+        load.grows(Load::answers, 100, SOON).await?;
+        line(&set)?.set(mode);
+        set.redelivered = true;
+        let until = Instant::now() + length;
+        while Instant::now() < until {
+            load.grows(Load::answers, 20, SOON)
+                .await
+                .with_context(|| format!("answers while the line is {mode:?}"))?;
+            sleep(Duration::from_millis(100)).await;
+        }
+        line(&set)?.set(Mode::Good);
+        let began = Instant::now();
+        set.grows(200, AGAIN_WITHIN)
+            .await
+            .with_context(|| format!("after the line was {mode:?}"))?;
+        stage.figure(&format!(
+            "{mode:?} for {length:?}: rows again after {:.1?}",
+            began.elapsed()
+        ))?;
+    }
+    let verdict = set.finish(load).await?;
+    ensure!(verdict.timeouts == 0, "clients waited in vain: {verdict:?}");
+    Ok(())
+}
+
+fn line(set: &Set) -> Result<&super::line::Line> {
+    set.pubsub.as_ref().context("no line to Pub/Sub")
+}
+
+/// The subscription is deleted under load, before anything that it held counts as owned: all of it is published again, once the
+/// subscription is there again. What Pub/Sub owned already would be lost, by whoever deleted it.
+async fn deleted(stage: Stage, create: bool) -> Result<()> {
+    let plan = Plan::new(Queue::PubSub, Kind::Local);
+    let Some(mut set) = Set::make(&stage, plan.clone()).await? else {
+        return Ok(());
+    };
+    let options = set.options.clone().context("no Pub/Sub")?;
+    if !stage.settings.long && stage.settings.seed.is_multiple_of(2) == create {
+        stage.say("in the short form every second time");
+        return Ok(());
+    }
+    let verify_every = Duration::from_secs(15);
+    set.set("EVENTKIT_PUBSUB_VERIFY_INTERVAL", verify_every.as_secs());
+    set.set("EVENTKIT_PUBSUB_CREATE", create);
+    set_up(&options).await?;
+    let mut load = Load::paced(&stage, plan.pace());
+    load.expect_alarm("queue_lost_batches_sent_again");
+    load.allow_alarm("subscription_unusable");
+    let began = Instant::now();
+    set.start_all(&load).await?;
+    set.grows(300, SOON).await?;
+    let url = options.endpoint.url().context("an emulator has a URL")?;
+    let admin = SubscriptionAdmin::builder()
+        .with_endpoint(url)
+        .with_credentials(anonymous::Builder::new().build())
+        .build()
+        .await?;
+    let path = format!(
+        "projects/{}/subscriptions/{}",
+        options.project, options.subscription
+    );
+    set.redelivered = true;
+    let delete = admin.delete_subscription().set_subscription(path);
+    delete.send().await?;
+    ensure!(
+        began.elapsed() < verify_every,
+        "too slow: some of it counts as owned by now"
+    );
+    load.grows(Load::answers, 300, SOON)
+        .await
+        .context("answers without a subscription")?;
+    if !create {
+        sleep(Duration::from_secs(stage.pick(5, 60))).await;
+        set_up(&options).await?;
+    }
+    set.grows(300, AGAIN_WITHIN)
+        .await
+        .context("after the subscription was there again")?;
+    set.finish(load).await.map(drop)
+}
+
+/// Cloud Storage refuses for a while, says that it is too much, and (in the long form) does not answer.
+async fn ill_storage(stage: Stage) -> Result<()> {
+    let plan = Plan::new(Queue::PubSub, Kind::Gcs);
+    let Some(mut set) = Set::make(&stage, plan.clone()).await? else {
+        return Ok(());
+    };
+    let mut load = Load::paced(&stage, plan.pace());
+    // Writes that were under way when it began count as success of others.
+    load.allow_alarm("store_lane_stuck");
+    set.start_all(&load).await?;
+    let length = Duration::from_secs(stage.pick(4, 60));
+    let troubles = [Trouble::Status(503), Trouble::Status(429), Trouble::Hang];
+    for trouble in troubles.into_iter().take(stage.pick(2, 3)) {
+        set.grows(100, SOON).await?;
+        let front = set.storage.as_ref().context("no Cloud Storage")?;
+        front.set(trouble);
+        sleep(length).await;
+        load.grows(Load::answers, 100, SOON)
+            .await
+            .with_context(|| format!("answers with {trouble:?}"))?;
+        front.set(Trouble::None);
+        let began = Instant::now();
+        set.grows(200, AGAIN_WITHIN)
+            .await
+            .with_context(|| format!("after {trouble:?}"))?;
+        stage.figure(&format!(
+            "{trouble:?} for {length:?}: objects again after {:.1?}",
+            began.elapsed()
+        ))?;
+    }
+    set.finish(load).await.map(drop)
+}
+
+/// Firestore's connections are reset for a while, and half open in the long form.
+async fn cut_off(stage: Stage) -> Result<()> {
+    let plan = Plan::new(Queue::PubSub, Kind::Firestore);
+    let Some(mut set) = Set::make(&stage, plan.clone()).await? else {
+        return Ok(());
+    };
+    let mut load = Load::paced(&stage, plan.pace());
+    load.allow_alarm("store_lane_stuck");
+    set.start_all(&load).await?;
+    let length = Duration::from_secs(stage.pick(4, 60));
+    let modes = [Mode::Reset, Mode::BlackHole, Mode::HalfOpen];
+    let some = usize::try_from(stage.settings.seed % 2)?;
+    for mode in modes.into_iter().cycle().skip(some).take(stage.pick(1, 3)) {
+        set.grows(20, SOON).await?;
+        let line = set.firestore.as_ref().context("no line to Firestore")?;
+        line.set(mode);
+        sleep(length).await;
+        load.grows(Load::answers, 20, SOON)
+            .await
+            .with_context(|| format!("answers with {mode:?}"))?;
+        line.set(Mode::Good);
+        let began = Instant::now();
+        set.grows(50, AGAIN_WITHIN)
+            .await
+            .with_context(|| format!("after {mode:?}"))?;
+        stage.figure(&format!(
+            "{mode:?} for {length:?}: documents again after {:.1?}",
+            began.elapsed()
+        ))?;
+    }
+    set.finish(load).await.map(drop)
+}

@@ -1,0 +1,146 @@
+//! Kills at steps that have a name: a front before the service holds the request, or its answer, and the process is killed then.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tokio::time::timeout;
+
+use super::back::Kind;
+use super::engine;
+use super::front::Step;
+use super::set::{Plan, Queue, Set};
+use crate::load::Load;
+use crate::scenario::{Scenario, Settings, Stage};
+
+/// How long it may take until somebody is at a step.
+const REACHED_WITHIN: Duration = Duration::from_secs(60);
+
+/// A name, where it is held, and what.
+type Named = (&'static str, Service, Step);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Service {
+    Storage,
+    BigQuery,
+}
+
+/// A request that is held before it is done.
+const fn before(method: &'static str, with: &'static str) -> Step {
+    Step {
+        method,
+        with,
+        done: false,
+    }
+}
+
+/// A request whose answer is held.
+const fn after(method: &'static str, with: &'static str) -> Step {
+    Step {
+        method,
+        with,
+        done: true,
+    }
+}
+
+/// The steps of a worker's write.
+const WRITES: &[Named] = &[
+    (
+        "before the upload",
+        Service::Storage,
+        before("POST", "name=events"),
+    ),
+    (
+        "after the upload, which nobody answered",
+        Service::Storage,
+        after("POST", "name=events"),
+    ),
+    (
+        "after the upload, before the marker",
+        Service::Storage,
+        before("POST", "name=inbox"),
+    ),
+    (
+        "after the marker, before the ack",
+        Service::Storage,
+        after("POST", "name=inbox"),
+    ),
+];
+
+/// The steps of a loader's round; jobs are known by their ids.
+const LOADS: &[Named] = &[
+    (
+        "after the manifest, before the job",
+        Service::Storage,
+        after("POST", "name=manifests"),
+    ),
+    (
+        "after the load job, before the merge",
+        Service::BigQuery,
+        after("POST", "-events-"),
+    ),
+    (
+        "before the merge",
+        Service::BigQuery,
+        before("POST", "-merge-"),
+    ),
+    (
+        "after the merge, before the record",
+        Service::BigQuery,
+        after("POST", "-merge-"),
+    ),
+    (
+        "after the record",
+        Service::BigQuery,
+        after("POST", "-record-"),
+    ),
+    (
+        "while markers are removed",
+        Service::Storage,
+        after("DELETE", "inbox"),
+    ),
+];
+
+/// The scenarios of this family.
+pub(super) fn scenarios(settings: &Settings) -> Vec<Scenario> {
+    let sets = [
+        ("write", Queue::PubSub, Kind::Gcs, "worker", WRITES),
+        ("write", Queue::InProcess, Kind::Gcs, "all", WRITES),
+        ("load", Queue::PubSub, Kind::BigQuery, "loader", LOADS),
+    ];
+    let sets = (0..).zip(sets);
+    sets.map(|(turn, (what, queue, kind, role, steps))| {
+        let plan = Plan::new(queue, kind);
+        let name = format!("cloud::a_kill_at_a_step_of_a_{what}::{}", plan.name());
+        Scenario::alone(name, engine(settings, turn), move |stage| {
+            at_each(stage, plan, role, steps)
+        })
+    })
+    .collect()
+}
+
+/// Kills whoever does the work at each step, once or (in the long form) often.
+async fn at_each(stage: Stage, plan: Plan, role: &str, steps: &[Named]) -> Result<()> {
+    let Some(mut set) = Set::make(&stage, plan.clone()).await? else {
+        return Ok(());
+    };
+    let mut load = Load::paced(&stage, plan.pace());
+    set.start_all(&load).await?;
+    let victim = set.place(role)?;
+    let rounds = stage.pick(1, 8);
+    for (name, service, step) in steps.iter().cycle().take(rounds * steps.len()) {
+        let front = match service {
+            Service::Storage => set.storage.as_ref(),
+            Service::BigQuery => set.bigquery.as_ref(),
+        };
+        let reached = front.context("no such service")?.hold(*step);
+        timeout(REACHED_WITHIN, reached)
+            .await
+            .with_context(|| format!("nobody came to the step: {name}"))?
+            .context("the front is gone")?;
+        set.kill(victim, &mut load).await?;
+        set.start(victim, &load)
+            .await
+            .with_context(|| format!("a start after a kill {name}"))?;
+    }
+    set.finish(load).await.map(drop)
+}
