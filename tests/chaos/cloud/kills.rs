@@ -21,9 +21,9 @@ const AWAY_MS: std::ops::Range<u64> = 0..1_500;
 /// Queue and store, and how many kills; one process on local files is killed elsewhere, hundreds of times.
 const SETS: [(Queue, Kind, u64, u64); 5] = [
     (Queue::PubSub, Kind::Local, 5, 30),
-    (Queue::PubSub, Kind::Gcs, 4, 30),
+    (Queue::PubSub, Kind::BigQuery, 5, 30),
     (Queue::PubSub, Kind::Firestore, 4, 30),
-    (Queue::InProcess, Kind::Gcs, 3, 20),
+    (Queue::InProcess, Kind::BigQuery, 3, 20),
     (Queue::InProcess, Kind::Firestore, 3, 20),
 ];
 
