@@ -19,32 +19,39 @@ const STOPPED: Duration = Duration::from_secs(25);
 
 /// The scenarios of this family.
 pub(super) fn scenarios(settings: &Settings) -> Vec<Scenario> {
-    let pairs = "cloud::two_workers_and_two_loaders_make_one_row_of_each_event";
-    let late = "cloud::what_a_stopped_worker_writes_late_repeats_nothing";
-    vec![
-        Scenario::alone(pairs.to_owned(), engine(settings, 0), pairs_killed),
-        Scenario::alone(late.to_owned(), engine(settings, 1), stopped),
-    ]
+    let late = "cloud::what_a_stopped_worker_writes_late_repeats_nothing".to_owned();
+    let late = Scenario::alone(late, engine(settings, 1), stopped);
+    let pairs = [(0, Kind::Local), (1, Kind::BigQuery)].map(|(turn, kind)| {
+        let plan = plan(kind);
+        let name = format!(
+            "cloud::two_workers_and_two_loaders_make_one_row_of_each_event::{}",
+            plan.name()
+        );
+        Scenario::alone(name, engine(settings, turn), |stage| {
+            pairs_killed(stage, plan)
+        })
+    });
+    [late].into_iter().chain(pairs).collect()
 }
 
-fn plan() -> Plan {
+fn plan(kind: Kind) -> Plan {
     Plan {
         roles: vec!["gateway", "worker", "worker", "loader", "loader"],
-        ..Plan::new(Queue::PubSub, Kind::Local)
+        ..Plan::new(Queue::PubSub, kind)
     }
 }
 
 /// Two of each work side by side, and one after the other is killed.
-async fn pairs_killed(stage: Stage) -> Result<()> {
+async fn pairs_killed(stage: Stage, plan: Plan) -> Result<()> {
     if !stage.settings.long {
         stage.say("in the long form alone; the short one has pairs in the other scenario");
         return Ok(());
     }
-    let Some(mut set) = Set::make(&stage, plan()).await? else {
+    let Some(mut set) = Set::make(&stage, plan.clone()).await? else {
         return Ok(());
     };
     let mut rng = StdRng::seed_from_u64(stage.settings.seed);
-    let mut load = Load::paced(&stage, plan().pace());
+    let mut load = Load::paced(&stage, plan.pace());
     set.start_all(&load).await?;
     for _ in 0..30 {
         sleep(Duration::from_millis(rng.random_range(200..2_500))).await;
@@ -60,10 +67,10 @@ async fn pairs_killed(stage: Stage) -> Result<()> {
 /// A worker stands still for longer than its leases, with writes under way; another one gets what it held. Meanwhile one of
 /// two loaders is killed in the middle of its work.
 async fn stopped(stage: Stage) -> Result<()> {
-    let Some(mut set) = Set::make(&stage, plan()).await? else {
+    let Some(mut set) = Set::make(&stage, plan(Kind::Local)).await? else {
         return Ok(());
     };
-    let mut load = Load::paced(&stage, plan().pace());
+    let mut load = Load::paced(&stage, plan(Kind::Local).pace());
     set.start_all(&load).await?;
     let (worker, loader) = (set.place("worker")?, set.place("loader")?);
     for _ in 0..stage.pick(1, 4) {

@@ -19,11 +19,13 @@ const LIFE_MS: std::ops::Range<u64> = 200..2_500;
 const AWAY_MS: std::ops::Range<u64> = 0..1_500;
 
 /// Queue and store, and how many kills; one process on local files is killed elsewhere, hundreds of times.
-const SETS: [(Queue, Kind, u64, u64); 5] = [
+const SETS: [(Queue, Kind, u64, u64); 7] = [
     (Queue::PubSub, Kind::Local, 5, 30),
-    (Queue::PubSub, Kind::Gcs, 4, 30),
+    (Queue::PubSub, Kind::Gcs, 4, 20),
+    (Queue::PubSub, Kind::BigQuery, 0, 20),
     (Queue::PubSub, Kind::Firestore, 4, 30),
-    (Queue::InProcess, Kind::Gcs, 3, 20),
+    (Queue::InProcess, Kind::Gcs, 3, 15),
+    (Queue::InProcess, Kind::BigQuery, 0, 15),
     (Queue::InProcess, Kind::Firestore, 3, 20),
 ];
 
@@ -45,10 +47,14 @@ pub(super) fn scenarios(settings: &Settings) -> Vec<Scenario> {
 
 /// Load, kill, start; one kill in four meets a process that is still starting.
 async fn again_and_again(stage: Stage, plan: Plan, (short, long): (u64, u64)) -> Result<()> {
+    let kills = stage.settings.kills.unwrap_or(stage.pick(short, long));
+    if kills == 0 {
+        stage.say("in the long form alone");
+        return Ok(());
+    }
     let Some(mut set) = Set::make(&stage, plan.clone()).await? else {
         return Ok(());
     };
-    let kills = stage.settings.kills.unwrap_or(stage.pick(short, long));
     let mut rng = StdRng::seed_from_u64(stage.settings.seed);
     let mut load = Load::paced(&stage, plan.pace());
     set.start_all(&load).await?;

@@ -6,6 +6,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use eventkit::config::Endpoint;
 use eventkit::queue::pubsub::PubSubOptions;
+use google_cloud_auth::credentials::anonymous;
+use google_cloud_pubsub::client::{SubscriptionAdmin, TopicAdmin};
 use tokio::time::{Instant, sleep};
 
 use super::back::{Back, Bucket, Kind};
@@ -340,6 +342,7 @@ impl Set {
                 ended.said
             );
         }
+        self.clear_pubsub().await?;
         let mut found = self.back.read().await?;
         let objects = found.objects.len();
         if self.plan.queue == Queue::PubSub {
@@ -369,6 +372,33 @@ impl Set {
             ensure!(*peak < PEAK_KIB_MAX, "{role} held {peak} KiB");
         }
         Ok(verdict)
+    }
+
+    /// The emulator keeps everything in memory: what a run leaves there is missing to the next.
+    async fn clear_pubsub(&self) -> Result<()> {
+        let Some(options) = &self.options else {
+            return Ok(());
+        };
+        let url = options.endpoint.url().context("an emulator has a URL")?;
+        let (project, topic) = (&options.project, &options.topic);
+        let subscription = &options.subscription;
+        let subscriptions = SubscriptionAdmin::builder()
+            .with_endpoint(url)
+            .with_credentials(anonymous::Builder::new().build())
+            .build()
+            .await?;
+        let topics = TopicAdmin::builder()
+            .with_endpoint(url)
+            .with_credentials(anonymous::Builder::new().build())
+            .build()
+            .await?;
+        let path = format!("projects/{project}/subscriptions/{subscription}");
+        let delete = subscriptions.delete_subscription();
+        delete.set_subscription(path).send().await?;
+        let delete = topics.delete_topic();
+        let path = format!("projects/{project}/topics/{topic}");
+        delete.set_topic(path).send().await?;
+        Ok(())
     }
 
     /// Waits until every acknowledged event could be there. What is missing in the end is the oracle's to say.

@@ -120,6 +120,10 @@ pub(super) fn scenarios(settings: &Settings) -> Vec<Scenario> {
 
 /// Kills whoever does the work at each step, once or (in the long form) often.
 async fn at_each(stage: Stage, plan: Plan, role: &str, steps: &[Named]) -> Result<()> {
+    if plan.kind == Kind::BigQuery && !stage.settings.long {
+        stage.say("in the long form alone");
+        return Ok(());
+    }
     let Some(mut set) = Set::make(&stage, plan.clone()).await? else {
         return Ok(());
     };
