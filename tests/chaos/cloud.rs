@@ -18,15 +18,15 @@ mod set;
 mod steps;
 mod tables;
 
-/// The scenarios of this family.
+/// The scenarios of this family; bad lines, ill services and more than one of a kind in the long form alone.
 pub(crate) fn scenarios(settings: &Settings) -> Vec<Scenario> {
-    let families = [
-        kills::scenarios(settings),
-        outages::scenarios(settings),
-        steps::scenarios(settings),
-        double::scenarios(settings),
-    ];
-    families.into_iter().flatten().collect()
+    let mut scenarios = kills::scenarios(settings);
+    scenarios.extend(steps::scenarios(settings));
+    if settings.long {
+        scenarios.extend(outages::scenarios(settings));
+        scenarios.extend(double::scenarios(settings));
+    }
+    scenarios
 }
 
 /// The engine whose turn it is.
