@@ -37,7 +37,7 @@ pub(super) async fn scene() -> MemoryObjects {
 }
 
 /// Everything of the scene arrived, each event once; each object was counted in one manifest; nothing is left over.
-pub(super) fn assert_arrived(world: &World, objects: &MemoryObjects, note: &str) {
+fn assert_arrived(world: &World, objects: &MemoryObjects, note: &str) {
     let events = ["a", "b", "c", "d", "e", "f", "g"].map(str::to_owned);
     let found: Vec<String> = world.events().into_iter().map(|(id, _)| id).collect();
     assert_eq!(found, events, "{note}");
@@ -148,12 +148,13 @@ async fn a_crash_or_a_lost_answer_at_calls_around_sqlite_leaves_each_event_as_on
     crash_at_every_call(World::sqlite, 3).await;
 }
 
+/// In the short form the proxy's faults stand for these: each run takes the emulator half a minute.
 #[tokio::test]
 async fn a_crash_or_a_lost_answer_at_calls_around_bigquery_leaves_each_event_as_one_row() {
-    if World::bigquery().is_some() {
+    let is_long = setting("EVENTKIT_CHAOS").as_deref() == Some("long");
+    if is_long && World::bigquery().is_some() {
         let world = || World::bigquery().expect("it was there before");
-        let is_long = setting("EVENTKIT_CHAOS").as_deref() == Some("long");
-        crash_at_every_call(world, if is_long { 3 } else { 29 }).await;
+        crash_at_every_call(world, 7).await;
     }
 }
 

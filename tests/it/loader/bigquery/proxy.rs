@@ -119,6 +119,8 @@ impl Proxy {
                 plan.job = None;
                 plan.broken.insert(id.to_owned());
             }
+            // Only what is sent can be changed.
+            Job::Raises if body.is_empty() => return None,
             Job::Raises => {
                 plan.job = None;
                 let mut sent: Value = serde_json::from_slice(body).expect("a job");
