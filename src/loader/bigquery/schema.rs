@@ -18,7 +18,7 @@ use super::BigQueryWarehouse;
 use crate::store::Table;
 
 /// The label that says which version of the tables these are. It counts changes that an older program could not live with.
-const LABEL: &str = "eventkit_schema";
+const LABEL: &str = "eventkit-schema";
 
 /// Its value.
 const VERSION: i64 = 1;

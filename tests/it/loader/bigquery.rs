@@ -176,7 +176,7 @@ async fn a_merge_or_a_record_that_failed_runs_again_under_another_id_with_the_sa
         let ends: Vec<&str> = sent
             .iter()
             .filter(|id| id.contains(step))
-            .map(|id| id.rsplit('_').next().unwrap())
+            .map(|id| id.rsplit('-').next().unwrap())
             .collect();
         assert_eq!(ends, ["1", "2"], "{sent:?}");
     }
