@@ -195,9 +195,10 @@ impl Warehouse for BigQueryWarehouse {
     ) -> Result<Staged, LoadError> {
         self.staged = None;
         // Merged before: nothing has to be staged again for the counts to be answered again.
-        if let Some(known) = self.known(manifest.number).await? {
+        let known = self.known(manifest.number).await?;
+        if let Some(staged) = known.and_then(|known| known.staged()) {
             self.staged = Some(Staging::none(manifest));
-            return Ok(known.staged());
+            return Ok(staged);
         }
         let mut staging = Staging::none(manifest);
         staging.events = self.stage(manifest, Table::Events).await?;

@@ -22,12 +22,24 @@ use crate::store::Table;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Known {
     merged: Merged,
-    is_recorded: bool,
+    status: Status,
+}
+
+/// How far a manifest got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Status {
+    Merged,
+    Loaded,
+    /// Recorded in another way: nothing of it is in the tables.
+    GivenUp,
 }
 
 impl Known {
-    /// What was staged, by what became of it.
-    pub(super) fn staged(&self) -> Staged {
+    /// What was staged, by what became of it; `None` when nothing was loaded.
+    pub(super) fn staged(&self) -> Option<Staged> {
+        if self.status == Status::GivenUp {
+            return None;
+        }
         let Merged {
             events_inserted,
             events_duplicate,
@@ -36,12 +48,12 @@ impl Known {
             errors_superseded,
             errors_removed: _,
         } = self.merged;
-        Staged {
+        Some(Staged {
             events: events_inserted.saturating_add(events_duplicate),
             errors: errors_inserted
                 .saturating_add(errors_duplicate)
                 .saturating_add(errors_superseded),
-        }
+        })
     }
 }
 
@@ -60,8 +72,8 @@ impl Goal {
         }
     }
 
-    fn is_reached(self, known: Option<&Known>) -> bool {
-        known.is_some_and(|known| self == Self::Merged || known.is_recorded)
+    fn is_reached(self, known: &Known) -> bool {
+        self == Self::Merged || known.status != Status::Merged
     }
 }
 
@@ -70,7 +82,7 @@ impl BigQueryWarehouse {
     pub(super) async fn known(&self, manifest: u64) -> Result<Option<Known>, WarehouseError> {
         let sql = format!(
             "SELECT events_inserted, events_duplicate, errors_inserted, errors_duplicate, errors_superseded, errors_removed,
-                IF(status = 'merged', 0, 1)
+                CASE status WHEN 'merged' THEN 0 WHEN 'loaded' THEN 1 ELSE 2 END
             FROM {} WHERE number = {manifest}",
             self.names.quoted(&self.names.manifests())
         );
@@ -90,7 +102,11 @@ impl BigQueryWarehouse {
                     errors_superseded: count(4)?,
                     errors_removed: count(5)?,
                 },
-                is_recorded: count(6)? == 1,
+                status: match count(6)? {
+                    0 => Status::Merged,
+                    1 => Status::Loaded,
+                    _ => Status::GivenUp,
+                },
             })
         };
         let known = known().ok_or_else(|| self.error(Failure::Lacks("counts")))?;
@@ -106,10 +122,15 @@ impl BigQueryWarehouse {
     ) -> Result<Known, Failed> {
         let error = |failure| Failed::Warehouse(self.error(failure));
         let mut count = 1_u32;
+        let mut has_run = false;
         loop {
             let known = self.known(manifest.number).await?;
-            if let Some(known) = known.filter(|known| goal.is_reached(Some(known))) {
+            if let Some(known) = known.filter(|known| goal.is_reached(known)) {
                 return Ok(known);
+            }
+            // One job a call: whatever this is, more of them would not mend it.
+            if has_run {
+                return Err(error(Failure::Lacks("record of what its job did")));
             }
             let id = self.names.job(manifest, goal.step(), count);
             let found = self.api.find_job(&id).await.map_err(error)?;
@@ -132,6 +153,7 @@ impl BigQueryWarehouse {
                     error(Failure::Job { id, error: failed })
                 });
             }
+            has_run = !was_there;
             count = count.saturating_add(1);
         }
     }

@@ -112,14 +112,16 @@ async fn a_job_that_runs_for_a_while_is_waited_for_and_one_that_takes_too_long_i
     let objects = some_of_each().await;
     let (place, proxy, _) = behind_a_proxy(&objects).await.unwrap();
     let mut options = place.at(&proxy.url).options();
-    options.job_patience = std::time::Duration::ZERO;
+    options.job_patience = std::time::Duration::from_secs(3);
     let warehouse = place.at(&proxy.url).warehouse_with(options);
     let mut hasty = super::loader(Arc::new(objects.clone()), Box::new(warehouse));
     proxy.job("-merge-", Job::RunsFor(1_000));
     let failed = hasty.drain().await.unwrap_err();
     assert!(!failed.needs_a_person(), "{failed:?}");
     proxy.job("-merge-", Job::RunsFor(0));
-    hasty.drain().await.unwrap();
+    let patient = Box::new(place.at(&proxy.url).warehouse());
+    let mut patient = super::loader(Arc::new(objects.clone()), patient);
+    patient.drain().await.unwrap();
     assert_some_of_each(&place, &objects, "it was found again");
     let sent = proxy.sent();
     let merges = sent.iter().filter(|id| id.contains("-merge-"));
