@@ -182,7 +182,6 @@ impl BigQueryWarehouse {
             .into_iter()
             .partition(|(number, _)| *number <= manifest);
         self.staging_tables = open;
-        self.staged = None;
         let ended: Vec<(u64, String)> = ended;
         for (_, table) in ended {
             if let Err(failure) = self.api.drop_table(&table).await {
