@@ -23,10 +23,10 @@ const SETS: [(Queue, Kind, u64, u64); 7] = [
     (Queue::PubSub, Kind::Local, 5, 30),
     (Queue::PubSub, Kind::Gcs, 4, 20),
     (Queue::PubSub, Kind::BigQuery, 0, 20),
-    (Queue::PubSub, Kind::Firestore, 4, 30),
+    (Queue::PubSub, Kind::Firestore, 0, 30),
     (Queue::InProcess, Kind::Gcs, 3, 15),
     (Queue::InProcess, Kind::BigQuery, 0, 15),
-    (Queue::InProcess, Kind::Firestore, 3, 20),
+    (Queue::InProcess, Kind::Firestore, 0, 20),
 ];
 
 /// The scenarios of this family.
