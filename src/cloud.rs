@@ -1,14 +1,11 @@
-//! What all Google Cloud clients share: who we are, and what an answer means for the one who waits.
+//! What all Google Cloud clients share: who we are, and which TLS is spoken.
 //!
 //! No client library reads an emulator's variable here: each is told its [`Endpoint`](crate::config::Endpoint), and towards an emulator it
 //! has no credentials at all. So a process that is pointed at an emulator never shows a real key to anyone.
 
 use google_cloud_auth::credentials::{self, AccessTokenCredentials, Credentials, anonymous};
-use google_cloud_gax::error::Error;
-use google_cloud_gax::error::rpc::Code;
 
 use crate::config::Endpoint;
-use crate::store::WriteError;
 
 /// Why there are no credentials.
 #[derive(Debug, thiserror::Error)]
@@ -56,36 +53,5 @@ pub fn access_tokens(
             .build_access_token_credentials()
             .map(Some)
             .map_err(NoCredentials),
-    }
-}
-
-/// What a failed call means: a refusal calls for a person, everything else passes.
-#[must_use]
-pub fn write_error(what: &str, error: Error) -> WriteError {
-    let status = error.status().map(|status| status.code);
-    let http = error.http_status_code();
-    let refused = matches!(
-        status,
-        Some(
-            Code::PermissionDenied
-                | Code::Unauthenticated
-                | Code::NotFound
-                | Code::InvalidArgument
-                | Code::FailedPrecondition
-                | Code::Unimplemented
-        )
-    ) || matches!(http, Some(400 | 401 | 403 | 404));
-    let code = match (status, http) {
-        (_, Some(http)) => format!("HTTP {http}"),
-        (Some(code), None) => code.name().to_owned(),
-        (None, None) if error.is_timeout() => "timed out".to_owned(),
-        (None, None) => "no answer".to_owned(),
-    };
-    let reason = format!("{what}: {code}");
-    let source = Some(Box::new(error).into());
-    if refused {
-        WriteError::Denied { reason, source }
-    } else {
-        WriteError::Unavailable { reason, source }
     }
 }

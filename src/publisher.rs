@@ -28,6 +28,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::sleep_until;
 use crate::config::{BatchRules, PublisherConfig};
 use crate::event::{Day, Lane, Offset};
 use crate::queue::{Batch, Producer, SendError, Verdict, input_hash};
@@ -529,11 +530,4 @@ fn records(groups: Vec<Group>) -> impl Iterator<Item = (Offset, Bytes)> {
     groups
         .into_iter()
         .flat_map(|group| (group.first..).zip(group.records))
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
 }

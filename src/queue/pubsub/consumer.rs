@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{PubSubOptions, name_of, set_up};
 use crate::backoff::Backoff;
+use crate::clock::sleep_until;
 use crate::lifecycle::Health;
 use crate::queue::gather::{self, Gatherer, Key, Message};
 use crate::queue::{Consumer, Delivery, Settle};
@@ -406,11 +407,4 @@ fn observe(metrics: &Metrics, held: &Arc<Held>) {
         Vec::new(),
         move || shown(messages.messages.load(Ordering::Relaxed)),
     );
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
 }
