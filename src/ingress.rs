@@ -31,6 +31,7 @@ use crate::lifecycle::Health;
 use crate::sequencer;
 use crate::status::Code;
 use crate::telemetry::Metrics;
+use crate::telemetry::metrics::labels;
 use crate::wal::{Append, AppendError, CommitError};
 
 pub mod admit;
@@ -192,9 +193,7 @@ impl Ingress {
 
     /// Counts a request that is turned away for our own want of capacity.
     pub(crate) fn shed(&self, code: Code) {
-        self.metrics()
-            .requests_shed
-            .add(1, &[KeyValue::new("code", code.as_str())]);
+        self.metrics().requests_shed.add(1, labels::code(code));
     }
 
     /// Stores a request's events and says what became of each, in order.
@@ -381,8 +380,7 @@ impl Ingress {
         }
         if counts.rejected > 0 {
             for (code, rejected) in outcome::rejected_by_code(outcomes) {
-                let label = [KeyValue::new("code", code.as_str())];
-                metrics.events_rejected.add(rejected, &label);
+                metrics.events_rejected.add(rejected, labels::code(code));
             }
         }
     }
@@ -397,13 +395,9 @@ fn trace_event(submission: &Submission<'_>, kind: &'static str, lane: Lane) {
 }
 
 fn protocol_label(protocol: Protocol) -> &'static [KeyValue] {
-    static HTTP: std::sync::LazyLock<[KeyValue; 1]> =
-        std::sync::LazyLock::new(|| [KeyValue::new("protocol", "http")]);
-    static GRPC: std::sync::LazyLock<[KeyValue; 1]> =
-        std::sync::LazyLock::new(|| [KeyValue::new("protocol", "grpc")]);
     match protocol {
-        Protocol::Http => &*HTTP,
-        Protocol::Grpc => &*GRPC,
+        Protocol::Http => &*labels::HTTP,
+        Protocol::Grpc => &*labels::GRPC,
     }
 }
 

@@ -10,7 +10,6 @@ use axum::routing::{get, post};
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
-use opentelemetry::KeyValue;
 use tokio::time::Instant;
 
 use super::body::{self, BodyLimits};
@@ -24,6 +23,7 @@ use super::{
 };
 use crate::event::DEFAULT_STREAM;
 use crate::status::Code;
+use crate::telemetry::metrics::labels;
 
 /// The paths of this door: where they are, and once more under the configured prefix.
 pub(crate) fn router(ingress: Ingress) -> Router {
@@ -143,13 +143,9 @@ pub(super) async fn answered(
         }
     };
     let (status_code, took) = (response.status().as_u16(), started.elapsed());
-    ingress.metrics().request_seconds.record(
-        took.as_secs_f64(),
-        &[
-            KeyValue::new("protocol", "http"),
-            KeyValue::new("status", i64::from(status_code)),
-        ],
-    );
+    let labels = labels::http_request(status_code);
+    let seconds = &ingress.metrics().request_seconds;
+    seconds.record(took.as_secs_f64(), labels);
     line.completed(status_code, took);
     response
 }

@@ -12,7 +12,6 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
-use opentelemetry::KeyValue;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -24,6 +23,7 @@ use super::rpc_status;
 use super::shed::Held;
 use super::{Deadline, Ingress};
 use crate::status::Code;
+use crate::telemetry::metrics::labels;
 
 pub(super) mod bidi;
 pub(super) mod client;
@@ -96,13 +96,8 @@ impl Call {
             End::Gone => tonic::Code::Cancelled,
             End::Failed(error) => error.code.grpc(),
         };
-        self.ingress.metrics().request_seconds.record(
-            took.as_secs_f64(),
-            &[
-                KeyValue::new("protocol", "grpc"),
-                KeyValue::new("status", code as i64),
-            ],
-        );
+        let seconds = &self.ingress.metrics().request_seconds;
+        seconds.record(took.as_secs_f64(), labels::grpc_request(code));
     }
 
     /// Resolves when nothing more may be read: the deadline passed, or the server drains. Cancel safe.
