@@ -1,9 +1,12 @@
-//! What operators see: log lines and metrics. Nothing personal is in either.
+//! What operators see: log lines, metrics and traces. Nothing personal is in any of them.
 
 pub mod logs;
 pub mod metrics;
+pub mod names;
+pub mod trace;
 
 pub use metrics::Metrics;
+pub use trace::{Span, Tracing};
 
 /// An error and all its causes in one line, as `anyhow` writes them with `{:#}`.
 #[must_use]
