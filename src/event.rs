@@ -153,6 +153,24 @@ impl FromStr for TraceLink {
     }
 }
 
+/// The browser or telephone that sent an event, as the gateway saw it; empty where a server sent it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Client<'a> {
+    /// Its address.
+    pub ip: Option<&'a str>,
+    /// Its user agent.
+    pub user_agent: Option<&'a str>,
+}
+
+impl Client<'_> {
+    /// Bytes that it adds to each event.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let bytes = |text: Option<&str>| text.map_or(0, str::len);
+        bytes(self.ip) + bytes(self.user_agent)
+    }
+}
+
 /// What a client sent, once admitted: its own bytes and what the gateway decided about them.
 ///
 /// Borrowed, so that it can be written to and read from a log without copying its parts.
@@ -184,6 +202,8 @@ pub struct Event<'a> {
     pub batch_context: &'a [u8],
     /// The batch's shared integrations as a JSON object (empty: none); the event's own keys win.
     pub batch_integrations: &'a [u8],
+    /// Who sent it, where that is a client itself; fills what the context does not say.
+    pub client: Client<'a>,
 }
 
 impl<'a> Event<'a> {

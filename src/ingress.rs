@@ -20,6 +20,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use opentelemetry::KeyValue;
 use tokio::sync::Semaphore;
@@ -49,7 +50,6 @@ mod cors;
 mod deadline;
 mod grpc_body;
 mod grpc_layer;
-mod gunzip;
 mod lines;
 mod log;
 mod pace;
@@ -58,9 +58,12 @@ mod results;
 mod route;
 mod rpc_status;
 mod segment;
+mod sender;
 mod spans;
 mod stream;
 mod submission;
+mod unpack;
+mod write_key;
 
 pub use deadline::Deadline;
 pub use log::{Log, Published};
@@ -93,6 +96,8 @@ struct Inner {
     connections: Arc<Semaphore>,
     /// Held by every open connection: counts them.
     open: Arc<()>,
+    /// What SDKs said about themselves.
+    figures: Arc<AtomicU64>,
 }
 
 impl Ingress {
@@ -122,6 +127,14 @@ impl Ingress {
             // One reference is the gateway's own.
             move || gauge(opened.strong_count().saturating_sub(1)),
         );
+        let figures = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&figures);
+        metrics.observe_counts(
+            "eventkit_ingress_client_figures",
+            "Figures that SDKs sent about themselves, which are not stored",
+            vec![vec![]],
+            move |_only| counted.load(Ordering::Relaxed),
+        );
         Self(Arc::new(Inner {
             limits: Limits {
                 event_bytes_max: config.event_bytes_max,
@@ -136,6 +149,7 @@ impl Ingress {
             in_flight,
             connections,
             open,
+            figures,
         }))
     }
 
@@ -159,6 +173,12 @@ impl Ingress {
 
     pub(crate) fn now(&self) -> Micros {
         self.0.clock.now()
+    }
+
+    /// Counts what an SDK said about itself.
+    pub(crate) fn count_figures(&self, figures: usize) {
+        let figures = u64::try_from(figures).unwrap_or(u64::MAX);
+        self.0.figures.fetch_add(figures, Ordering::Relaxed);
     }
 
     /// A mark of one open connection.
@@ -299,7 +319,7 @@ impl Ingress {
         let received_at = self.now();
         let bytes: usize = submission.inputs.iter().map(Input::bytes).sum();
         let count = submission.inputs.len();
-        let overhead = RECORD_OVERHEAD + submission.shared.bytes();
+        let overhead = RECORD_OVERHEAD + submission.shared.bytes() + submission.client.bytes();
         let mut append = Append::with_capacity(count, bytes + count * overhead);
         let mut outcomes = Vec::with_capacity(count);
         let debug = tracing::enabled!(tracing::Level::DEBUG);
@@ -370,6 +390,7 @@ impl Ingress {
                     .or(submission.span.link()),
                 batch_context: submission.shared.context,
                 batch_integrations: submission.shared.integrations,
+                client: submission.client,
             },
             fingerprint,
         );

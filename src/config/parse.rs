@@ -1,8 +1,10 @@
 //! Text to values. The errors say what is wrong and what would be right, and never repeat the value: it may be secret.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 use super::settings::Kind;
 
@@ -15,6 +17,8 @@ pub enum Value {
     Path(PathBuf),
     /// Of [`Kind::Address`].
     Address(SocketAddr),
+    /// Of [`Kind::Networks`].
+    Networks(Vec<IpNet>),
     /// Of [`Kind::Choice`]: the word as the table writes it.
     Choice(&'static str),
     /// Of [`Kind::Bool`].
@@ -47,6 +51,7 @@ pub fn value(kind: Kind, text: &str) -> Result<Value, String> {
         }
         Kind::Path => Ok(Value::Path(PathBuf::from(text))),
         Kind::Address => address(text).map(Value::Address),
+        Kind::Networks => networks(text).map(Value::Networks),
         Kind::Choice(words) => words
             .iter()
             .find(|word| word.eq_ignore_ascii_case(text))
@@ -93,6 +98,19 @@ fn address(text: &str) -> Result<SocketAddr, String> {
         .map(|port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
         .ok_or_else(|| {
             "must be an IP address and a port, as in 127.0.0.1:8000 or [::1]:8000".into()
+        })
+}
+
+fn networks(text: &str) -> Result<Vec<IpNet>, String> {
+    let network = |name: &str| {
+        let alone = || name.parse().ok().map(|ip: IpAddr| IpNet::from(ip));
+        name.parse().ok().or_else(alone)
+    };
+    text.split(',')
+        .map(|name| network(name.trim()))
+        .collect::<Option<_>>()
+        .ok_or_else(|| {
+            "must be IP addresses or networks with commas between, as in 10.0.0.0/8, ::1".into()
         })
 }
 
@@ -229,6 +247,25 @@ mod tests {
         ] {
             let address = address(text).ok().map(|address| address.to_string());
             assert_eq!(address.as_deref(), expect, "{text}");
+        }
+    }
+
+    #[test]
+    fn networks_are_addresses_with_or_without_a_length() {
+        for (text, expect) in [
+            ("10.0.0.0/8", Some("10.0.0.0/8")),
+            ("10.1.2.3 , ::1", Some("10.1.2.3/32 ::1/128")),
+            ("2001:db8::/32", Some("2001:db8::/32")),
+            ("10.0.0.0/33", None),
+            ("10.0.0.0/8,", None),
+            ("localhost", None),
+            ("10.0.0.1:80", None),
+        ] {
+            let found = networks(text).ok().map(|networks| {
+                let texts: Vec<_> = networks.iter().map(ToString::to_string).collect();
+                texts.join(" ")
+            });
+            assert_eq!(found.as_deref(), expect, "{text}");
         }
     }
 

@@ -5,6 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::parse::{self, Value};
 use super::raw::{Inputs, Source};
 use super::settings::Setting;
@@ -137,6 +139,14 @@ impl<'a> Reader<'a> {
                 let () = stand_in(setting, other);
                 SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))
             }
+        }
+    }
+
+    /// Networks; none where the setting is left out.
+    pub(super) fn networks(&mut self, setting: &'static Setting) -> Vec<IpNet> {
+        match self.value(setting) {
+            Some(Value::Networks(networks)) => networks,
+            other => stand_in(setting, other),
         }
     }
 

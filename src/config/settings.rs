@@ -12,6 +12,8 @@ pub enum Kind {
     Path,
     /// An IP address and a port.
     Address,
+    /// IP addresses and networks, with commas between.
+    Networks,
     /// One of these words, in any case.
     Choice(&'static [&'static str]),
     /// `true` or `false`.
@@ -34,6 +36,7 @@ impl Kind {
             Self::Text => "TEXT",
             Self::Path => "PATH",
             Self::Address => "IP:PORT",
+            Self::Networks => "NETWORKS",
             Self::Choice(_) => "WORD",
             Self::Bool => "BOOL",
             Self::Count(..) => "N",
@@ -170,7 +173,7 @@ const TIB: u64 = 1 << 40;
 const DAY: f64 = 86_400.0;
 
 use Fallback::{HostName, InDataDir, Is, Per, Unset};
-use Kind::{Address, Bool, Bytes, Choice, Count, Hours, Path, Seconds, Text};
+use Kind::{Address, Bool, Bytes, Choice, Count, Hours, Networks, Path, Seconds, Text};
 
 settings! {
     "Where things are" {
@@ -194,6 +197,8 @@ settings! {
             "The admin port: /metrics, /health, /ready and what `eventkit wal` asks a live log. Whoever reaches it can read events: keep it private";
         HTTP_PREFIX: "http-prefix", "EVENTKIT_HTTP_PREFIX", Unset("paths are served where they are"), Text,
             "Serve every HTTP path under this prefix as well, for instance /ek: /ek/v1/batch";
+        TRUSTED_PROXIES: "trusted-proxies", "EVENTKIT_TRUSTED_PROXIES", Unset("none: the connection's own address counts"), Networks,
+            "Proxies whose X-Forwarded-For is believed, as in 10.0.0.0/8, ::1. It says which address context.ip of a browser's or telephone's event gets";
         GRPC_REFLECTION: "grpc-reflection", "EVENTKIT_GRPC_REFLECTION", Is("true"), Bool,
             "Serve gRPC reflection, so that grpcurl needs no proto files";
     }

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::endpoint::Endpoint;
 
 /// The doors: addresses and limits.
@@ -23,6 +25,8 @@ pub struct IngressConfig {
     pub stream_events_max: usize,
     /// Under which every HTTP path is served as well, `/first/party`; empty: only where it is.
     pub http_prefix: String,
+    /// The proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// The deepest nesting of one event.
     pub depth_max: usize,
     /// The most keys in one event, at all levels together.

@@ -171,6 +171,7 @@ fn ingress(reader: &mut Reader<'_>) -> IngressConfig {
         batch_events_max: reader.count(&settings::MAX_BATCH_EVENTS),
         stream_events_max: reader.count(&settings::MAX_STREAM_EVENTS),
         http_prefix: rules::http_prefix(reader),
+        trusted_proxies: reader.networks(&settings::TRUSTED_PROXIES),
         depth_max: reader.count(&settings::MAX_DEPTH),
         keys_max: reader.count(&settings::MAX_KEYS),
         connections_max: reader.count(&settings::MAX_CONNECTIONS),

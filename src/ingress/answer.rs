@@ -1,7 +1,7 @@
 //! JSON answers, written straight from the outcomes.
 
 use axum::body::Body;
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde::ser::{Serialize, SerializeSeq as _, Serializer};
 
@@ -113,6 +113,26 @@ pub(crate) fn ok(request_id: &str) -> Response<Body> {
         br#"{"status":"ok"}"#.as_slice().into(),
         request_id,
     )
+}
+
+/// What clients load before they start; they may keep it for a while.
+pub(crate) fn loaded(body: &serde_json::Value, request_id: &str) -> Response<Body> {
+    let mut response = json(StatusCode::OK, body, request_id);
+    let for_minutes = HeaderValue::from_static("public, max-age=300");
+    response.headers_mut().insert(CACHE_CONTROL, for_minutes);
+    response
+}
+
+/// A GIF that is asked for anew each time.
+pub(crate) fn picture(gif: &'static [u8], request_id: &str) -> Response<Body> {
+    let mut response = raw(StatusCode::OK, gif.into(), request_id);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("image/gif"));
+    headers.insert(
+        CACHE_CONTROL,
+        HeaderValue::from_static("no-store, no-cache, must-revalidate"),
+    );
+    response
 }
 
 fn json(status: StatusCode, body: &impl Serialize, request_id: &str) -> Response<Body> {

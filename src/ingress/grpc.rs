@@ -26,7 +26,7 @@ use super::{
     Deadline, Ingress, Input, Protocol, Shared, StreamOf, Submission, admit, request_id, results,
     spans,
 };
-use crate::event::{DEFAULT_STREAM, Micros};
+use crate::event::{Client, DEFAULT_STREAM, Micros};
 use crate::lifecycle::{Health, Tasks};
 use crate::proto::FILE_DESCRIPTOR_SET;
 use crate::proto::server::ingest_service_server::{IngestService, IngestServiceServer};
@@ -247,6 +247,7 @@ impl<'a> Batch<'a> {
             kind: None,
             shared: Shared::default(),
             sent_at: self.sent_at.map(micros).transpose()?,
+            client: Client::default(),
             deadline,
             span,
             inputs: self.events.iter().map(Input::Event).collect(),

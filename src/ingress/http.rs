@@ -1,37 +1,51 @@
-//! The HTTP door: `POST /collect`, `POST /collect/{stream}`, `GET /health`, `GET /ready`, and Segment's paths.
+//! The HTTP door: `POST /collect`, `POST /collect/{stream}`, `GET /health`, `GET /ready`, and the paths of Segment's clients.
 //!
 //! A body is read as JSON whatever its Content-Type says. Every answer is JSON and carries `x-request-id`.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH};
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use tokio::time::Instant;
 
 use super::body::{self, BodyLimits};
-use super::decode::scan::{self, SplitError};
+use super::decode::scan::{self, Item, SplitError};
 use super::lines::Line;
 use super::outcome::RequestError;
 use super::pace::PaceLimits;
+use super::sender::{Party, Sender};
 use super::shed::Held;
+use super::unpack::Encoding;
 use super::{
     Ingress, Input, Protocol, Shared, StreamOf, Submission, admit, answer, request_id, segment,
-    spans,
+    spans, write_key,
 };
 use crate::event::DEFAULT_STREAM;
 use crate::status::Code;
 use crate::telemetry::metrics::labels;
 
-/// The paths of this door: where they are, and once more under the configured prefix.
+/// When a client may come again, in milliseconds since 1970.
+const X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+
+/// The paths of this door: where they are, and once more under the configured prefix. Where a path with the prefix is one that
+/// is there without, that one stays what it is.
 pub(crate) fn router(ingress: Ingress) -> Router {
-    let prefix = ingress.config().http_prefix.as_str();
-    let mut router = routes(Router::new(), "");
-    if !prefix.is_empty() {
-        router = routes(router, prefix);
+    let mut taken = BTreeSet::new();
+    let mut router = Router::new();
+    for prefix in ["", ingress.config().http_prefix.as_str()] {
+        for (path, methods) in routes() {
+            let path = format!("{prefix}{path}");
+            if taken.insert(path.clone()) {
+                router = router.route(&path, methods);
+            }
+        }
     }
     let refuse_with = |code: Code| {
         async move |State(ingress): State<Ingress>, method: Method, headers: HeaderMap| {
@@ -62,22 +76,28 @@ pub(super) fn route(prefix: &str, path: &str) -> Option<&'static str> {
     })
 }
 
-fn routes(router: Router<Ingress>, prefix: &str) -> Router<Ingress> {
+/// Every path, and who answers there.
+fn routes() -> impl Iterator<Item = (String, MethodRouter<Ingress>)> {
     let collect = post(
         async |State(ingress): State<Ingress>, request: Request<Body>| {
             collect(&ingress, Ok(DEFAULT_STREAM), "/collect", request).await
         },
     );
-    let router = router
-        .route(&format!("{prefix}/collect"), collect.clone())
-        .route(&format!("{prefix}/collect/"), collect)
-        .route(
-            &format!("{prefix}/collect/{{stream}}"),
-            post(collect_stream),
-        )
-        .route(&format!("{prefix}/health"), get(health))
-        .route(&format!("{prefix}/ready"), get(ready));
-    segment::routes(router, prefix)
+    let exact = [
+        ("/collect/{stream}", post(collect_stream)),
+        ("/health", get(health)),
+        ("/ready", get(ready)),
+    ];
+    let either = segment::routes().chain([("/collect".to_owned(), collect)]);
+    exact
+        .map(|(path, methods)| (path.to_owned(), methods))
+        .into_iter()
+        .chain(either.flat_map(|(path, methods)| {
+            [
+                (path.clone(), methods.clone()),
+                (format!("{path}/"), methods),
+            ]
+        }))
 }
 
 /// Alive: checks nothing.
@@ -154,9 +174,19 @@ pub(super) async fn answered(
         Ok(response) => response,
         Err(error) => {
             let mut response = answer::error(&error, request_id);
-            if error.code == Code::UnsupportedEncoding {
-                let gzip = HeaderValue::from_static("gzip");
-                response.headers_mut().insert(ACCEPT_ENCODING, gzip);
+            let headers = response.headers_mut();
+            match (error.code, error.retry_after()) {
+                (Code::UnsupportedEncoding, _) => {
+                    let all = HeaderValue::from_static(Encoding::NAMES);
+                    headers.insert(ACCEPT_ENCODING, all);
+                }
+                (Code::RateLimited, Some(wait)) => {
+                    // Older clients of Segment's read when, and not for how long.
+                    let wait = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
+                    let at = (ingress.now() / 1_000).saturating_add(wait);
+                    headers.insert(X_RATELIMIT_RESET, HeaderValue::from(at));
+                }
+                _ => {}
             }
             response
         }
@@ -176,7 +206,7 @@ pub(super) async fn read_body(
     request: Request<Body>,
 ) -> Result<(Bytes, Held), RequestError> {
     let config = ingress.config();
-    let gzip = body::is_gzip(request.headers())?;
+    let encoding = Encoding::of(request.headers())?;
     let announced = content_length(request.headers());
     if announced > config.body_bytes_max {
         return Err(RequestError::body_too_large(config.body_bytes_max));
@@ -186,7 +216,7 @@ pub(super) async fn read_body(
         bytes_max: config.body_bytes_max,
         pace: PaceLimits::of(config),
     };
-    let body = body::read(request, gzip, &held, limits)
+    let body = body::read(request, encoding, &held, limits)
         .await
         .inspect_err(|error| {
             if error.code == Code::Overloaded {
@@ -204,8 +234,14 @@ async fn store(
 ) -> Result<Response<Body>, RequestError> {
     let stream = stream?;
     let span = spans::of(request.extensions());
+    let sender = Sender::of(&request, Party::Anyone, &ingress.config().trusted_proxies);
     let (body, _held) = read_body(ingress, request).await?;
     let items = scan::split(&body, ingress.config().batch_events_max).map_err(malformed)?;
+    let events: Vec<Cow<'_, [u8]>> = items
+        .iter()
+        .map(|item| write_key::without(item.bytes))
+        .collect();
+    let items = items.iter().zip(&events);
     let outcomes = ingress
         .submit(Submission {
             protocol: Protocol::Http,
@@ -214,9 +250,12 @@ async fn store(
             kind: None,
             shared: Shared::default(),
             sent_at: None,
+            client: sender.client(),
             deadline: None,
             span,
-            inputs: items.into_iter().map(Input::Json).collect(),
+            inputs: items
+                .map(|(item, bytes)| Input::Json(Item { bytes, ..*item }))
+                .collect(),
         })
         .await?;
     Ok(answer::outcomes(&outcomes, request_id))

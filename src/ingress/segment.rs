@@ -1,5 +1,6 @@
-//! Segment's HTTP paths: `POST /v1/{identify,track,page,screen,group,alias}` with one event, `POST /v1/{batch,import}`
-//! with an envelope around many.
+//! Segment's HTTP paths, and those of the clients that speak like Segment's: `POST /v1/{identify,track,page,screen,group,alias}`
+//! with one event, `POST /v1/{batch,import}` with an envelope around many, the short names, pixels, beacons, and what
+//! clients load before they start. `endpoints` has them all.
 //!
 //! - The answer is exactly `200` with `"success":true` once the events are judged and what could be held is durable; single
 //!   events that were rejected stand in `results`. `400` is solely for a body that is no usable envelope: some clients
@@ -10,73 +11,74 @@
 
 use std::borrow::Cow;
 
-use axum::Router;
 use axum::body::Body;
-use axum::extract::State;
-use axum::routing::post;
-use http::{Request, Response};
-use serde_json::value::RawValue;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::routing::{MethodRouter, get, post};
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
 
-use super::decode::scan::{self, Item, Member, SplitError};
-use super::decode::{Id, id_text};
+use super::decode::scan::Item;
 use super::http as door;
 use super::lines::Line;
 use super::outcome::{Outcome, RequestError};
-use super::{Ingress, Input, Protocol, Shared, StreamOf, Submission, answer, request_id, spans};
-use crate::event::Micros;
+use super::sender::Sender;
+use super::shed::Held;
+use super::{Ingress, Input, Protocol, StreamOf, Submission, answer, request_id, spans, write_key};
 use crate::status::Code;
-use crate::worker::adapt::time;
 
-/// A path, and the type that it gives its one event; without one it takes an envelope.
-#[derive(Debug, Clone, Copy)]
-struct Endpoint {
-    path: &'static str,
-    kind: Option<&'static str>,
-}
+mod endpoints;
+mod envelope;
+mod pixel;
+mod settings;
 
-const ENDPOINTS: [Endpoint; 8] = [
-    Endpoint::one("/v1/identify", "identify"),
-    Endpoint::one("/v1/track", "track"),
-    Endpoint::one("/v1/page", "page"),
-    Endpoint::one("/v1/screen", "screen"),
-    Endpoint::one("/v1/group", "group"),
-    Endpoint::one("/v1/alias", "alias"),
-    Endpoint::many("/v1/batch"),
-    Endpoint::many("/v1/import"),
-];
+use endpoints::{Endpoint, Takes};
+use envelope::Envelope;
 
-impl Endpoint {
-    const fn one(path: &'static str, kind: &'static str) -> Self {
-        Self {
-            path,
-            kind: Some(kind),
-        }
-    }
-
-    const fn many(path: &'static str) -> Self {
-        Self { path, kind: None }
-    }
-}
-
-/// The path among these that is the given one.
+/// The label of the path among these that takes a request, without a slash at its end.
 pub(super) fn route(path: &str) -> Option<&'static str> {
-    let mut known = ENDPOINTS.iter().map(|endpoint| endpoint.path);
-    known.find(|known| *known == path)
+    endpoints::label(path)
 }
 
-/// Adds the paths under a prefix, each with and without a slash at its end.
-pub(super) fn routes(mut router: Router<Ingress>, prefix: &str) -> Router<Ingress> {
-    for endpoint in ENDPOINTS {
-        let take = post(
-            async move |State(ingress): State<Ingress>, request: Request<Body>| {
-                answer_to(&ingress, endpoint, request).await
+/// The paths, each without and with `/v1`, and who answers there.
+pub(super) fn routes() -> impl Iterator<Item = (String, MethodRouter<Ingress>)> {
+    endpoints::all().flat_map(|endpoint| {
+        ["", "/v1"].map(|before| (format!("{before}{}", endpoint.path), take(endpoint)))
+    })
+}
+
+fn take(endpoint: Endpoint) -> MethodRouter<Ingress> {
+    let events = async move |State(ingress): State<Ingress>, request: Request<Body>| {
+        answer_to(&ingress, endpoint, request).await
+    };
+    match endpoint.takes {
+        Takes::One(_) | Takes::Many | Takes::Figures => post(events),
+        Takes::Pixel(_) | Takes::SourceConfig => get(events),
+        Takes::Settings => get(
+            async move |State(ingress): State<Ingress>,
+                        key: Result<Path<String>, PathRejection>,
+                        headers: HeaderMap| {
+                let request_id = request_id::of(&headers, ingress.now());
+                // A key that is no text has no settings.
+                let response = key
+                    .map(|Path(key)| answer::loaded(&settings::of_project(&key), &request_id))
+                    .map_err(|_no_text| Code::NotFound.into());
+                let line = line(endpoint, &request_id);
+                door::answered(&ingress, line, std::future::ready(response)).await
             },
-        );
-        router = router
-            .route(&format!("{prefix}{}", endpoint.path), take.clone())
-            .route(&format!("{prefix}{}/", endpoint.path), take);
+        ),
     }
-    router
+}
+
+fn line(endpoint: Endpoint, request_id: &str) -> Line<'_> {
+    let kind = endpoint.takes.kind();
+    Line {
+        method: endpoint.takes.method(),
+        path: endpoint.label,
+        event_type: kind.unwrap_or("any"),
+        stream: kind.map_or("any", |kind| StreamOf::ItsType.of(kind)),
+        request_id,
+    }
 }
 
 async fn answer_to(
@@ -85,16 +87,23 @@ async fn answer_to(
     request: Request<Body>,
 ) -> Response<Body> {
     let request_id = request_id::of(request.headers(), ingress.now());
-    let line = Line {
-        method: "POST",
-        path: endpoint.path,
-        event_type: endpoint.kind.unwrap_or("any"),
-        stream: endpoint
-            .kind
-            .map_or("any", |kind| StreamOf::ItsType.of(kind)),
-        request_id: &request_id,
+    let line = line(endpoint, &request_id);
+    let stored = async {
+        match endpoint.takes {
+            Takes::One(_) | Takes::Many | Takes::Pixel(_) => {
+                store(ingress, endpoint, &request_id, request).await
+            }
+            Takes::Figures => {
+                let (body, _held) = door::read_body(ingress, request).await?;
+                let max = ingress.config().batch_events_max;
+                ingress.count_figures(envelope::figures(&body, max));
+                Ok(answer::success(&[], &request_id))
+            }
+            Takes::Settings | Takes::SourceConfig => {
+                Ok(answer::loaded(&settings::of_source(), &request_id))
+            }
+        }
     };
-    let stored = store(ingress, endpoint, &request_id, request);
     door::answered(ingress, line, stored).await
 }
 
@@ -105,15 +114,20 @@ async fn store(
     request: Request<Body>,
 ) -> Result<Response<Body>, RequestError> {
     let span = spans::of(request.extensions());
-    let (body, _held) = door::read_body(ingress, request).await?;
-    let envelope = match endpoint.kind {
+    let sender = Sender::of(&request, endpoint.party, &ingress.config().trusted_proxies);
+    let (body, _held) = match endpoint.takes {
+        Takes::Pixel(_) => read_query(ingress, &request)?,
+        _ => door::read_body(ingress, request).await?,
+    };
+    let kind = endpoint.takes.kind();
+    let envelope = match kind {
         Some(_) => Envelope::of_one(&body)?,
         None => Envelope::read(&body, ingress.config().batch_events_max)?,
     };
     let events: Vec<Cow<'_, [u8]>> = envelope
         .items
         .iter()
-        .map(|item| without_write_key(item.bytes))
+        .map(|item| write_key::without(item.bytes))
         .collect();
     let items = envelope.items.iter().zip(&events);
     let outcomes = ingress
@@ -121,9 +135,10 @@ async fn store(
             protocol: Protocol::Http,
             request_id,
             stream: StreamOf::ItsType,
-            kind: endpoint.kind,
+            kind,
             shared: envelope.shared,
             sent_at: envelope.sent_at,
+            client: sender.client(),
             deadline: None,
             span,
             inputs: items
@@ -139,187 +154,17 @@ async fn store(
                 reason,
                 ..
             },
-        ] if endpoint.kind.is_some() => Err(RequestError::new(*code, reason.clone())),
-        outcomes => Ok(answer::success(outcomes, request_id)),
+        ] if kind.is_some() => Err(RequestError::new(*code, reason.clone())),
+        outcomes => Ok(match endpoint.takes {
+            Takes::Pixel(_) => answer::picture(pixel::GIF, request_id),
+            _ => answer::success(outcomes, request_id),
+        }),
     }
 }
 
-/// What a body carries.
-#[derive(Debug, Default)]
-struct Envelope<'a> {
-    items: Vec<Item<'a>>,
-    shared: Shared<'a>,
-    sent_at: Option<Micros>,
-}
-
-impl<'a> Envelope<'a> {
-    /// A body that is one event. Its own `sentAt` is read with it.
-    fn of_one(body: &'a [u8]) -> Result<Self, RequestError> {
-        scan::members(body, |_member| {}).map_err(unusable)?;
-        Ok(Self {
-            items: scan::split(body, 1).map_err(unusable)?,
-            ..Self::default()
-        })
-    }
-
-    /// `{"batch":[…],"context":…,"integrations":…,"sentAt":…}`; of a key that occurs twice the last value counts, and
-    /// every other key is passed over.
-    fn read(body: &'a [u8], events_max: usize) -> Result<Self, RequestError> {
-        let (mut batch, mut context, mut integrations, mut sent_at) = (None, None, None, None);
-        scan::members(body, |member| {
-            let place = match key(&member).as_ref() {
-                "batch" => &mut batch,
-                "context" => &mut context,
-                "integrations" => &mut integrations,
-                "sentAt" => &mut sent_at,
-                _ => return,
-            };
-            *place = Some(member.value);
-        })
-        .map_err(unusable)?;
-        let batch = batch
-            .filter(|batch| batch.starts_with(b"["))
-            .ok_or_else(|| malformed("the body has no array \"batch\"").in_field("batch"))?;
-        Ok(Self {
-            items: scan::split(batch, events_max).map_err(unusable)?,
-            shared: Shared::new(
-                object("context", context)?,
-                object("integrations", integrations)?,
-            ),
-            sent_at: sent_at.and_then(moment),
-        })
-    }
-}
-
-/// A member's key as text; a key that has none is like no other.
-fn key<'a>(member: &Member<'a>) -> Cow<'a, str> {
-    match serde_json::from_slice::<&RawValue>(member.key).map(id_text) {
-        Ok(Id::Text(text)) => text,
-        Ok(Id::Absent | Id::Invalid) | Err(_) => Cow::Borrowed(""),
-    }
-}
-
-/// A shared part: an object, or nothing.
-fn object<'a>(field: &'static str, value: Option<&'a [u8]>) -> Result<&'a [u8], RequestError> {
-    let value = value.unwrap_or(b"null");
-    match serde_json::from_slice::<&RawValue>(value).map(RawValue::get) {
-        Ok("null") => Ok(&[]),
-        Ok(json) if json.starts_with('{') => Ok(value),
-        Ok(_) | Err(_) => {
-            let text = format!("the batch's {field} is not a JSON object");
-            Err(malformed(&text).in_field(field))
-        }
-    }
-}
-
-/// When the client says it sent the envelope. A time that cannot be read costs the correction, never the events.
-fn moment(value: &[u8]) -> Option<Micros> {
-    match id_text(serde_json::from_slice(value).ok()?) {
-        Id::Text(text) => time::parse(&text).ok(),
-        Id::Absent | Id::Invalid => None,
-    }
-}
-
-/// The event with `null` in the place of every top-level `writeKey`. Bytes that are no object are left as they are: they
-/// are rejected, and stored nowhere.
-fn without_write_key(event: &[u8]) -> Cow<'_, [u8]> {
-    let mut found = Vec::new();
-    let outline = scan::members(event, |member| {
-        if key(&member) == "writeKey" {
-            found.push((member.value_at, member.value.len()));
-        }
-    });
-    if found.is_empty() || outline.is_err() {
-        return Cow::Borrowed(event);
-    }
-    let mut rest = event;
-    let mut kept = Vec::with_capacity(event.len());
-    let mut at = 0;
-    for (value_at, length) in found {
-        let (before, from_value) = rest.split_at(value_at - at);
-        kept.extend_from_slice(before);
-        kept.extend_from_slice(b"null");
-        rest = from_value.get(length..).unwrap_or_default();
-        at = value_at + length;
-    }
-    kept.extend_from_slice(rest);
-    Cow::Owned(kept)
-}
-
-fn unusable(error: SplitError) -> RequestError {
-    match error {
-        SplitError::NotABatch => malformed("the body is not a JSON object"),
-        error => door::malformed(error),
-    }
-}
-
-fn malformed(what: &str) -> RequestError {
-    RequestError::new(Code::MalformedRequest, format!("{what}; do not retry"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(body: &str) -> Result<Envelope<'_>, RequestError> {
-        Envelope::read(body.as_bytes(), 3)
-    }
-
-    #[test]
-    fn an_envelope_is_read_without_its_events() {
-        let body = r#" {"writeKey":"k","sentAt":"1970-01-01T00:00:01Z","batch":[{"a":tru}, {"b":"]"},1],"x":[{}],
-            "context":{"ip" : "::1"},"integrations":null} "#;
-        let envelope = read(body).unwrap();
-        let items: Vec<_> = envelope.items.iter().map(|item| item.bytes).collect();
-        assert_eq!(items, [&br#"{"a":tru}"#[..], br#"{"b":"]"}"#, b"1"]);
-        assert_eq!(envelope.shared.context, br#"{"ip" : "::1"}"#);
-        assert_eq!(envelope.shared.integrations, b"");
-        let extent = scan::Extent { depth: 2, keys: 1 };
-        assert_eq!(envelope.shared.extent, extent);
-        assert_eq!(envelope.sent_at, Some(1_000_000));
-
-        let last = r#"{"batch":[1,2],"b\u0061tch":[],"sentAt":"soon"}"#;
-        let envelope = read(last).unwrap();
-        assert!(envelope.items.is_empty());
-        assert_eq!(envelope.sent_at, None);
-    }
-
-    #[test]
-    fn an_envelope_that_cannot_be_used_is_refused_as_a_whole() {
-        let cases = [
-            ("", Code::MalformedRequest),
-            ("[]", Code::MalformedRequest),
-            ("{}", Code::MalformedRequest),
-            (r#"{"batch":{}}"#, Code::MalformedRequest),
-            (r#"{"batch":[]"#, Code::MalformedRequest),
-            (r#"{"batch":[{},]}"#, Code::MalformedRequest),
-            (r#"{"batch":[],"context":[]}"#, Code::MalformedRequest),
-            (
-                r#"{"batch":[],"integrations":{"a"}}"#,
-                Code::MalformedRequest,
-            ),
-            (r#"{"batch":[1,2,3,4]}"#, Code::TooManyEvents),
-        ];
-        for (body, code) in cases {
-            assert_eq!(read(body).unwrap_err().code, code, "{body}");
-        }
-    }
-
-    #[test]
-    fn a_write_key_is_cut_out_wherever_it_stands() {
-        let cases = [
-            (r#"{"a":1}"#, r#"{"a":1}"#),
-            (r#"{"writeKey":"s"}"#, r#"{"writeKey":null}"#),
-            (
-                r#"{"a":{"writeKey":"inner"},"write\u004bey" : "s" ,"writeKey":["s",{}]}"#,
-                r#"{"a":{"writeKey":"inner"},"write\u004bey" : null ,"writeKey":null}"#,
-            ),
-            (r#"{"writeKey":"s""#, r#"{"writeKey":"s""#),
-            ("7", "7"),
-        ];
-        for (event, kept) in cases {
-            let found = without_write_key(event.as_bytes());
-            assert_eq!(String::from_utf8_lossy(&found), kept);
-        }
-    }
+/// The event that stands in a query, and its place in the budget.
+fn read_query(ingress: &Ingress, request: &Request<Body>) -> Result<(Bytes, Held), RequestError> {
+    let query = request.uri().query().unwrap_or_default();
+    let held = ingress.gate(query.len())?;
+    Ok((pixel::event(query)?.into(), held))
 }

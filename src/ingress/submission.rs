@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::admit::Shared;
 use super::decode::scan::Item;
 use super::{Deadline, Outcome};
-use crate::event::{DEFAULT_STREAM, Micros};
+use crate::event::{Client, DEFAULT_STREAM, Micros};
 use crate::telemetry::Span;
 use crate::wal::Commit;
 
@@ -98,6 +98,8 @@ pub struct Submission<'a> {
     pub shared: Shared<'a>,
     /// When the client says it sent the request.
     pub sent_at: Option<Micros>,
+    /// Who sent it, where that is a client itself.
+    pub client: Client<'a>,
     /// Until when the events may be appended.
     pub deadline: Option<&'a Deadline>,
     /// The span of the request, or of the message, that carries the events.

@@ -7,7 +7,7 @@
 use bytes::{Buf as _, BufMut as _};
 use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field};
 
-use crate::event::{Event, Lane, PayloadFormat, TraceLink};
+use crate::event::{Client, Event, Lane, PayloadFormat, TraceLink};
 
 /// Bytes of a trace link: trace id, span id, flags.
 const TRACE_BYTES: usize = 25;
@@ -66,6 +66,12 @@ pub fn encode(event: &Event<'_>, out: &mut Vec<u8>) {
     }
     bytes(out, 12, event.batch_context);
     bytes(out, 13, event.batch_integrations);
+    bytes(out, 14, event.client.ip.unwrap_or_default().as_bytes());
+    bytes(
+        out,
+        15,
+        event.client.user_agent.unwrap_or_default().as_bytes(),
+    );
     bytes(out, 2, event.payload);
 }
 
@@ -109,6 +115,7 @@ pub fn decode(record: &[u8]) -> Result<Event<'_>, RecordError> {
         trace: None,
         batch_context: &[],
         batch_integrations: &[],
+        client: Client::default(),
     };
     let mut format = 0;
     let mut rest = record;
@@ -132,6 +139,8 @@ pub fn decode(record: &[u8]) -> Result<Event<'_>, RecordError> {
             (11, WireType::LengthDelimited) => event.trace = Some(trace(slice(&mut rest)?)?),
             (12, WireType::LengthDelimited) => event.batch_context = slice(&mut rest)?,
             (13, WireType::LengthDelimited) => event.batch_integrations = slice(&mut rest)?,
+            (14, WireType::LengthDelimited) => event.client.ip = Some(text(&mut rest)?),
+            (15, WireType::LengthDelimited) => event.client.user_agent = Some(text(&mut rest)?),
             // A newer version's field: it said that older ones can do without.
             _ => skip_field(
                 wire,
@@ -254,6 +263,10 @@ mod tests {
             }),
             batch_context: b"{}",
             batch_integrations: b"{\"All\":true}",
+            client: Client {
+                ip: Some("2001:db8::1"),
+                user_agent: Some("Mozilla/5.0"),
+            },
         }
     }
 
@@ -279,6 +292,10 @@ mod tests {
         assert_eq!(record.trace.len(), TRACE_BYTES);
         assert_eq!(record.batch_context.as_ref(), b"{}");
         assert_eq!(record.batch_integrations.as_ref(), b"{\"All\":true}");
+        assert_eq!(
+            (record.client_ip.as_str(), record.user_agent.as_str()),
+            ("2001:db8::1", "Mozilla/5.0")
+        );
         assert_eq!(decode(&record.encode_to_vec()), Ok(event()));
         assert_eq!(place(&bytes), (Lane(11), 1_700_000_000_000_000));
         assert_eq!(place(b"not a record"), (Lane(0), 0));
@@ -293,10 +310,35 @@ mod tests {
         (bare.kind, bare.sent_at, bare.trace) = (None, None, None);
         (bare.batch_context, bare.batch_integrations) = (&[], &[]);
         (bare.lane, bare.message_id_assigned) = (Lane(0), false);
+        bare.client = Client::default();
         let mut bytes = Vec::new();
         encode(&bare, &mut bytes);
         assert_eq!(trace_link(&bytes), None);
         assert_eq!(decode(&bytes), Ok(bare));
+    }
+
+    #[test]
+    fn a_record_from_before_clients_were_named_reads_and_ends_with_its_payload() {
+        let old = Event {
+            client: Client::default(),
+            ..event()
+        };
+        // Written by hand, field by field, as they were before 14 and 15 came.
+        let mut bytes = Vec::new();
+        bytes.extend_from_slice(b"\x08\x01\x1a\x03web\x22\x03m-1\x2a\x06events\x30\x0b\x39");
+        bytes.extend_from_slice(&1_700_000_000_000_000i64.to_le_bytes());
+        bytes.push(0x41);
+        bytes.extend_from_slice(&(-5i64).to_le_bytes());
+        bytes.extend_from_slice(b"\x4a\x05track\x50\x01\x5a\x19");
+        bytes.extend_from_slice(&[[1; 16].as_slice(), &[2; 8], &[1]].concat());
+        bytes.extend_from_slice(b"\x62\x02{}\x6a\x0c{\"All\":true}\x12\x07{\"a\":1}");
+        assert_eq!(decode(&bytes), Ok(old.clone()));
+        let mut written = Vec::new();
+        encode(&old, &mut written);
+        assert_eq!(written, bytes);
+        let mut new = Vec::new();
+        encode(&event(), &mut new);
+        assert!(new.ends_with(b"\x12\x07{\"a\":1}"), "the payload is last");
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //!   digit for digit.
 //! - The five JSON columns hold one JSON object each, byte for byte as the client wrote it; a protobuf `Struct` becomes
 //!   canonical JSON. The batch's shared context and integrations lie under the event's own: where both have a top-level
-//!   key, the event wins.
+//!   key, the event wins. Below both lie address and user agent of the client, where a client itself was the sender.
 //! - Times are in the years 1 to 9999.
 //!
 //! No reason that is given for a refusal holds a value of the event.
@@ -18,6 +18,7 @@ use crate::status::Code;
 
 use super::{Rejected, Stage};
 
+mod client;
 mod json;
 mod merge;
 mod protobuf;
@@ -68,6 +69,10 @@ pub fn adapt(event: &Event<'_>) -> Result<Draft, Rejected> {
                 "the batch's integrations are not an object",
             )
         })?;
+    // The client may say itself who it is; what the gateway saw comes last.
+    let seen = client::context(event.client);
+    draft.context = merge::under(draft.context, seen.as_bytes())
+        .map_err(|_invalid| rejected(Code::InvalidField, "context must be an object"))?;
     Ok(draft)
 }
 

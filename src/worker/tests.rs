@@ -73,6 +73,7 @@ fn batch(number: u64, payloads: &[&str]) -> Arc<Batch> {
             trace: None,
             batch_context: &[],
             batch_integrations: &[],
+            client: Default::default(),
         };
         let mut bytes = Vec::new();
         record::encode(&event, &mut bytes);

@@ -40,6 +40,7 @@ fn values(kind: Kind) -> String {
         Kind::Seconds(min, max) => format!("{min} to {max} seconds; `500ms`, `5m` are understood"),
         Kind::Hours(min, max) => format!("{min} to {max} hours"),
         Kind::Bool => "`true`, `false`".into(),
+        Kind::Networks => "addresses and networks, with commas between".into(),
         Kind::Text | Kind::Path | Kind::Address => kind.value_name().to_lowercase(),
     }
 }

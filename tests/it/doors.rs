@@ -17,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 mod connections;
+mod drop_in;
 pub(crate) mod grpc;
 mod gzip;
 mod http;
@@ -47,6 +48,7 @@ pub(crate) fn config() -> IngressConfig {
         batch_events_max: 100,
         stream_events_max: 1_000,
         http_prefix: String::new(),
+        trusted_proxies: Vec::new(),
         depth_max: 16,
         keys_max: 100,
         connections_max: 64,

@@ -28,6 +28,8 @@ mod e2e;
 mod roles;
 // One trace from the request to the row.
 mod chain;
+// The SDKs that other people wrote.
+mod sdks;
 // What no client should send, and what every one hears.
 mod bad_input;
 // A log emptied without a gateway.

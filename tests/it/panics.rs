@@ -159,6 +159,7 @@ async fn append(wal: &Wal) {
             trace: None,
             batch_context: &[],
             batch_integrations: &[],
+            client: Default::default(),
         };
         append.push(&event, wal.fingerprint(key));
     }

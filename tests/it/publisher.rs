@@ -53,6 +53,7 @@ async fn append(wal: &Wal, ids: impl Iterator<Item = u32>) {
             trace: None,
             batch_context: &[],
             batch_integrations: &[],
+            client: Default::default(),
         };
         append.push(&event, wal.fingerprint(key));
     }

@@ -89,6 +89,7 @@ impl Sent {
             trace: None,
             batch_context: &[],
             batch_integrations: &[],
+            client: Default::default(),
         }
     }
 

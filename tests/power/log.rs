@@ -110,6 +110,7 @@ impl Shape {
             trace: None,
             batch_context: &[],
             batch_integrations: &[],
+            client: Default::default(),
         })
     }
 

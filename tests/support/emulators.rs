@@ -60,13 +60,19 @@ pub(crate) fn find(
 
 /// Says it once for each emulator and test binary, at the place that outlives the binary.
 pub(crate) fn not_run(variable: &'static str, what: &str) {
+    let line = format!("{what} (no {variable}: `scripts/emulators up` says why)");
+    list_not_run(variable, &line);
+}
+
+/// The same for whatever else a machine may not have.
+pub(crate) fn list_not_run(missing: &'static str, line: &str) {
     static SAID: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
     let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
-    if said.contains(&variable) {
+    if said.contains(&missing) {
         return;
     }
-    said.push(variable);
-    let line = format!("{what} (no {variable}: `scripts/emulators up` says why)\n");
+    said.push(missing);
+    let line = format!("{line}\n");
     let list = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("not-run.txt");
     if std::fs::read_to_string(&list).is_ok_and(|listed| listed.contains(&line)) {
         return;

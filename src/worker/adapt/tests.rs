@@ -4,7 +4,7 @@ use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Timestamp, Value};
 
 use super::*;
-use crate::event::Lane;
+use crate::event::{Client, Lane};
 use crate::proto::v1;
 
 const RECEIVED: Micros = 1_714_566_600_000_000;
@@ -24,6 +24,7 @@ fn event(format: PayloadFormat, payload: &[u8]) -> Event<'_> {
         trace: None,
         batch_context: &[],
         batch_integrations: &[],
+        client: Default::default(),
     }
 }
 
@@ -275,6 +276,49 @@ fn the_batchs_context_lies_under_the_events_own() {
         ..event(PayloadFormat::Json, b"{}")
     };
     assert_eq!(adapt(&wrong).unwrap_err().code, Code::InvalidField);
+}
+
+#[test]
+fn what_was_seen_of_the_client_fills_what_the_context_does_not_say() {
+    let both = Client {
+        ip: Some("192.0.2.1"),
+        user_agent: Some("a \"b\""),
+    };
+    let ip = Client {
+        user_agent: None,
+        ..both
+    };
+    let cases = [
+        (
+            both,
+            "{}",
+            "",
+            some(r#"{"ip":"192.0.2.1","userAgent":"a \"b\""}"#),
+        ),
+        (ip, "{}", "", some(r#"{"ip":"192.0.2.1"}"#)),
+        (Client::default(), "{}", "", None),
+        (
+            ip,
+            r#"{"context":{"page": 1 }}"#,
+            "",
+            some(r#"{"page": 1 ,"ip":"192.0.2.1"}"#),
+        ),
+        (
+            both,
+            r#"{"context":{"ip":"0.0.0.0"}}"#,
+            r#"{"userAgent":null}"#,
+            some(r#"{"ip":"0.0.0.0","userAgent":null}"#),
+        ),
+    ];
+    for (client, payload, batch, expected) in cases {
+        let seen = Event {
+            client,
+            batch_context: batch.as_bytes(),
+            ..event(PayloadFormat::Json, payload.as_bytes())
+        };
+        let context = adapt(&seen).unwrap().context;
+        assert_eq!(context, expected, "{client:?} {payload} {batch}");
+    }
 }
 
 fn value(kind: Kind) -> Value {

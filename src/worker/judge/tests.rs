@@ -35,6 +35,7 @@ fn event(payload: &[u8]) -> Event<'_> {
         }),
         batch_context: &[],
         batch_integrations: &[],
+        client: Default::default(),
     }
 }
 

@@ -62,10 +62,12 @@ fn cases() -> Vec<Case> {
         encoded("gzip of nothing", "gzip", &gzip(b""), no_json()),
         encoded("gzip of gzip", "gzip", &gzip(&packed), no_json()),
         encoded("gzip that nobody announced", "identity", &packed, no_json()),
-        encoded("brotli", "br", &packed, unknown()),
-        encoded("deflate", "deflate", &packed, unknown()),
+        encoded("brotli that is gzip", "br", &packed, invalid()),
+        encoded("deflate that is gzip", "deflate", &packed, invalid()),
+        encoded("zstd that is gzip", "zstd", &packed, invalid()),
         encoded("a word that is none", "rot13", &packed, unknown()),
         encoded("two encodings", "gzip, gzip", &gzip(&packed), unknown()),
+        encoded("two other encodings", "br, gzip", &packed, unknown()),
         (
             "two encodings on two lines",
             post("/collect", two_lines, &packed),
@@ -74,9 +76,70 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+type Pack = fn(&[u8]) -> Vec<u8>;
+
+/// What else clients pack with, by its name.
+const OTHERS: [(&str, Pack); 4] = [
+    ("deflate", zlib),
+    ("deflate", deflate),
+    ("br", brotli),
+    ("zstd", zstd),
+];
+
+fn zlib(data: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(data).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn deflate(data: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(data).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn brotli(data: &[u8]) -> Vec<u8> {
+    let mut packed = Vec::new();
+    let mut encoder = brotli::CompressorWriter::new(&mut packed, 4_096, 5, 22);
+    encoder.write_all(data).unwrap();
+    drop(encoder);
+    packed
+}
+
+fn zstd(data: &[u8]) -> Vec<u8> {
+    zstd::encode_all(data, 3).unwrap()
+}
+
+/// Each of these, whole, cut off, with something behind it, and as a bomb.
+fn others() -> Vec<Case> {
+    let cases = OTHERS.into_iter().zip(0..).flat_map(|((name, pack), n)| {
+        let id: &'static str = format!("packed-{n}").leak();
+        let packed = pack(format!(r#"{{"type":"x","messageId":"{id}"}}"#).as_bytes());
+        let cut = &packed[..packed.len() - 1];
+        let more = [packed.as_slice(), b"rest"].concat();
+        let bomb = pack(&vec![b' '; 64 << 20]);
+        assert!(bomb.len() < 100_000, "{name}");
+        let invalid = || Refused(400, "invalid_encoding");
+        [
+            encoded(name, name, &packed, Judged(202, vec![Row(id)])),
+            encoded("it is cut off", name, cut, invalid()),
+            encoded("something is behind it", name, &more, invalid()),
+            encoded("nothing in its place", name, b"", invalid()),
+            encoded(
+                "64 MiB in less",
+                name,
+                &bomb,
+                Refused(413, "body_too_large"),
+            ),
+        ]
+    });
+    cases.collect()
+}
+
 #[tokio::test]
 async fn a_body_that_is_wrongly_packed_is_refused_and_the_next_good_event_is_a_row() {
     let subject = Subject::start(&[]).await;
     subject.walk(cases()).await;
+    subject.walk(others()).await;
     subject.finish().await;
 }

@@ -156,8 +156,18 @@ fn requests() -> Vec<Case> {
             vec![Refused(400, "invalid_encoding")],
         ),
         (
-            "brotli",
+            "brotli that is none",
             encoded("br"),
+            vec![Refused(400, "invalid_encoding")],
+        ),
+        (
+            "zstd that is none",
+            encoded("zstd"),
+            vec![Refused(400, "invalid_encoding")],
+        ),
+        (
+            "an encoding that nobody knows",
+            encoded("rot13"),
             vec![Refused(415, "unsupported_encoding")],
         ),
         ("GET", get, vec![Refused(405, "method_not_allowed")]),

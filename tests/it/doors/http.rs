@@ -158,7 +158,7 @@ async fn bad_requests_are_refused_and_the_next_good_one_works() {
         ("/collect", "", too_long.as_bytes(), 413, "body_too_large"),
         (
             "/collect",
-            "Content-Encoding: br\r\n",
+            "Content-Encoding: compress\r\n",
             b"{}",
             415,
             "unsupported_encoding",

@@ -5,10 +5,10 @@ use serde_json::json;
 use super::*;
 
 /// What is in the log of each event: stream, type by the path, payload, shared context and integrations, time sent.
-type Stored = (String, Option<String>, String, String, String, Option<i64>);
+pub(super) type Stored = (String, Option<String>, String, String, String, Option<i64>);
 
 impl Gateway {
-    fn records(&self) -> Vec<Stored> {
+    pub(super) fn records(&self) -> Vec<Stored> {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         let groups = self.wal.read(0, usize::MAX).unwrap();
         let records = groups.iter().flat_map(|group| &group.records);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use eventkit::event::{Event, Lane, LogId, Offset, PayloadFormat, TraceLink};
+use eventkit::event::{Client, Event, Lane, LogId, Offset, PayloadFormat, TraceLink};
 use eventkit::wal::frame::{self, Header, Key, PartHeader};
 use eventkit::wal::storage::Storage as _;
 use eventkit::wal::storage::memory::MemoryStorage;
@@ -51,7 +51,7 @@ fn place_of(pairs: &Pairs) -> (Place, MemoryStorage) {
     (Place::Memory(storage.clone()), storage)
 }
 
-/// An event with every field there is.
+/// An event with every field that there was then.
 fn full_event() -> Event<'static> {
     Event {
         format: PayloadFormat::Event,
@@ -71,6 +71,7 @@ fn full_event() -> Event<'static> {
         }),
         batch_context: b"{\"app\":{\"name\":\"shop\"}}",
         batch_integrations: b"{\"All\":true}",
+        client: Client::default(),
     }
 }
 

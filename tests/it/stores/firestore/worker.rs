@@ -29,6 +29,7 @@ fn record_of(message_id: &str, payload: &[u8]) -> Bytes {
         trace: None,
         batch_context: &[],
         batch_integrations: &[],
+        client: Default::default(),
     };
     let mut bytes = Vec::new();
     record::encode(&event, &mut bytes);

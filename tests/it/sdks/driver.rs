@@ -1,0 +1,185 @@
+//! An SDK in a process of its own, as an application uses it, and where the set-up has put it.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::task::JoinSet;
+
+use crate::support::emulators;
+use crate::support::gateway::setting;
+
+/// How long an SDK may take to end once all that it sent has arrived.
+const ENDS_WITHIN: Duration = Duration::from_secs(30);
+
+/// An SDK and how it is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sdk {
+    Node,
+    Python {
+        gzip: bool,
+    },
+    /// analytics-next, or the browser's own beacon.
+    Browser(&'static str),
+}
+
+fn tools() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/sdks")
+}
+
+fn chromium() -> Option<PathBuf> {
+    let named = setting("CHROMIUM").map(PathBuf::from);
+    let places = ["/usr/bin/chromium", "/usr/bin/chromium-browser"].map(PathBuf::from);
+    named.into_iter().chain(places).find(|place| place.exists())
+}
+
+impl Sdk {
+    fn script(self) -> &'static str {
+        match self {
+            Self::Node => "node.mjs",
+            Self::Python { .. } => "python.py",
+            Self::Browser(_) => "browser.mjs",
+        }
+    }
+
+    /// The program that runs the script; `None`: something is missing, and that is on the list of what was not run.
+    fn program(self) -> Option<PathBuf> {
+        let (program, needs) = match self {
+            Self::Node | Self::Browser(_) => {
+                let package = match self {
+                    Self::Node => "analytics-node",
+                    _ => "analytics-next",
+                };
+                let modules = tools().join("node_modules/@segment").join(package);
+                (PathBuf::from("node"), modules)
+            }
+            Self::Python { .. } => {
+                let python = tools().join("python/bin/python");
+                (python.clone(), python)
+            }
+        };
+        let (name, is_there) = match self {
+            Self::Node => ("analytics-node", needs.exists()),
+            Self::Python { .. } => ("analytics-python", needs.exists()),
+            Self::Browser(_) => ("Chromium", needs.exists() && chromium().is_some()),
+        };
+        if is_there {
+            return Some(program);
+        }
+        assert_ne!(
+            setting("CI").as_deref(),
+            Some("true"),
+            "{name} is missing: scripts/setup installs what this machine can have"
+        );
+        emulators::list_not_run(
+            name,
+            &format!("SDK tests with {name} (scripts/setup says why)"),
+        );
+        None
+    }
+}
+
+/// A running SDK. Dropped, it is killed.
+#[derive(Debug)]
+pub(super) struct Driver {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    said: Arc<Mutex<String>>,
+    reading: JoinSet<()>,
+}
+
+impl Driver {
+    /// Makes these calls; `None`: the SDK is not there.
+    pub(super) fn start(sdk: Sdk, host: &str, calls: &str) -> Option<Self> {
+        let program = sdk.program()?;
+        let mut command = Command::new(program);
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdks");
+        // Node looks for packages beside the script.
+        let script = match sdk {
+            Sdk::Python { .. } => sources.join(sdk.script()),
+            Sdk::Node | Sdk::Browser(_) => {
+                let copy = tools().join(sdk.script());
+                if !is_same(&sources.join(sdk.script()), &copy) {
+                    place(&sources.join(sdk.script()), &copy);
+                }
+                copy
+            }
+        };
+        command.arg(script).arg(host).arg(calls);
+        match sdk {
+            Sdk::Node => {}
+            Sdk::Python { gzip } => {
+                command.arg(if gzip { "gzip" } else { "plain" });
+            }
+            Sdk::Browser(mode) => {
+                command.arg(mode);
+                command.envs(chromium().map(|place| ("CHROMIUM", place)));
+            }
+        }
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the SDK's program runs");
+        let said = Arc::new(Mutex::new(String::new()));
+        let mut reading = JoinSet::new();
+        let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        reading.spawn(read(stdout, Arc::clone(&said)));
+        reading.spawn(read(stderr, Arc::clone(&said)));
+        Some(Self {
+            stdin: child.stdin.take(),
+            child,
+            said,
+            reading,
+        })
+    }
+
+    /// What it said so far.
+    pub(super) fn said(&self) -> String {
+        self.said
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Lets it end, and returns what it said.
+    pub(super) async fn end(mut self) -> String {
+        drop(self.stdin.take());
+        let ended = tokio::time::timeout(ENDS_WITHIN, self.child.wait()).await;
+        let status = ended
+            .unwrap_or_else(|_elapsed| panic!("it does not end:\n{}", self.said()))
+            .unwrap();
+        while self.reading.join_next().await.is_some() {}
+        let said = self.said();
+        assert!(status.success(), "{status}:\n{said}");
+        assert!(said.contains("done"), "{said}");
+        said
+    }
+}
+
+async fn read(output: impl tokio::io::AsyncRead + Unpin, said: Arc<Mutex<String>>) {
+    let mut lines = BufReader::new(output).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.push_str(&line);
+        said.push('\n');
+    }
+}
+
+fn is_same(a: &Path, b: &Path) -> bool {
+    std::fs::read(a).ok() == std::fs::read(b).ok()
+}
+
+/// Copies a file in one step: other tests may be reading it.
+fn place(from: &Path, to: &Path) {
+    let folder = to.parent().expect("a file lies in a folder");
+    let mut fresh = tempfile::NamedTempFile::new_in(folder).unwrap();
+    fresh.write_all(&std::fs::read(from).unwrap()).unwrap();
+    fresh.persist(to).unwrap();
+}
