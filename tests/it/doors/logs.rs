@@ -71,6 +71,43 @@ fn ours(lines: &[Value]) -> Vec<&Value> {
 const MARKED: &str = "PERSONAL";
 
 #[tokio::test]
+async fn nothing_that_a_sdk_says_is_in_the_lines_wherever_it_says_it() {
+    let (lines, _guard) = listen(tracing::Level::DEBUG);
+    let gateway = gateway().await;
+    let one = format!(r#"{{"userId":"{MARKED}","event":"{MARKED}","writeKey":"{MARKED}"}}"#);
+    let many = format!(r#"{{"batch":[{one}],"series":["{MARKED}"],"writeKey":"{MARKED}"}}"#);
+    let headers = format!(
+        "Authorization: Basic {MARKED}\r\nX-Write-Key: {MARKED}\r\nUser-Agent: {MARKED}\r\nOrigin: https://{MARKED}\r\n\
+         X-Forwarded-For: {MARKED}\r\nAnonymousId: {MARKED}\r\n"
+    );
+    for path in [
+        "/t",
+        "/v1/track",
+        "/b",
+        "/v1/m",
+        "/beacon/v1/batch",
+        "/api/s/track",
+        "/v1/x",
+    ] {
+        for body in [&one, &many] {
+            let path = format!("{path}?writeKey={MARKED}");
+            gateway.post(&path, &headers, body).await;
+        }
+    }
+    for path in [
+        format!("/v1/projects/{MARKED}/settings"),
+        format!("/sourceConfig?writeKey={MARKED}"),
+        format!("/pixel/v1/track?userId={MARKED}&event={MARKED}&writeKey={MARKED}"),
+        format!("/pixel/v1/track?data={MARKED}"),
+    ] {
+        gateway.get(&path).await;
+    }
+    let taken = lines.taken();
+    assert!(ours(&taken).len() > 18 * 2, "{taken:?}");
+    assert!(!Value::from(taken).to_string().contains(MARKED));
+}
+
+#[tokio::test]
 async fn one_event_has_its_five_lines_and_nothing_personal_is_in_them() {
     let (lines, _guard) = listen(tracing::Level::DEBUG);
     let gateway = gateway().await;
