@@ -55,6 +55,13 @@ fn a_route_is_one_of_a_closed_list() {
         ("/pre/collect/shop", Some("/collect/{stream}")),
         ("/v1/track", Some("/v1/track")),
         ("/pre/v1/batch/", Some("/v1/batch")),
+        ("/pre/t/", Some("/v1/track")),
+        ("/pixel/page", Some("/pixel/v1/{type}")),
+        (
+            "/v1/projects/ada@example.com/settings",
+            Some("/v1/projects/{key}/settings"),
+        ),
+        ("/projects/ada/example/settings", None),
         ("/ready", Some("/ready")),
         ("/ada@example.com", None),
         ("/precollect", None),
