@@ -19,6 +19,7 @@ use crate::ingress::Published;
 use crate::lifecycle::{Health, Stop, Tasks};
 use crate::loader::Loader;
 use crate::telemetry::Metrics;
+use crate::telemetry::logs::Logs;
 use crate::wal::{LogState, Options, Unsettled, Wal};
 
 mod ahead;
@@ -54,6 +55,8 @@ struct Shared {
     tasks: Tasks,
     /// Ends writes that are being retried: what was not stored stays in the log.
     give_up: CancellationToken,
+    /// The log lines, where they are this program's own.
+    logs: Option<Logs>,
 }
 
 impl Shared {
@@ -64,6 +67,7 @@ impl Shared {
             health: Health::default(),
             tasks: Tasks::default(),
             give_up: CancellationToken::new(),
+            logs: None,
         }
     }
 }
@@ -73,16 +77,24 @@ impl Shared {
 /// # Errors
 ///
 /// A part that cannot be built; nothing was acknowledged then.
-pub async fn run(config: Config, stop: Stop) -> anyhow::Result<ExitCode> {
-    run_with(config, stop, Shared::new()).await
+pub async fn run(config: Config, stop: Stop, logs: Logs) -> anyhow::Result<ExitCode> {
+    let shared = Shared {
+        logs: Some(logs),
+        ..Shared::new()
+    };
+    run_with(config, stop, shared).await
 }
 
 /// The same with what the parts share given.
 async fn run_with(config: Config, stop: Stop, shared: Shared) -> anyhow::Result<ExitCode> {
+    gauges::observe_process(&config, &shared);
+    if let Some(logs) = &shared.logs {
+        shared.tasks.spawn("log lines", logs.clone().sweep());
+    }
     let mut log = None;
     if config.role.takes_in() {
         let (wal, unsettled) = open_log(&config, &shared).await?;
-        gauges::observe(&wal, &shared);
+        gauges::observe(&wal, &config, &shared);
         log = Some((wal, unsettled));
     }
     let sockets = match &log {

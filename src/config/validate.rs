@@ -146,12 +146,7 @@ fn config(reader: &mut Reader<'_>) -> Config {
         queue,
         store,
         telemetry: TelemetryConfig {
-            level: match reader.choice(&settings::LOG_LEVEL) {
-                "DEBUG" => LogLevel::Debug,
-                "WARNING" => LogLevel::Warning,
-                "ERROR" => LogLevel::Error,
-                _ => LogLevel::Info,
-            },
+            level: LogLevel::named(reader.choice(&settings::LOG_LEVEL)).unwrap_or(LogLevel::Info),
             json: reader.bool(&settings::JSON_LOGS),
         },
         admin: AdminConfig {

@@ -31,6 +31,7 @@ use crate::proto::server::ingest_service_server::{IngestService, IngestServiceSe
 use crate::proto::server::{CollectBidiRequest, CollectRequest, CollectStreamRequest};
 use crate::proto::v1::{CollectResponse, CollectStreamResponse};
 use crate::status::Code;
+use crate::telemetry::metrics::Raised;
 
 /// The service's name in health checks.
 const SERVICE: &str = "eventkit.v1.IngestService";
@@ -199,6 +200,7 @@ impl Service {
             unread: request.extensions().get::<Arc<Held>>().cloned(),
             path,
             started: Instant::now(),
+            _open: Raised::by(&self.ingress.metrics().ingress_streams, 1),
         }
     }
 }

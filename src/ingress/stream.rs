@@ -23,7 +23,7 @@ use super::rpc_status;
 use super::shed::Held;
 use super::{Deadline, Ingress};
 use crate::status::Code;
-use crate::telemetry::metrics::labels;
+use crate::telemetry::metrics::{Raised, labels};
 
 pub(super) mod bidi;
 pub(super) mod client;
@@ -46,6 +46,8 @@ pub(super) struct Call {
     pub(super) unread: Option<Arc<Held>>,
     pub(super) path: &'static str,
     pub(super) started: Instant,
+    /// Counted as long as it lives.
+    pub(super) _open: Raised,
 }
 
 /// How a stream ended.
