@@ -57,7 +57,8 @@ Examples:
   EVENTKIT_EVENT_STORE=local EVENTKIT_JSON_LOGS=true eventkit serve
 
 The first SIGTERM or Ctrl-C stops accepting, finishes what is under way and exits with 0; a second
-one exits at once. Neither loses an accepted event.";
+one exits at once. Neither loses an accepted event. SIGHUP switches DEBUG lines on, and off again, unless
+the output is a terminal.";
 
 const WAL_HELP: &str = "\
 Examples:
