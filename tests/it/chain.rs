@@ -11,10 +11,10 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use tokio::time::{Instant, sleep};
 
-use crate::support::gateway::{Endpoints, Gateway, START_TIMEOUT};
 use crate::support::clients;
 #[cfg(feature = "cloud")]
 use crate::support::emulators;
+use crate::support::gateway::{Endpoints, Gateway, START_TIMEOUT};
 
 /// How long a request's story may take until it is told, over three processes and an emulator on a busy machine.
 const TOLD_WITHIN: Duration = Duration::from_secs(60);
@@ -290,14 +290,22 @@ async fn a_request_through_either_door_is_followed_to_its_row() {
     );
     assert!(told.0.iter().all(|span| trace_of(span) != quiet.trace_id));
 
-    assert!(
-        gateway
-            .terminate(Duration::from_secs(30))
-            .await
-            .unwrap()
-            .status
-            .success()
-    );
+    let ended = gateway.terminate(Duration::from_secs(30)).await.unwrap();
+    assert!(ended.status.success(), "{}", ended.said);
+    for parent in [&over_http, &over_grpc] {
+        // Only lines within the request: what the pipeline does later belongs to many.
+        for line in ["request_received", "request_completed"] {
+            let named = format!(r#""trace_id":"{:032x}","span_id":""#, parent.trace_id);
+            let mut said = ended.said.lines();
+            let is_named = |one: &str| one.contains(line) && one.contains(&named);
+            assert!(
+                said.any(is_named),
+                "{line} without {named} in\n{}",
+                ended.said
+            );
+        }
+    }
+    assert!(!ended.said.contains(&format!("{:032x}", quiet.trace_id)));
 }
 
 #[tokio::test]
