@@ -1,9 +1,11 @@
-//! What operators see: log lines and metrics. Nothing personal is in either.
+//! What operators see: log lines, metrics, and what of both and of traces leaves by OTLP. Nothing personal is in any.
 
 pub mod logs;
 pub mod metrics;
+pub mod otlp;
 
 pub use metrics::Metrics;
+pub use otlp::Otlp;
 
 /// An error and all its causes in one line, as `anyhow` writes them with `{:#}`.
 #[must_use]
