@@ -18,7 +18,7 @@ use crate::config::{Ack, Config};
 use crate::ingress::Published;
 use crate::lifecycle::{Health, Stop, Tasks};
 use crate::loader::Loader;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Otlp};
 use crate::wal::{LogState, Options, Unsettled, Wal};
 
 mod ahead;
@@ -42,6 +42,9 @@ const PENDING_EVERY: Duration = Duration::from_secs(5);
 /// What the last phases of a stop may take when those before have used the budget up.
 const LETTING_GO: Duration = Duration::from_secs(2);
 
+/// What the last export of telemetry may take; it is nobody's loss if it takes longer.
+const LAST_EXPORT: Duration = Duration::from_secs(2);
+
 /// A part that runs in the background: `None` when it panicked.
 type Running<T> = JoinHandle<Option<T>>;
 
@@ -50,6 +53,7 @@ type Running<T> = JoinHandle<Option<T>>;
 struct Shared {
     clock: Arc<dyn Clock>,
     metrics: Metrics,
+    otlp: Otlp,
     health: Health,
     tasks: Tasks,
     /// Ends writes that are being retried: what was not stored stays in the log.
@@ -58,9 +62,17 @@ struct Shared {
 
 impl Shared {
     fn new() -> Self {
+        Self::reporting(Otlp::off())
+    }
+
+    /// With what leaves by OTLP.
+    fn reporting(otlp: Otlp) -> Self {
+        let metrics = Metrics::extended(|builder| otlp.extend(builder));
+        otlp.observe(&metrics);
         Self {
             clock: Arc::new(SystemClock),
-            metrics: Metrics::new(),
+            metrics,
+            otlp,
             health: Health::default(),
             tasks: Tasks::default(),
             give_up: CancellationToken::new(),
@@ -73,8 +85,12 @@ impl Shared {
 /// # Errors
 ///
 /// A part that cannot be built; nothing was acknowledged then.
-pub async fn run(config: Config, stop: Stop) -> anyhow::Result<ExitCode> {
-    run_with(config, stop, Shared::new()).await
+pub async fn run(config: Config, stop: Stop, otlp: Otlp) -> anyhow::Result<ExitCode> {
+    let shared = Shared::reporting(otlp);
+    let ended = run_with(config, stop, shared.clone()).await;
+    // Last, however it ended: what went wrong is in there.
+    shared.otlp.shutdown(LAST_EXPORT).await;
+    ended
 }
 
 /// The same with what the parts share given.

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use eventkit::app;
 use eventkit::cli::{self, Cli, Command};
 use eventkit::config::{self, Config, Environment, Inputs, Profile};
 use eventkit::lifecycle::Stop;
-use eventkit::{app, telemetry};
+use eventkit::telemetry::{self, Otlp};
 
 fn main() -> ExitCode {
     #[cfg(feature = "cloud")]
@@ -34,7 +35,7 @@ fn main() -> ExitCode {
         }
         Command::BenchServer(args) => {
             let inputs = cli::inputs(Profile::Serve, args.flags, &environment);
-            start(&inputs, colour, |config, stop| {
+            start(&inputs, colour, |config, stop, _otlp| {
                 app::run_yardstick(args.yardstick, config, stop)
             })
         }
@@ -62,13 +63,15 @@ fn main() -> ExitCode {
 fn start<R>(
     inputs: &Inputs,
     colour: bool,
-    run: impl FnOnce(Config, Stop) -> R,
+    run: impl FnOnce(Config, Stop, Otlp) -> R,
 ) -> anyhow::Result<ExitCode>
 where
     R: Future<Output = anyhow::Result<ExitCode>>,
 {
     let checked = config::validate(inputs)?;
-    telemetry::logs::init(&checked.config.telemetry, colour).context("set up the log lines")?;
+    let telemetry = &checked.config.telemetry;
+    let otlp = Otlp::start(&telemetry.otlp).context("set up telemetry")?;
+    telemetry::logs::init(telemetry, colour, &otlp).context("set up the log lines")?;
     for warning in &checked.warnings {
         tracing::warn!(setting = warning.setting, problem = %warning.text, "setting_questionable");
     }
@@ -78,7 +81,7 @@ where
         .context("start the runtime")?;
     let ended = runtime.block_on(async {
         let stop = Stop::on_signals().context("listen to signals")?;
-        run(checked.config, stop).await
+        run(checked.config, stop, otlp).await
     });
     // The app has drained; a question to the log that is still being answered is not worth waiting for.
     runtime.shutdown_timeout(Duration::from_secs(1));

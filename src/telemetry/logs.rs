@@ -22,9 +22,10 @@ use tracing_subscriber::registry::LookupSpan;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{LogLevel, TelemetryConfig};
 use crate::event::Micros;
+use crate::telemetry::Otlp;
 
-/// Makes the log lines of the whole process go to standard output, panics included. `colour`: whether people may get
-/// colours.
+/// Makes the log lines of the whole process go to standard output, panics included, and out by OTLP where that is asked
+/// for. `colour`: whether people may get colours.
 ///
 /// # Errors
 ///
@@ -32,8 +33,9 @@ use crate::event::Micros;
 pub fn init(
     config: &TelemetryConfig,
     colour: bool,
+    otlp: &Otlp,
 ) -> Result<(), tracing::subscriber::SetGlobalDefaultError> {
-    init_on(config, colour, std::io::stdout)
+    init_on(config, colour, otlp, std::io::stdout)
 }
 
 /// The same, to a place of the caller's choice.
@@ -44,6 +46,7 @@ pub fn init(
 pub fn init_on<W>(
     config: &TelemetryConfig,
     colour: bool,
+    otlp: &Otlp,
     out: W,
 ) -> Result<(), tracing::subscriber::SetGlobalDefaultError>
 where
@@ -55,7 +58,8 @@ where
         (false, false) => Form::Text,
     };
     let lines = Lines::new(form, out, Arc::new(SystemClock));
-    tracing::subscriber::set_global_default(subscriber(config.level, lines))?;
+    let subscriber = subscriber(config.level, lines).with(otlp.log_layer());
+    tracing::subscriber::set_global_default(subscriber)?;
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string);
         let text = constant_text(panic.payload());
@@ -71,7 +75,10 @@ fn constant_text(payload: &(dyn Any + Send)) -> Option<&'static str> {
 }
 
 /// Lines of our own from a level on; of other crates only what is at least a warning.
-pub fn subscriber<W>(level: LogLevel, lines: Lines<W>) -> impl Subscriber + Send + Sync
+pub fn subscriber<W>(
+    level: LogLevel,
+    lines: Lines<W>,
+) -> impl Subscriber + for<'a> LookupSpan<'a> + Send + Sync
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -85,6 +92,8 @@ where
         .with_default(ours.min(LevelFilter::WARN))
         // It says each failed request as an error of its own; the store that repeats it says all there is to say.
         .with_target("gcloud_sdk", LevelFilter::OFF)
+        // It says each failed export; `telemetry::otlp` says when a collector goes away and when it is back.
+        .with_target("opentelemetry", LevelFilter::OFF)
         .with_target(env!("CARGO_CRATE_NAME"), ours);
     tracing_subscriber::registry().with(lines.with_filter(filter))
 }

@@ -208,7 +208,6 @@ mod tests {
             r#"eventkit_loader_rows_merged_total{table="errors"} 0"#,
             "eventkit_events_processed_total 0",
             "eventkit_queue_redeliveries_total 0",
-            "eventkit_telemetry_spans_dropped_total 0",
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line} in\n{text}");
         }
