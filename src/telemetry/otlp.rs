@@ -28,6 +28,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::Metrics;
+use super::trace::Ids;
 use crate::config::{Collector, Instance, LogLevel, OtlpConfig, Protocol, QueueLimits, Sampling};
 
 mod driver;
@@ -340,6 +341,7 @@ impl Parts {
         let provider = SdkTracerProvider::builder()
             .with_resource(resource.clone())
             .with_sampler(Sampler::AlwaysOn)
+            .with_id_generator(Ids::default())
             .with_span_processor(counted);
         Ok(provider.build())
     }
