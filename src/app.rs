@@ -18,8 +18,8 @@ use crate::config::{Ack, Config};
 use crate::ingress::Published;
 use crate::lifecycle::{Health, Stop, Tasks};
 use crate::loader::Loader;
-use crate::telemetry::Metrics;
 use crate::telemetry::logs::Logs;
+use crate::telemetry::{Metrics, Otlp, Telemetry, Tracing};
 use crate::wal::{LogState, Options, Unsettled, Wal};
 
 mod ahead;
@@ -43,6 +43,9 @@ const PENDING_EVERY: Duration = Duration::from_secs(5);
 /// What the last phases of a stop may take when those before have used the budget up.
 const LETTING_GO: Duration = Duration::from_secs(2);
 
+/// What the last export of telemetry may take; it is nobody's loss if it takes longer.
+const LAST_EXPORT: Duration = Duration::from_secs(2);
+
 /// A part that runs in the background: `None` when it panicked.
 type Running<T> = JoinHandle<Option<T>>;
 
@@ -51,6 +54,7 @@ type Running<T> = JoinHandle<Option<T>>;
 struct Shared {
     clock: Arc<dyn Clock>,
     metrics: Metrics,
+    otlp: Otlp,
     health: Health,
     tasks: Tasks,
     /// Ends writes that are being retried: what was not stored stays in the log.
@@ -61,9 +65,23 @@ struct Shared {
 
 impl Shared {
     fn new() -> Self {
+        Self::reporting(Otlp::off())
+    }
+
+    /// With what leaves by OTLP.
+    fn reporting(otlp: Otlp) -> Self {
+        let tracing = match otlp.tracer() {
+            Some(tracer) => {
+                Tracing::new(tracer, otlp.sampler().clone(), otlp.takes_trace_context())
+            }
+            None => Tracing::off(),
+        };
+        let metrics = Metrics::extended(|builder| otlp.extend(builder)).with_tracing(tracing);
+        otlp.observe(&metrics);
         Self {
             clock: Arc::new(SystemClock),
-            metrics: Metrics::new(),
+            metrics,
+            otlp,
             health: Health::default(),
             tasks: Tasks::default(),
             give_up: CancellationToken::new(),
@@ -77,12 +95,16 @@ impl Shared {
 /// # Errors
 ///
 /// A part that cannot be built; nothing was acknowledged then.
-pub async fn run(config: Config, stop: Stop, logs: Logs) -> anyhow::Result<ExitCode> {
+pub async fn run(config: Config, stop: Stop, telemetry: Telemetry) -> anyhow::Result<ExitCode> {
+    let Telemetry { logs, otlp } = telemetry;
     let shared = Shared {
         logs: Some(logs),
-        ..Shared::new()
+        ..Shared::reporting(otlp)
     };
-    run_with(config, stop, shared).await
+    let ended = run_with(config, stop, shared.clone()).await;
+    // Last, however it ended: what went wrong is in there.
+    shared.otlp.shutdown(LAST_EXPORT).await;
+    ended
 }
 
 /// The same with what the parts share given.

@@ -49,6 +49,7 @@ mod open;
 mod progress;
 mod rebuild;
 mod retention;
+mod spans;
 pub mod sqlite;
 pub mod warehouse;
 
@@ -322,15 +323,18 @@ impl Loader {
         if stop.is_cancelled() {
             return Ok(Round::Stopped);
         }
-        if self.load(&manifest).await? == Loaded::GivenUp {
+        let tracing = self.context.metrics.tracing().clone();
+        let span = spans::Way::begin(&tracing, &manifest);
+        if span.load(self.load(&manifest)).await? == Loaded::GivenUp {
             return Ok(Round::Worked);
         }
         if stop.is_cancelled() {
             return Ok(Round::Stopped);
         }
-        let merged = self.merge(&manifest).await?;
+        let merged = span.merge(self.merge(&manifest)).await?;
         // The record and the removal only shorten what the next start repeats, so a stop need not come between.
         self.record(&manifest, merged).await?;
+        span.tell_senders(&manifest);
         self.remove_markers(&manifest).await?;
         Ok(Round::Worked)
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::endpoint::Endpoint;
+use super::otlp::OtlpConfig;
 
 /// The doors: addresses and limits.
 #[derive(Debug, Clone)]
@@ -296,6 +297,8 @@ pub struct TelemetryConfig {
     pub level: LogLevel,
     /// One JSON object per line instead of text for people.
     pub json: bool,
+    /// What leaves the process by OTLP.
+    pub otlp: OtlpConfig,
 }
 
 /// The admin port.

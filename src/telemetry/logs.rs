@@ -22,6 +22,7 @@ use tracing_subscriber::reload;
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::{LogLevel, TelemetryConfig};
+use crate::telemetry::Otlp;
 
 mod control;
 mod limit;
@@ -34,8 +35,8 @@ use control::{Sweep, Tally};
 use limit::{Limiter, Suppressed, Verdict};
 use line::{Fields, Line};
 
-/// Makes the log lines of the whole process go to standard output, panics included. `colour`: whether people may get
-/// colours.
+/// Makes the log lines of the whole process go to standard output, panics included, and out by OTLP where that is asked
+/// for. `colour`: whether people may get colours.
 ///
 /// # Errors
 ///
@@ -43,8 +44,9 @@ use line::{Fields, Line};
 pub fn init(
     config: &TelemetryConfig,
     colour: bool,
+    otlp: &Otlp,
 ) -> Result<Logs, tracing::subscriber::SetGlobalDefaultError> {
-    init_on(config, colour, std::io::stdout)
+    init_on(config, colour, otlp, std::io::stdout)
 }
 
 /// The same, to a place of the caller's choice.
@@ -55,6 +57,7 @@ pub fn init(
 pub fn init_on<W>(
     config: &TelemetryConfig,
     colour: bool,
+    otlp: &Otlp,
     out: W,
 ) -> Result<Logs, tracing::subscriber::SetGlobalDefaultError>
 where
@@ -67,6 +70,7 @@ where
     };
     let lines = Lines::new(form, out, Arc::new(SystemClock));
     let (subscriber, logs) = subscriber(config.level, lines);
+    let subscriber = subscriber.with(otlp.log_layer());
     tracing::subscriber::set_global_default(subscriber)?;
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string);
@@ -83,7 +87,10 @@ fn constant_text(payload: &(dyn Any + Send)) -> Option<&'static str> {
 }
 
 /// Lines of our own from a level on; of other crates only what is at least a warning. And the hold on both.
-pub fn subscriber<W>(level: LogLevel, lines: Lines<W>) -> (impl Subscriber + Send + Sync, Logs)
+pub fn subscriber<W>(
+    level: LogLevel,
+    lines: Lines<W>,
+) -> (impl Subscriber + for<'a> LookupSpan<'a> + Send + Sync, Logs)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -109,6 +116,8 @@ fn filter(level: LogLevel) -> Targets {
         .with_default(ours.min(LevelFilter::WARN))
         // It says each failed request as an error of its own; the store that repeats it says all there is to say.
         .with_target("gcloud_sdk", LevelFilter::OFF)
+        // It says each failed export; `telemetry::otlp` says when a collector goes away and when it is back.
+        .with_target("opentelemetry", LevelFilter::OFF)
         .with_target(env!("CARGO_CRATE_NAME"), ours)
 }
 

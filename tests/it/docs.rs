@@ -39,8 +39,9 @@ fn values(kind: Kind) -> String {
         Kind::Bytes(min, max) => format!("{min} to {max} bytes; `4MiB` is understood"),
         Kind::Seconds(min, max) => format!("{min} to {max} seconds; `500ms`, `5m` are understood"),
         Kind::Hours(min, max) => format!("{min} to {max} hours"),
+        Kind::Millis(min, max) => format!("{min} to {max} milliseconds"),
         Kind::Bool => "`true`, `false`".into(),
-        Kind::Text | Kind::Path | Kind::Address => kind.value_name().to_lowercase(),
+        Kind::Text | Kind::Any | Kind::Path | Kind::Address => kind.value_name().to_lowercase(),
     }
 }
 
@@ -48,7 +49,7 @@ fn values(kind: Kind) -> String {
 fn configuration() -> String {
     let mut page = String::from(
         "# Configuration\n\n\
-         Every setting is an environment variable and a flag (`--like-this`); a flag wins over the environment, the environment over \
+         Every setting is an environment variable and a flag (`--like-this`), but for OpenTelemetry's own variables, which have no flags; a flag wins over the environment, the environment over \
          the default. `eventkit config print` shows what is in force and where it comes from, `eventkit config check` everything that is \
          wrong at once. An unknown `EVENTKIT_*` variable is an error.\n\n\
          This page is generated from the program's own table: `UPDATE_DOCS=1 cargo test --test it docs::`.\n",
@@ -62,13 +63,17 @@ fn configuration() -> String {
         let Setting {
             env, flag, help, ..
         } = setting;
+        let flag = match *flag {
+            "" => "–".to_owned(),
+            flag => format!("`--{flag}`"),
+        };
         let instead = setting
             .deprecated
             .map(|_| "*Deprecated.* ")
             .unwrap_or_default();
         writeln!(
             page,
-            "| `{env}` | `--{flag}` | {} | {} | {instead}{help} |",
+            "| `{env}` | {flag} | {} | {} | {instead}{help} |",
             default(setting),
             values(setting.kind)
         )

@@ -238,7 +238,4 @@ instruments! {
     retention_objects_removed: Count = "eventkit_retention_objects_removed", "Objects removed because of their age";
     /// Rows removed from the warehouse because of their age. Label `table`: `events`, `errors`.
     retention_rows_removed: Count = "eventkit_retention_rows_removed", "Rows removed because of their age", "table" of tables();
-
-    /// Spans that were recorded and never exported: the queue before the collector was full, or it did not take them.
-    telemetry_spans_dropped: Count = "eventkit_telemetry_spans_dropped", "Spans that were not exported";
 }
