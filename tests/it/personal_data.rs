@@ -1,6 +1,6 @@
 //! Nothing personal in what operators see: the real binary at DEBUG takes marked data in every field, in headers and in query
 //! strings, good events and bad input of each kind, through every door, with dead letters behind them. No mark may be in its
-//! log lines, in `/metrics`, in what its ports answer, or in an error's text.
+//! log lines, in `/metrics`, in what its ports answer, in an error's text, or in the spans, log records and metrics that leave by OTLP.
 //!
 //! Three things that clients choose are shown by design, and are not marked here:
 //!
@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use eventkit::proto::v1::{self, CollectBidiRequest, CollectRequest, CollectStreamRequest};
+use mock_collector::{MockServer, Protocol, ServerHandle};
 use prost_types::{Struct, Timestamp, value::Kind};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -473,7 +474,12 @@ async fn settled(endpoints: &Endpoints) -> String {
 #[tokio::test]
 async fn nothing_personal_is_in_logs_metrics_and_answers() {
     let dir = tempfile::tempdir().unwrap();
-    let (gateway, endpoints) = Gateway::start(dir.path(), &[DEBUG]).await.unwrap();
+    let receiver = MockServer::builder().protocol(Protocol::Grpc).start();
+    let receiver = receiver.await.unwrap();
+    let endpoint = format!("http://{}", receiver.addr());
+    let told = [DEBUG, ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str())];
+    let settings = [&told[..], &OTLP[..]].concat();
+    let (gateway, endpoints) = Gateway::start(dir.path(), &settings).await.unwrap();
     good_and_dead_over_http(&endpoints).await;
     bad_over_http(&endpoints).await;
     over_grpc(&endpoints).await;
@@ -505,6 +511,39 @@ async fn nothing_personal_is_in_logs_metrics_and_answers() {
         assert_clean(line, "the log");
     }
     it_was_worth_the_search(&ended.heard, dir.path());
+    assert_received_clean(&receiver).await;
+}
+
+/// Everything leaves the process, soon, and nothing is dropped.
+const OTLP: [(&str, &str); 8] = [
+    ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+    ("OTEL_TRACES_SAMPLER", "always_on"),
+    ("OTEL_BSP_SCHEDULE_DELAY", "50"),
+    ("OTEL_BSP_MAX_QUEUE_SIZE", "100000"),
+    ("OTEL_LOGS_EXPORTER", "otlp"),
+    ("OTEL_BLRP_SCHEDULE_DELAY", "50"),
+    ("OTEL_BLRP_MAX_QUEUE_SIZE", "100000"),
+    ("OTEL_METRIC_EXPORT_INTERVAL", "500"),
+];
+
+async fn assert_received_clean(receiver: &ServerHandle) {
+    let received = receiver.with_collector(|collector| {
+        let spans = collector.spans().iter().map(|span| format!("{span:?}"));
+        let records = collector.logs().iter().map(|record| format!("{record:?}"));
+        let metrics = collector
+            .metrics()
+            .iter()
+            .map(|metric| format!("{metric:?}"));
+        [spans.collect(), records.collect(), metrics.collect()]
+    });
+    let received: [Vec<String>; 3] = received.await;
+    let places = [("a span", 100), ("a log record", 20), ("a metric", 20)];
+    for ((place, at_least), texts) in places.into_iter().zip(&received) {
+        assert!(texts.len() >= at_least, "{place}: only {}", texts.len());
+        for text in texts {
+            assert_clean(text, place);
+        }
+    }
 }
 
 /// The marks went all the way, and every line was there to be searched.
