@@ -71,7 +71,7 @@ impl Shared {
         otlp.observe(&metrics);
         Self {
             clock: Arc::new(SystemClock),
-            metrics,
+            metrics: metrics.with_tracing(otlp.tracing()),
             otlp,
             health: Health::default(),
             tasks: Tasks::default(),

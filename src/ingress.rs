@@ -26,12 +26,12 @@ use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
 use crate::config::IngressConfig;
-use crate::event::{DEFAULT_SOURCE, Event, EventKey, Lane, Micros};
+use crate::event::{DEFAULT_SOURCE, Event, EventKey, Lane, Micros, PayloadFormat, TraceLink};
 use crate::lifecycle::Health;
 use crate::sequencer;
 use crate::status::Code;
-use crate::telemetry::Metrics;
 use crate::telemetry::metrics::labels;
+use crate::telemetry::{Metrics, Span, Tracing};
 use crate::wal::{Append, AppendError, CommitError};
 
 pub mod admit;
@@ -58,6 +58,7 @@ mod results;
 mod route;
 mod rpc_status;
 mod segment;
+mod spans;
 mod stream;
 mod submission;
 
@@ -152,6 +153,10 @@ impl Ingress {
         &self.0.metrics
     }
 
+    pub(crate) fn tracing(&self) -> &Tracing {
+        self.0.metrics.tracing()
+    }
+
     pub(crate) fn now(&self) -> Micros {
         self.0.clock.now()
     }
@@ -223,11 +228,15 @@ impl Ingress {
             protocol_label(submission.protocol),
         );
         self.check_sizes(&submission)?;
-        let deadline = submission.deadline;
+        let (deadline, span) = (submission.deadline, submission.span.clone());
         let (outcomes, append) = self.prepare(submission);
         if append.is_empty() {
             let commit = None;
-            return Ok(Pending { outcomes, commit });
+            return Ok(Pending {
+                outcomes,
+                commit,
+                span,
+            });
         }
         if deadline.is_some_and(|deadline| !deadline.begin_append()) {
             return Err(Code::DeadlineExceeded.into());
@@ -240,6 +249,7 @@ impl Ingress {
         Ok(Pending {
             outcomes,
             commit: Some(commit),
+            span,
         })
     }
 
@@ -252,6 +262,7 @@ impl Ingress {
         let Pending {
             mut outcomes,
             commit,
+            span,
         } = pending;
         if let Some(commit) = commit {
             let committed = commit.await.map_err(commit_code)?;
@@ -261,7 +272,7 @@ impl Ingress {
             }
             outcome::mark_duplicates(&mut outcomes, &committed.duplicates);
         }
-        self.count(&outcomes);
+        self.count(&outcomes, &span);
         Ok(outcomes)
     }
 
@@ -354,7 +365,9 @@ impl Ingress {
                 lane,
                 received_at,
                 sent_at: submission.sent_at,
-                trace: None,
+                trace: self
+                    .trace_of(admitted.format, admitted.payload)
+                    .or(submission.span.link()),
                 batch_context: submission.shared.context,
                 batch_integrations: submission.shared.integrations,
             },
@@ -367,8 +380,18 @@ impl Ingress {
         (outcome, lane)
     }
 
-    fn count(&self, outcomes: &[Outcome<'_>]) {
+    /// The trace that an event names itself.
+    fn trace_of(&self, format: PayloadFormat, payload: &[u8]) -> Option<TraceLink> {
+        if self.tracing().is_on() {
+            spans::own_context(format, payload)
+        } else {
+            None
+        }
+    }
+
+    fn count(&self, outcomes: &[Outcome<'_>], span: &Span) {
         let counts = Counts::of(outcomes);
+        spans::outcome(span, counts);
         let metrics = self.metrics();
         if counts.accepted > 0 {
             metrics.events_accepted.add(u64::from(counts.accepted), &[]);

@@ -47,6 +47,7 @@ pub mod manifest;
 mod open;
 mod rebuild;
 mod retention;
+mod spans;
 pub mod sqlite;
 pub mod warehouse;
 
@@ -121,6 +122,19 @@ pub enum RoundError {
 }
 
 impl RoundError {
+    /// The word for it in a span.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Store(error) => error.kind(),
+            Self::Warehouse(_) => "warehouse",
+            Self::Load { .. } => "load",
+            Self::Merge { .. } => "merge",
+            Self::Newer { .. } => "newer",
+            Self::Blocked { .. } => "blocked",
+            Self::Numbers => "numbers",
+        }
+    }
+
     /// Whether it stays until a person acts, as far as one can tell from here.
     #[must_use]
     pub fn needs_a_person(&self) -> bool {
@@ -303,15 +317,18 @@ impl Loader {
         if stop.is_cancelled() {
             return Ok(Round::Stopped);
         }
-        if self.load(&manifest).await? == Loaded::GivenUp {
+        let tracing = self.context.metrics.tracing().clone();
+        let span = spans::Way::begin(&tracing, &manifest);
+        if span.load(self.load(&manifest)).await? == Loaded::GivenUp {
             return Ok(Round::Worked);
         }
         if stop.is_cancelled() {
             return Ok(Round::Stopped);
         }
-        let merged = self.merge(&manifest).await?;
+        let merged = span.merge(self.merge(&manifest)).await?;
         // The record and the removal only shorten what the next start repeats, so a stop need not come between.
         self.record(&manifest, merged).await?;
+        span.tell_senders(&manifest);
         self.remove_markers(&manifest).await?;
         Ok(Round::Worked)
     }

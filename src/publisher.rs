@@ -32,10 +32,12 @@ use crate::clock::sleep_until;
 use crate::config::{BatchRules, PublisherConfig};
 use crate::event::{Day, Lane, Offset};
 use crate::queue::{Batch, Producer, SendError, Verdict, input_hash};
-use crate::telemetry::Metrics;
+use crate::telemetry::trace::Scope;
+use crate::telemetry::{Metrics, Tracing};
 use crate::wal::{Checkpoint, Group, LaneCheckpoint, ReadError, Seal, Unsettled, Wal, record};
 
 mod lane;
+mod spans;
 
 use lane::{HELD_MAX, LaneState, Offered};
 
@@ -305,8 +307,9 @@ impl Publisher {
             return false;
         };
         let (wal, producer) = (self.wal.clone(), Arc::clone(&self.producer));
+        let tracing = self.metrics.tracing().clone();
         self.sending
-            .push(Box::pin(send(wal, producer, seal, batch)));
+            .push(Box::pin(send(wal, producer, tracing, seal, batch)));
         true
     }
 
@@ -474,16 +477,30 @@ fn observe(metrics: &Metrics, wal: &Wal, settled: &Arc<[AtomicU64]>) {
 async fn send(
     wal: Wal,
     producer: Arc<dyn Producer>,
+    tracing: Tracing,
     seal: Seal,
     batch: Option<Batch>,
 ) -> Result<Lane, PublishError> {
-    let batch = match batch {
-        Some(batch) if wal.seal(vec![seal]).await => batch,
-        Some(_) => return Err(PublishError::LogClosed),
-        None => load(wal, seal).await?,
+    let (mut batch, sealed, contexts) = match batch {
+        Some(batch) => {
+            let contexts = spans::contexts(&tracing, &batch);
+            let span = spans::sealing(&tracing, &seal, &contexts);
+            if !wal.seal(vec![seal]).await {
+                span.failed("log closed");
+                return Err(PublishError::LogClosed);
+            }
+            (batch, span.link(), contexts)
+        }
+        None => {
+            let batch = load(wal, seal).await?;
+            let contexts = spans::contexts(&tracing, &batch);
+            (batch, None, contexts)
+        }
     };
-    producer
-        .send(Arc::new(batch))
+    let span = spans::sending(&tracing, &seal, sealed, &contexts);
+    batch.sent_in.extend(span.link());
+    Scope::of(&span)
+        .around(producer.send(Arc::new(batch)))
         .await
         .map_err(|SendError::Closed| PublishError::QueueClosed)?;
     Ok(seal.batch.lane)
@@ -518,6 +535,7 @@ async fn load(wal: Wal, seal: Seal) -> Result<Batch, PublishError> {
         id,
         day: seal.day,
         records: found,
+        sent_in: Vec::new(),
     })
 }
 

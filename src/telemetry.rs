@@ -1,11 +1,14 @@
-//! What operators see: log lines, metrics, and what of both and of traces leaves by OTLP. Nothing personal is in any.
+//! What operators see: log lines, metrics and traces, and what of them leaves by OTLP. Nothing personal is in any of them.
 
 pub mod logs;
 pub mod metrics;
+pub mod names;
 pub mod otlp;
+pub mod trace;
 
 pub use metrics::Metrics;
 pub use otlp::Otlp;
+pub use trace::{Span, Tracing};
 
 /// An error and all its causes in one line, as `anyhow` writes them with `{:#}`.
 #[must_use]

@@ -29,9 +29,12 @@ use crate::queue::{Batch, Consumer, Delivery};
 use crate::status::Code;
 use crate::store::{ErrorRow, ErrorStore, EventStore, Row, WriteError, Written};
 use crate::telemetry::Metrics;
+use crate::telemetry::trace::Contexts;
+use crate::wal::record;
 
 pub mod adapt;
 pub mod judge;
+mod spans;
 pub mod validate;
 
 pub use judge::{Judge, Place, judge};
@@ -109,6 +112,9 @@ struct Judged {
     /// For each row its place in the batch: the store names refused rows by their place among the rows.
     places: Vec<usize>,
     errors: Vec<ErrorRow>,
+    /// The recorded requests that the rows came in, and those of the error rows.
+    rows_of: Contexts,
+    errors_of: Contexts,
 }
 
 impl Worker {
@@ -147,9 +153,15 @@ impl Worker {
     async fn process(&self, delivery: Delivery) {
         let batch = Arc::clone(&delivery.batch);
         let node = delivery.node.as_ref().unwrap_or(&self.node);
-        match self.store(&batch, node).await {
-            Ok(()) => delivery.ack(),
+        let mut span = spans::Run::received(self.metrics.tracing(), &delivery);
+        match self.store(&batch, node, &mut span).await {
+            Ok(()) => {
+                let _settling = span.settling("acknowledged");
+                delivery.ack();
+            }
             Err(error) => {
+                span.failed(&error);
+                let _settling = span.settling("given_back");
                 tracing::info!(
                     lane = %batch.id.lane,
                     batch_number = batch.id.number,
@@ -162,12 +174,20 @@ impl Worker {
         }
     }
 
-    async fn store(&self, batch: &Arc<Batch>, node: &Arc<str>) -> Result<(), WriteError> {
+    async fn store(
+        &self,
+        batch: &Arc<Batch>,
+        node: &Arc<str>,
+        span: &mut spans::Run,
+    ) -> Result<(), WriteError> {
         let Judged {
             rows,
             places,
             mut errors,
+            rows_of,
+            errors_of,
         } = self.judge_all(batch, node).await?;
+        span.begin(&batch.id, &rows_of, &errors_of);
         tracing::debug!(
             lane = %batch.id.lane,
             batch_number = batch.id.number,
@@ -179,17 +199,18 @@ impl Worker {
         if !rows.is_empty() {
             let began = Instant::now();
             let rows: Arc<[Row]> = rows.into();
-            let written = self
-                .stores
-                .events
-                .write_events(&batch.id, batch.day, Arc::clone(&rows))
+            let events = &self.stores.events;
+            let written = span
+                .scope(&rows_of)
+                .around(events.write_events(&batch.id, batch.day, Arc::clone(&rows)))
                 .await?;
             log_write("events", (&batch.id, rows.len()), began, &written);
             let refused = refused_rows(batch, &places, written.refused, node);
             stored = stored.saturating_sub(refused.len() as u64);
             errors.extend(refused);
         }
-        let codes = self.store_errors(batch, errors).await?;
+        let errors = self.store_errors(batch, errors);
+        let codes = span.scope(&errors_of).around(errors).await?;
         self.count(&batch.id, stored, &codes);
         Ok(())
     }
@@ -235,7 +256,8 @@ impl Worker {
     /// Judges the batch where it may take its time.
     async fn judge_all(&self, batch: &Arc<Batch>, node: &Arc<str>) -> Result<Judged, WriteError> {
         let (batch, node, judge) = (Arc::clone(batch), Arc::clone(node), self.judge);
-        tokio::task::spawn_blocking(move || judge_batch(&batch, &node, judge))
+        let follows = self.metrics.tracing().is_on();
+        tokio::task::spawn_blocking(move || judge_batch(&batch, &node, judge, follows))
             .await
             .map_err(|ended| WriteError::Unavailable {
                 reason: "judging the batch ended early".to_owned(),
@@ -266,15 +288,22 @@ impl Worker {
     }
 }
 
-fn judge_batch(batch: &Batch, node: &str, judge: Judge) -> Judged {
+fn judge_batch(batch: &Batch, node: &str, judge: Judge, follows: bool) -> Judged {
     let mut judged = Judged::default();
     for (at, (offset, record)) in batch.records.iter().enumerate() {
-        match judge::judge_isolated(judge, record, &place(batch, *offset, node)) {
+        let contexts = match judge::judge_isolated(judge, record, &place(batch, *offset, node)) {
             Ok(row) => {
                 judged.rows.push(row);
                 judged.places.push(at);
+                &mut judged.rows_of
             }
-            Err(row) => judged.errors.push(*row),
+            Err(row) => {
+                judged.errors.push(*row);
+                &mut judged.errors_of
+            }
+        };
+        if follows && let Some(link) = record::trace_link(record) {
+            contexts.add(link);
         }
     }
     judged

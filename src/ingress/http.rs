@@ -20,6 +20,7 @@ use super::pace::PaceLimits;
 use super::shed::Held;
 use super::{
     Ingress, Input, Protocol, Shared, StreamOf, Submission, admit, answer, request_id, segment,
+    spans,
 };
 use crate::event::DEFAULT_STREAM;
 use crate::status::Code;
@@ -41,6 +42,24 @@ pub(crate) fn router(ingress: Ingress) -> Router {
         .method_not_allowed_fallback(refuse_with(Code::MethodNotAllowed))
         .fallback(refuse_with(Code::NotFound))
         .with_state(ingress)
+}
+
+/// The path of this door that takes a request, as it is written in the list above; `None`: none does.
+pub(super) fn route(prefix: &str, path: &str) -> Option<&'static str> {
+    let bare = path
+        .strip_prefix(prefix)
+        .filter(|bare| bare.starts_with('/'));
+    [Some(path), bare].into_iter().flatten().find_map(|path| {
+        match path.strip_suffix('/').unwrap_or(path) {
+            "/collect" => Some("/collect"),
+            "/health" => Some("/health"),
+            "/ready" => Some("/ready"),
+            other => match other.strip_prefix("/collect/") {
+                Some(stream) => (!stream.contains('/')).then_some("/collect/{stream}"),
+                None => segment::route(other),
+            },
+        }
+    })
 }
 
 fn routes(router: Router<Ingress>, prefix: &str) -> Router<Ingress> {
@@ -184,6 +203,7 @@ async fn store(
     request: Request<Body>,
 ) -> Result<Response<Body>, RequestError> {
     let stream = stream?;
+    let span = spans::of(request.extensions());
     let (body, _held) = read_body(ingress, request).await?;
     let items = scan::split(&body, ingress.config().batch_events_max).map_err(malformed)?;
     let outcomes = ingress
@@ -195,6 +215,7 @@ async fn store(
             shared: Shared::default(),
             sent_at: None,
             deadline: None,
+            span,
             inputs: items.into_iter().map(Input::Json).collect(),
         })
         .await?;

@@ -21,8 +21,9 @@ use super::lines::Line;
 use super::outcome::{Outcome, RequestError};
 use super::rpc_status;
 use super::shed::Held;
-use super::{Deadline, Ingress};
+use super::{Deadline, Ingress, spans};
 use crate::status::Code;
+use crate::telemetry::Span;
 use crate::telemetry::metrics::labels;
 
 pub(super) mod bidi;
@@ -45,6 +46,7 @@ pub(super) struct Call {
     /// The bytes that arrived and are not a whole message yet.
     pub(super) unread: Option<Arc<Held>>,
     pub(super) path: &'static str,
+    pub(super) span: Span,
     pub(super) started: Instant,
 }
 
@@ -57,6 +59,16 @@ pub(super) enum End {
     Gone,
     /// With an error that the client is told.
     Failed(RequestError),
+}
+
+impl End {
+    fn code(&self) -> tonic::Code {
+        match self {
+            Self::Closed => tonic::Code::Ok,
+            Self::Gone => tonic::Code::Cancelled,
+            Self::Failed(error) => error.code.grpc(),
+        }
+    }
 }
 
 /// What reading the next message came to.
@@ -85,19 +97,20 @@ impl Call {
             End::Gone => CLIENT_GONE,
             End::Failed(error) => error.code.http(),
         };
+        if matches!(end, End::Closed) {
+            spans::rpc_ended(&self.span, end.code());
+        }
         self.line().completed(status_code, took);
         took
     }
 
     /// Counts a stream whose status went out in trailers, where the layer around the calls does not see it.
     pub(super) fn record(&self, end: &End, took: Duration) {
-        let code = match end {
-            End::Closed => tonic::Code::Ok,
-            End::Gone => tonic::Code::Cancelled,
-            End::Failed(error) => error.code.grpc(),
-        };
+        if !matches!(end, End::Closed) {
+            spans::rpc_ended(&self.span, end.code());
+        }
         let seconds = &self.ingress.metrics().request_seconds;
-        seconds.record(took.as_secs_f64(), labels::grpc_request(code));
+        seconds.record(took.as_secs_f64(), labels::grpc_request(end.code()));
     }
 
     /// Resolves when nothing more may be read: the deadline passed, or the server drains. Cancel safe.
@@ -139,7 +152,8 @@ impl Call {
     ///
     /// [`RequestError`]: nothing of this batch was stored.
     pub(super) fn begin(&self, batch: &Batch<'_>, window: &mut Window) -> Result<(), RequestError> {
-        let submission = batch.submission(&self.request_id, self.deadline.as_ref())?;
+        let span = spans::of_message(self.ingress.tracing(), &self.span, batch.events.len());
+        let submission = batch.submission(&self.request_id, self.deadline.as_ref(), span)?;
         tracing::debug!(
             batch = batch.number,
             events = batch.events.len(),

@@ -267,6 +267,7 @@ impl LaneState {
                 id: batch,
                 day: open.day,
                 records: open.records,
+                sent_in: Vec::new(),
             },
         ))
     }

@@ -11,6 +11,8 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Meter, MeterProvider as _};
 use opentelemetry_sdk::metrics::{MeterProviderBuilder, SdkMeterProvider};
 
+use super::Tracing;
+
 mod instruments;
 pub mod labels;
 
@@ -18,7 +20,10 @@ pub use instruments::{Count, Instruments, Records, Seconds};
 
 /// All instruments, and the registry behind them. Cheap to clone; its instruments are its fields.
 #[derive(Debug, Clone)]
-pub struct Metrics(Arc<Inner>);
+pub struct Metrics {
+    inner: Arc<Inner>,
+    tracing: Tracing,
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -38,7 +43,7 @@ impl Deref for Metrics {
     type Target = Instruments;
 
     fn deref(&self) -> &Instruments {
-        &self.0.instruments
+        &self.inner.instruments
     }
 }
 
@@ -65,18 +70,35 @@ impl Metrics {
             .expect("a fresh registry takes its first exporter");
         let provider = extend(SdkMeterProvider::builder().with_reader(exporter)).build();
         let meter = provider.meter("eventkit");
-        Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             instruments: Instruments::new(&meter),
             registry,
             provider,
             meter,
-        }))
+        });
+        Self {
+            inner,
+            tracing: Tracing::off(),
+        }
+    }
+
+    /// The same, and spans: every stage that counts has some.
+    #[must_use]
+    pub fn with_tracing(mut self, tracing: Tracing) -> Self {
+        self.tracing = tracing;
+        self
+    }
+
+    /// What makes spans.
+    #[must_use]
+    pub fn tracing(&self) -> &Tracing {
+        &self.tracing
     }
 
     /// What the instruments belong to.
     #[must_use]
     pub fn provider(&self) -> &SdkMeterProvider {
-        &self.0.provider
+        &self.inner.provider
     }
 
     /// Registers a gauge whose value is asked for at each scrape.
@@ -115,7 +137,7 @@ impl Metrics {
         labels: Vec<Vec<KeyValue>>,
         value: impl Fn(usize) -> f64 + Send + Sync + 'static,
     ) {
-        let meter = &self.0.meter;
+        let meter = &self.inner.meter;
         meter
             .f64_observable_gauge(name)
             .with_description(description)
@@ -135,7 +157,7 @@ impl Metrics {
         labels: Vec<Vec<KeyValue>>,
         value: impl Fn(usize) -> u64 + Send + Sync + 'static,
     ) {
-        let meter = &self.0.meter;
+        let meter = &self.inner.meter;
         meter
             .u64_observable_counter(name)
             .with_description(description)
@@ -154,7 +176,7 @@ impl Metrics {
 
         let mut text = Vec::new();
         if let Err(error) =
-            prometheus::TextEncoder::new().encode(&self.0.registry.gather(), &mut text)
+            prometheus::TextEncoder::new().encode(&self.inner.registry.gather(), &mut text)
         {
             tracing::warn!(%error, "metrics_unreadable");
         }
@@ -163,7 +185,7 @@ impl Metrics {
 
     /// Ends collection; instruments may still be used and do nothing.
     pub fn shutdown(&self) {
-        if let Err(error) = self.0.provider.shutdown() {
+        if let Err(error) = self.inner.provider.shutdown() {
             tracing::debug!(%error, "metrics_shutdown_failed");
         }
     }
@@ -203,7 +225,7 @@ mod tests {
             let families = registry.gather().into_iter();
             families.map(|family| family.name().to_owned()).collect()
         };
-        let shown = names(&metrics.0.registry);
+        let shown = names(&metrics.inner.registry);
         assert_eq!(names(&further), shown);
         for name in ["eventkit_wal_commits_total", "eventkit_wal_bytes"] {
             assert!(shown.contains(&name.to_owned()), "{name} in {shown:?}");

@@ -25,6 +25,8 @@ use super::{
     Append, Checkpoint, Command, CommitError, Committed, LogState, Seal, Shared, Unsettled, frame,
 };
 use crate::event::{Lane, Offset};
+use crate::telemetry::trace::{Contexts, count};
+use crate::telemetry::{Span, Tracing, names};
 
 /// A group takes further appends until it holds so many bytes.
 const GROUP_BYTES: usize = 4 << 20;
@@ -52,6 +54,17 @@ enum CommitFailure {
 }
 
 impl CommitFailure {
+    /// The word for it in a span.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Storage(StorageError::Full(_)) => "full",
+            Self::Storage(_) => "storage",
+            Self::Mark(_) => "mark",
+            Self::Encode(_) => "encode",
+            Self::Panic => "panic",
+        }
+    }
+
     /// Whether the page cache may claim what the disk does not hold. A write that found no room left nothing like that; and
     /// a full disk has no room for a copy.
     fn taints_the_files(&self) -> bool {
@@ -82,6 +95,29 @@ impl Work {
             Command::Checkpoint(checkpoint) => self.checkpoint = Some(checkpoint),
             Command::Close => self.close = true,
         }
+    }
+
+    /// Of work that makes events durable.
+    fn span(&self, tracing: &Tracing) -> Span {
+        if self.appends.is_empty() || !tracing.is_on() {
+            return Span::none();
+        }
+        let mut contexts = Contexts::default();
+        let (mut events, mut oldest) = (0, None::<Instant>);
+        for (append, _) in &self.appends {
+            events += append.len();
+            oldest = [oldest, append.queued_at].into_iter().flatten().min();
+            for context in append.contexts.kept() {
+                contexts.add(*context);
+            }
+        }
+        let span = tracing.span(names::WAL_APPEND).linked_to(&contexts).start();
+        span.set(names::EVENT_COUNT, count(events));
+        span.set(names::APPENDS, count(self.appends.len()));
+        if let Some(oldest) = oldest {
+            span.set(names::WAIT_SECONDS, oldest.elapsed().as_secs_f64());
+        }
+        span
     }
 }
 
@@ -143,10 +179,12 @@ impl Committer {
             let wait = if self.behind { Duration::ZERO } else { IDLE };
             let work = gather(&commands, wait);
             let (close, queued) = (work.close, work.append_bytes);
-            let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| self.commit(work)))
+            let span = work.span(self.options.metrics.tracing());
+            let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| self.commit(work, &span)))
                 .unwrap_or(Err(CommitFailure::Panic));
             self.shared.queued_bytes.fetch_sub(queued, Ordering::AcqRel);
             if let Err(error) = outcome {
+                span.failed(error.kind());
                 // Whoever waits is told by the drop of what he waits on; the receiver goes with this thread.
                 self.shared.state.send_replace(LogState::Failed);
                 tracing::error!(error = &error as &dyn std::error::Error, "log_failed");
@@ -166,7 +204,7 @@ impl Committer {
         }
     }
 
-    fn commit(&mut self, work: Work) -> Result<(), CommitFailure> {
+    fn commit(&mut self, work: Work, span: &Span) -> Result<(), CommitFailure> {
         let started = Instant::now();
         let first = self.next;
         let replies = self.admit(work.appends);
@@ -194,12 +232,7 @@ impl Committer {
         let trimmed = self.trim(parts.len(), work.idle)?;
         let wrote = !parts.is_empty() || !work.seals.is_empty() || work.checkpoint.is_some();
         if wrote || trimmed {
-            let sync_started = Instant::now();
-            storage.sync()?;
-            self.options
-                .metrics
-                .wal_sync_seconds
-                .record(sync_started.elapsed().as_secs_f64(), &[]);
+            self.sync(span)?;
         }
         if records > 0 {
             self.mark
@@ -236,6 +269,15 @@ impl Committer {
         self.judge_room();
         answer(replies, work.seals);
         tracing::trace!(records, parts = parts.len(), elapsed = ?started.elapsed(), "committed");
+        Ok(())
+    }
+
+    fn sync(&self, span: &Span) -> Result<(), StorageError> {
+        let started = Instant::now();
+        self.shared.storage.sync()?;
+        let took = started.elapsed().as_secs_f64();
+        self.options.metrics.wal_sync_seconds.record(took, &[]);
+        span.set(names::SYNC_SECONDS, took);
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 use super::recovery::GroupInfo;
 use super::storage::Storage;
@@ -130,8 +131,11 @@ impl Wal {
     /// # Errors
     ///
     /// [`AppendError`]: nothing was stored.
-    pub fn append(&self, append: Append) -> Result<Commit, AppendError> {
+    pub fn append(&self, mut append: Append) -> Result<Commit, AppendError> {
         self.admit()?;
+        if !append.contexts.is_empty() {
+            append.queued_at = Some(Instant::now());
+        }
         let bytes = append.bytes();
         let queued = self.shared.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
         let (reply, committed) = oneshot::channel();

@@ -26,6 +26,8 @@ mod e2e;
 // The parts of the path as processes of their own.
 #[cfg(feature = "cloud")]
 mod roles;
+// One trace from the request to the row.
+mod chain;
 // What no client should send, and what every one hears.
 mod bad_input;
 // A log emptied without a gateway.
