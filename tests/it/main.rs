@@ -46,6 +46,7 @@ mod config;
 mod cli;
 mod logs;
 mod health;
+mod otlp;
 // What the documents say about it.
 mod docs;
 mod running;
