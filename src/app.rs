@@ -18,7 +18,8 @@ use crate::config::{Ack, Config};
 use crate::ingress::Published;
 use crate::lifecycle::{Health, Stop, Tasks};
 use crate::loader::Loader;
-use crate::telemetry::{Metrics, Otlp};
+use crate::telemetry::logs::Logs;
+use crate::telemetry::{Metrics, Otlp, Telemetry, Tracing};
 use crate::wal::{LogState, Options, Unsettled, Wal};
 
 mod ahead;
@@ -58,6 +59,8 @@ struct Shared {
     tasks: Tasks,
     /// Ends writes that are being retried: what was not stored stays in the log.
     give_up: CancellationToken,
+    /// The log lines, where they are this program's own.
+    logs: Option<Logs>,
 }
 
 impl Shared {
@@ -67,15 +70,22 @@ impl Shared {
 
     /// With what leaves by OTLP.
     fn reporting(otlp: Otlp) -> Self {
-        let metrics = Metrics::extended(|builder| otlp.extend(builder));
+        let tracing = match otlp.tracer() {
+            Some(tracer) => {
+                Tracing::new(tracer, otlp.sampler().clone(), otlp.takes_trace_context())
+            }
+            None => Tracing::off(),
+        };
+        let metrics = Metrics::extended(|builder| otlp.extend(builder)).with_tracing(tracing);
         otlp.observe(&metrics);
         Self {
             clock: Arc::new(SystemClock),
-            metrics: metrics.with_tracing(otlp.tracing()),
+            metrics,
             otlp,
             health: Health::default(),
             tasks: Tasks::default(),
             give_up: CancellationToken::new(),
+            logs: None,
         }
     }
 }
@@ -85,8 +95,12 @@ impl Shared {
 /// # Errors
 ///
 /// A part that cannot be built; nothing was acknowledged then.
-pub async fn run(config: Config, stop: Stop, otlp: Otlp) -> anyhow::Result<ExitCode> {
-    let shared = Shared::reporting(otlp);
+pub async fn run(config: Config, stop: Stop, telemetry: Telemetry) -> anyhow::Result<ExitCode> {
+    let Telemetry { logs, otlp } = telemetry;
+    let shared = Shared {
+        logs: Some(logs),
+        ..Shared::reporting(otlp)
+    };
     let ended = run_with(config, stop, shared.clone()).await;
     // Last, however it ended: what went wrong is in there.
     shared.otlp.shutdown(LAST_EXPORT).await;
@@ -95,10 +109,14 @@ pub async fn run(config: Config, stop: Stop, otlp: Otlp) -> anyhow::Result<ExitC
 
 /// The same with what the parts share given.
 async fn run_with(config: Config, stop: Stop, shared: Shared) -> anyhow::Result<ExitCode> {
+    gauges::observe_process(&config, &shared);
+    if let Some(logs) = &shared.logs {
+        shared.tasks.spawn("log lines", logs.clone().sweep());
+    }
     let mut log = None;
     if config.role.takes_in() {
         let (wal, unsettled) = open_log(&config, &shared).await?;
-        gauges::observe(&wal, &shared);
+        gauges::observe(&wal, &config, &shared);
         log = Some((wal, unsettled));
     }
     let sockets = match &log {

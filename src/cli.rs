@@ -60,7 +60,8 @@ OpenTelemetry's OTEL_* variables hold as its specification says, from the enviro
 process unless OTEL_EXPORTER_OTLP_ENDPOINT is set. `eventkit config print` shows them all.
 
 The first SIGTERM or Ctrl-C stops accepting, finishes what is under way and exits with 0; a second
-one exits at once. Neither loses an accepted event.";
+one exits at once. Neither loses an accepted event. SIGHUP switches DEBUG lines on, and off again, unless
+the output is a terminal.";
 
 const WAL_HELP: &str = "\
 Examples:

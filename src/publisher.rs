@@ -16,7 +16,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -36,9 +35,11 @@ use crate::telemetry::trace::Scope;
 use crate::telemetry::{Metrics, Tracing};
 use crate::wal::{Checkpoint, Group, LaneCheckpoint, ReadError, Seal, Unsettled, Wal, record};
 
+mod gauges;
 mod lane;
 mod spans;
 
+use gauges::Gauges;
 use lane::{HELD_MAX, LaneState, Offered};
 
 /// How much of the log is read at a time, in bytes of records.
@@ -101,8 +102,7 @@ pub struct Publisher {
     checkpoint: Checkpoint,
     /// Everything below is with the queue.
     sent: watch::Sender<Offset>,
-    /// How far each lane is settled, for the gauges.
-    settled: Arc<[AtomicU64]>,
+    gauges: Arc<Gauges>,
 }
 
 impl Publisher {
@@ -127,16 +127,15 @@ impl Publisher {
                 .collect();
             LaneState::new(Lane(lane), log_id, settled.unwrap_or_default(), resumed)
         });
-        let settled: Arc<[AtomicU64]> = (0..count)
-            .map(|_| AtomicU64::new(checkpoint.offset))
-            .collect();
-        observe(&metrics, &wal, &settled);
         // Each lane may hold two batches: its share of the budget is the same whatever the others do.
         let share = config.budget_bytes / (2 * count.max(1));
+        let bytes = config.batch.bytes.min(share).max(1);
+        let at = (count, checkpoint.offset);
+        let gauges = Gauges::register(&metrics, &wal, at, bytes.saturating_mul(count));
         Self {
             lanes: lanes.collect(),
             rules: BatchRules {
-                bytes: config.batch.bytes.min(share).max(1),
+                bytes,
                 ..config.batch
             },
             wal,
@@ -151,7 +150,7 @@ impl Publisher {
             last_asked: None,
             sent: watch::Sender::new(checkpoint.offset),
             checkpoint,
-            settled,
+            gauges,
         }
     }
 
@@ -181,6 +180,7 @@ impl Publisher {
             if draining && self.is_settled(tail) {
                 return self.move_checkpoint().await;
             }
+            self.gauges.holds(&self.lanes, self.sending.len());
             let waiting = self.scanned >= tail;
             let deadline = self
                 .lanes
@@ -376,6 +376,8 @@ impl Publisher {
         let owned = self.producer.verify_every().is_none();
         if let Some(state) = self.lanes.get_mut(usize::from(lane.0)) {
             let took = state.busy_for(now).unwrap_or_default();
+            let seconds = &self.metrics.publisher_send_seconds;
+            seconds.record(took.as_secs_f64(), &[]);
             if let Some(seal) = state.hold(round) {
                 if owned {
                     self.metrics
@@ -412,9 +414,7 @@ impl Publisher {
             let sent = sent.unwrap_or(*below).max(*below);
             std::mem::replace(below, sent) < sent
         });
-        for (gauge, lane) in self.settled.iter().zip(&lanes) {
-            gauge.store(lane.settled_below, Ordering::Relaxed);
-        }
+        self.gauges.settled(&lanes);
         let offset = lanes
             .iter()
             .map(|lane| lane.settled_below)
@@ -454,23 +454,6 @@ impl Publisher {
 fn lane_index(lane: Lane, lanes: usize) -> usize {
     let lane = usize::from(lane.0);
     if lane < lanes { lane } else { 0 }
-}
-
-/// A gauge per lane: the one that lags most is the one that pins the log.
-fn observe(metrics: &Metrics, wal: &Wal, settled: &Arc<[AtomicU64]>) {
-    let (wal, settled) = (wal.clone(), Arc::clone(settled));
-    metrics.observe_lanes(
-        "eventkit_publisher_lane_lag",
-        "Offsets between the durable tail and what the lane has settled",
-        settled.len(),
-        move |lane| {
-            let below = settled
-                .get(lane)
-                .map_or(0, |below| below.load(Ordering::Relaxed));
-            let lag = wal.durable().borrow().saturating_sub(below);
-            u32::try_from(lag).map_or(f64::from(u32::MAX), f64::from)
-        },
-    );
 }
 
 /// Records the seal of a new batch, or fetches the events of one that was sealed before; then hands it on.

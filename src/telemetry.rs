@@ -10,6 +10,15 @@ pub use metrics::Metrics;
 pub use otlp::Otlp;
 pub use trace::{Span, Tracing};
 
+/// What the process tells of itself, beside its metrics.
+#[derive(Debug)]
+pub struct Telemetry {
+    /// The hold on its log lines.
+    pub logs: logs::Logs,
+    /// What leaves it.
+    pub otlp: Otlp,
+}
+
 /// An error and all its causes in one line, as `anyhow` writes them with `{:#}`.
 #[must_use]
 pub fn with_causes(error: &dyn std::error::Error) -> String {

@@ -34,6 +34,7 @@ pub mod advice;
 mod committer;
 mod dedup;
 mod files;
+mod filling;
 pub mod frame;
 mod groups;
 mod handle;

@@ -336,7 +336,7 @@ settings! {
     }
     "Log lines" {
         LOG_LEVEL: "log-level", "EVENTKIT_LOG_LEVEL", Is("INFO"), Choice(&["DEBUG", "INFO", "WARNING", "ERROR"]),
-            "The least severe line that is written";
+            "The least severe line that is written. PUT /admin/log-level on the admin port changes it; SIGHUP switches DEBUG on and off";
         JSON_LOGS: "json-logs", "EVENTKIT_JSON_LOGS", Is("false"), Bool,
             "One JSON object per line instead of text for people";
     }

@@ -157,12 +157,7 @@ fn config(reader: &mut Reader<'_>) -> Config {
 }
 
 fn telemetry(reader: &mut Reader<'_>, role: Role) -> TelemetryConfig {
-    let level = match reader.choice(&settings::LOG_LEVEL) {
-        "DEBUG" => LogLevel::Debug,
-        "WARNING" => LogLevel::Warning,
-        "ERROR" => LogLevel::Error,
-        _ => LogLevel::Info,
-    };
+    let level = LogLevel::named(reader.choice(&settings::LOG_LEVEL)).unwrap_or(LogLevel::Info);
     TelemetryConfig {
         level,
         json: reader.bool(&settings::JSON_LOGS),

@@ -323,6 +323,11 @@ impl LaneState {
         lost
     }
 
+    /// Bytes of the open batch.
+    pub(crate) fn open_bytes(&self) -> usize {
+        self.open.as_ref().map_or(0, |open| open.bytes)
+    }
+
     /// How many batches the queue took and is not known to own.
     pub(crate) fn held(&self) -> usize {
         self.held.len()

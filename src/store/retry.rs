@@ -38,7 +38,7 @@ pub struct Retrying<S> {
     health: Health,
     metrics: Metrics,
     stop: CancellationToken,
-    outage: Mutex<Outage>,
+    outage: Arc<Mutex<Outage>>,
 }
 
 /// What is failing now, over all lanes.
@@ -75,13 +75,24 @@ impl<S> Retrying<S> {
         metrics: Metrics,
         stop: CancellationToken,
     ) -> Self {
+        let outage = Arc::<Mutex<Outage>>::default();
+        let shown = Arc::clone(&outage);
+        metrics.observe(
+            "eventkit_store_writes_failing",
+            "Writes that fail now and are tried again",
+            vec![],
+            move || {
+                let outage = shown.lock().unwrap_or_else(PoisonError::into_inner);
+                u32::try_from(outage.failing.len()).map_or(f64::from(u32::MAX), f64::from)
+            },
+        );
         Self {
             inner,
             backoff,
             health,
             metrics,
             stop,
-            outage: Mutex::default(),
+            outage,
         }
     }
 
@@ -114,6 +125,8 @@ impl<S> Retrying<S> {
             };
             failures = failures.saturating_add(1);
             span.retried(error.kind(), failures);
+            let reason = [KeyValue::new("reason", error.kind())];
+            self.metrics.store_write_failures.add(1, &reason);
             self.tell(kind, lane, failures, &error);
             let wait = tokio::time::sleep(self.backoff.wait(failures));
             // Both arms are cancel safe: nothing is lost by dropping a timer or a wait for the token.

@@ -16,7 +16,7 @@ use super::Tracing;
 mod instruments;
 pub mod labels;
 
-pub use instruments::{Count, Instruments, Records, Seconds};
+pub use instruments::{Count, Instruments, Level, Raised, Records, Seconds};
 
 /// All instruments, and the registry behind them. Cheap to clone; its instruments are its fields.
 #[derive(Debug, Clone)]

@@ -27,8 +27,8 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::registry::LookupSpan;
 
+use super::Metrics;
 use super::trace::Ids;
-use super::{Metrics, Tracing};
 use crate::config::{Collector, Instance, LogLevel, OtlpConfig, Protocol, QueueLimits, Sampling};
 
 mod driver;
@@ -134,17 +134,7 @@ impl Otlp {
         }))
     }
 
-    /// What makes spans, if traces leave.
-    #[must_use]
-    pub fn tracing(&self) -> Tracing {
-        let (sampler, follows) = (self.sampler().clone(), self.takes_trace_context());
-        match self.tracer() {
-            Some(tracer) => Tracing::following(tracer, sampler, follows),
-            None => Tracing::off(),
-        }
-    }
-
-    /// The tracer behind it. It takes every span: [`Otlp::sampler`] is asked before one is made.
+    /// What makes spans, where traces leave. It takes every span: [`Otlp::sampler`] is asked before one is made.
     #[must_use]
     pub fn tracer(&self) -> Option<SdkTracer> {
         let provider = self.0.tracer.as_ref()?;

@@ -58,7 +58,6 @@ pub struct Tracing(Option<Arc<Inner>>);
 struct Inner {
     tracer: SdkTracer,
     sampler: Sampler,
-    /// Whether a sender's own trace is followed.
     follows: bool,
 }
 
@@ -70,20 +69,20 @@ impl Tracing {
     }
 
     /// Spans by this tracer, which records whatever it is asked for ([`Sampler::AlwaysOn`], ids from [`Ids`]): `sampler` has
-    /// decided before.
+    /// decided before. `follows`: whether contexts that clients send count.
     #[must_use]
-    pub fn new(tracer: SdkTracer, sampler: Sampler) -> Self {
-        Self::following(tracer, sampler, true)
-    }
-
-    /// The same; `follows`: whether a sender's `traceparent` means anything.
-    #[must_use]
-    pub fn following(tracer: SdkTracer, sampler: Sampler, follows: bool) -> Self {
+    pub fn new(tracer: SdkTracer, sampler: Sampler, follows: bool) -> Self {
         Self(Some(Arc::new(Inner {
             tracer,
             sampler,
             follows,
         })))
+    }
+
+    /// Whether contexts that clients send count.
+    #[must_use]
+    pub fn follows(&self) -> bool {
+        self.0.as_ref().is_some_and(|inner| inner.follows)
     }
 
     /// Whether there can be spans at all.

@@ -148,7 +148,7 @@ fn every_metric_of_the_source_is_documented_and_no_other() {
 }
 
 /// The text of `/metrics`, asked for as plainly as can be.
-async fn scrape(admin: &str) -> String {
+pub(crate) async fn scrape(admin: &str) -> String {
     let mut stream = TcpStream::connect(admin).await.unwrap();
     let request = format!("GET /metrics HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -175,7 +175,7 @@ async fn what_a_scrape_shows_is_documented() {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     let text = loop {
         let text = scrape(&endpoints.admin).await;
-        if text.contains("eventkit_loader_rows_merged_total") {
+        if text.contains("eventkit_loader_rows_merged_total{table=\"errors\"} 1") {
             break text;
         }
         assert!(

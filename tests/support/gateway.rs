@@ -38,12 +38,17 @@ struct Said {
     tail: VecDeque<String>,
     /// Lines of level "error", and panics.
     alarms: Vec<String>,
+    /// All of it, where somebody listens.
+    heard: Option<Vec<String>>,
 }
 
 /// The one log engine, as a setting.
 pub(crate) const SLED: (&str, &str) = ("EVENTKIT_RING_BUFFER_MODE", "sled");
 /// The other.
 pub(crate) const SQLITE: (&str, &str) = ("EVENTKIT_RING_BUFFER_MODE", "sqlite");
+
+/// Every log line there is; a gateway that is started so remembers all of them.
+pub(crate) const DEBUG: (&str, &str) = ("EVENTKIT_LOG_LEVEL", "DEBUG");
 
 /// What a process holds.
 #[derive(Debug, Clone, Copy, Default)]
@@ -102,7 +107,11 @@ impl Gateway {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("start {}", binary()))?;
-        let said = Arc::new(Mutex::new(Said::default()));
+        // Whoever wants every line wants to read them.
+        let said = Arc::new(Mutex::new(Said {
+            heard: settings.contains(&DEBUG).then(Vec::new),
+            ..Said::default()
+        }));
         let (listens, listening) = watch::channel(None);
         let mut pumps = JoinSet::new();
         let stdout = child.stdout.take().context("the process has no stdout")?;
@@ -219,10 +228,15 @@ impl Gateway {
             .await
             .map_err(|_elapsed| anyhow!("still running after {within:?}\n{}", self.tail()))??;
         self.drain().await;
+        let heard = {
+            let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+            said.heard.take().unwrap_or_default()
+        };
         Ok(Ended {
             status,
             said: self.tail(),
             alarms: self.alarms(),
+            heard,
         })
     }
 
@@ -235,6 +249,12 @@ impl Gateway {
             text.push('\n');
             text
         })
+    }
+
+    /// Every line so far, of a gateway that was started with [`DEBUG`].
+    pub(crate) fn heard(&self) -> Vec<String> {
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.heard.clone().expect("it was started with DEBUG")
     }
 
     fn alarms(&self) -> Vec<String> {
@@ -256,6 +276,8 @@ pub(crate) struct Ended {
     pub(crate) said: String,
     /// Its lines of level "error", and panics.
     pub(crate) alarms: Vec<String>,
+    /// Every line, if it was started with [`DEBUG`].
+    pub(crate) heard: Vec<String>,
 }
 
 /// Reads one output line by line to its end.
@@ -281,6 +303,9 @@ async fn pump(
         let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
         if field("level") == Some("error") || line.contains("panicked at") {
             said.alarms.push(line.clone());
+        }
+        if let Some(heard) = &mut said.heard {
+            heard.push(line.clone());
         }
         if said.tail.len() == TAIL_LINES {
             said.tail.pop_front();

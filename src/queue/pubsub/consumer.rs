@@ -91,6 +91,19 @@ struct Held {
     messages: AtomicUsize,
 }
 
+impl Held {
+    fn show(&self, metrics: &Metrics, bytes: usize, messages: usize) {
+        let step = |now: usize, held: &AtomicUsize| {
+            let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+            number(now) - number(held.swap(now, Ordering::Relaxed))
+        };
+        let bytes = step(bytes, &self.bytes);
+        metrics.queue_held_bytes.add(bytes, &[]);
+        let messages = step(messages, &self.messages);
+        metrics.queue_held_messages.add(messages, &[]);
+    }
+}
+
 /// Ends for so many workers (at least one), and what feeds them.
 #[must_use]
 pub fn consumers(
@@ -104,7 +117,6 @@ pub fn consumers(
     let ends = (0..workers.max(1)).map(|_| PubSubConsumer { ask: ask.clone() });
     let consumers = ends.collect();
     let held = Arc::<Held>::default();
-    observe(&metrics, &held);
     let puller = Puller {
         options,
         rules,
@@ -147,11 +159,13 @@ impl Puller {
             self.options.clone(),
             (self.rules, held),
             sender,
-            (self.health.clone(), pulling.clone()),
+            (self.health.clone(), self.metrics.clone()),
+            pulling.clone(),
         );
         let feeding = async {
             self.feed(&mut stream, &pulling, &give_up).await;
             // What is left is dropped, that is given back.
+            self.held.show(&self.metrics, 0, 0);
             let close = stream.close.take();
             drop((self, stream));
             if let Some(close) = close
@@ -200,13 +214,9 @@ impl Puller {
                 () = stop.cancelled(), if !draining => {}
                 () = give_up.cancelled() => {}
             }
+            let messages = self.gatherer.messages() + self.parked.len();
             self.held
-                .bytes
-                .store(self.gatherer.bytes(), Ordering::Relaxed);
-            self.held.messages.store(
-                self.gatherer.messages() + self.parked.len(),
-                Ordering::Relaxed,
-            );
+                .show(&self.metrics, self.gatherer.bytes(), messages);
         }
     }
 
@@ -278,7 +288,8 @@ async fn pull(
     options: PubSubOptions,
     (rules, held): (gather::Rules, Arc<Held>),
     out: mpsc::Sender<Pulled>,
-    (health, stop): (Health, CancellationToken),
+    (health, metrics): (Health, Metrics),
+    stop: CancellationToken,
 ) {
     let backoff = Backoff::default();
     let mut failures = 0_u32;
@@ -300,6 +311,7 @@ async fn pull(
             tracing::debug!(error = with_causes(&error), "set_up_failed");
         }
         failures = failures.saturating_add(1);
+        metrics.queue_pull_failures.add(1, &[]);
         let needs_a_person = failures == 1;
         if needs_a_person {
             tracing::error!(error, "subscription_unusable");
@@ -389,22 +401,4 @@ impl Settle for RunSettle {
     }
 
     fn nack(self: Box<Self>) {}
-}
-
-fn observe(metrics: &Metrics, held: &Arc<Held>) {
-    let shown = |count: usize| u32::try_from(count).map_or(f64::from(u32::MAX), f64::from);
-    let bytes = Arc::clone(held);
-    metrics.observe(
-        "eventkit_queue_held_bytes",
-        "Bytes of batches that are gathered or being stored",
-        Vec::new(),
-        move || shown(bytes.bytes.load(Ordering::Relaxed)),
-    );
-    let messages = Arc::clone(held);
-    metrics.observe(
-        "eventkit_queue_held_messages",
-        "Messages that are held and not acknowledged",
-        Vec::new(),
-        move || shown(messages.messages.load(Ordering::Relaxed)),
-    );
 }
