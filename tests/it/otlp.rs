@@ -15,7 +15,7 @@ use opentelemetry::trace::{Span as _, Tracer as _};
 use tokio::time::{Instant, timeout};
 use tracing_subscriber::layer::SubscriberExt as _;
 
-use collectors::{Collector, Mood, hung_port, refused_port};
+use collectors::{Collector, Mood, hung_port, refused_port, unreachable_port};
 
 /// Longer than anything here takes, on a busy machine.
 const LONG: Duration = Duration::from_secs(30);
@@ -257,6 +257,18 @@ async fn an_export_that_hangs_ends_after_its_time() {
     ] {
         let (_listener, address) = hung_port();
         let url = format!("{scheme}://{address}");
+        let otlp = start(protocol, &url, &[("OTEL_EXPORTER_OTLP_TIMEOUT", "200")]);
+        spans(&otlp, 5);
+        until("the spans are given up", || otlp.spans_dropped() == 5).await;
+        otlp.shutdown(Duration::ZERO).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_never_comes_about_ends_an_export_after_its_time() {
+    let (_listener, _waiting, address) = unreachable_port().await;
+    for protocol in PROTOCOLS {
+        let url = format!("http://{address}");
         let otlp = start(protocol, &url, &[("OTEL_EXPORTER_OTLP_TIMEOUT", "200")]);
         spans(&otlp, 5);
         until("the spans are given up", || otlp.spans_dropped() == 5).await;

@@ -15,7 +15,9 @@ use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use prost::Message as _;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 /// What a collector does with what it gets.
 #[derive(Debug, Clone, Copy)]
@@ -164,4 +166,19 @@ pub(crate) fn hung_port() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
     (listener, address)
+}
+
+/// Where connections never come about: the backlog is full. For as long as both are kept.
+pub(crate) async fn unreachable_port() -> (TcpListener, Vec<TcpStream>, SocketAddr) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let listener = socket.listen(1).unwrap().into_std().unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    let at_once = Duration::from_millis(500);
+    while let Ok(connected) = timeout(at_once, TcpStream::connect(address)).await {
+        waiting.push(connected.unwrap());
+        assert!(waiting.len() < 100, "the backlog is never full");
+    }
+    (listener, waiting, address)
 }
