@@ -119,70 +119,73 @@ fn limits(config: &Config, shared: &Shared) {
     }
 }
 
+type Read = fn(&Wal, &dyn Clock) -> f64;
+
+/// What the log shows.
+const OF_THE_LOG: [(&str, &str, Read); 12] = [
+    ("eventkit_wal_bytes", "Bytes of stored records", |wal, _| {
+        float(wal.stored_bytes())
+    }),
+    (
+        "eventkit_wal_bytes_limit",
+        "Stored bytes at which work is shed",
+        |wal, _| float(wal.limit_bytes()),
+    ),
+    (
+        "eventkit_wal_unsettled_bytes",
+        "Bytes of records that are not settled",
+        |wal, _| float(wal.unsettled_bytes()),
+    ),
+    (
+        "eventkit_wal_full_seconds",
+        "Seconds until the log takes nothing more at the present rate",
+        |wal, _| float(wal.full_seconds()),
+    ),
+    (
+        "eventkit_wal_volume_free_bytes",
+        "Bytes free on the log's volume",
+        |wal, _| float(wal.volume_free_bytes()),
+    ),
+    (
+        "eventkit_wal_queued_bytes",
+        "Bytes of appends that wait for the committer",
+        |wal, _| float(wal.queued_bytes().0 as u64),
+    ),
+    (
+        "eventkit_wal_queued_bytes_limit",
+        "Waiting bytes at which work is shed",
+        |wal, _| float(wal.queued_bytes().1 as u64),
+    ),
+    (
+        "eventkit_queue_depth",
+        "Events in the log that are not settled",
+        |wal, _| float(wal.durable().borrow().saturating_sub(wal.settled())),
+    ),
+    (
+        "eventkit_wal_oldest_unsettled_seconds",
+        "Age of the oldest unsettled event",
+        |wal, clock| age(clock, wal.received_at(wal.settled())),
+    ),
+    (
+        "eventkit_dedup_window_seconds",
+        "How far back repeats are recognised",
+        |wal, clock| age(clock, wal.dedup_since()),
+    ),
+    (
+        "eventkit_dedup_ids",
+        "Event keys that the duplicate filter knows",
+        |wal, _| float(wal.dedup_ids()),
+    ),
+    (
+        "eventkit_wal_usable",
+        "1 when the log takes appends",
+        |wal, _| f64::from(u8::from(wal.admit().is_ok())),
+    ),
+];
+
 /// Registers what the log shows.
 pub(super) fn observe(wal: &Wal, config: &Config, shared: &Shared) {
-    type Read = fn(&Wal, &dyn Clock) -> f64;
-    let gauges: [(&str, &str, Read); 12] = [
-        ("eventkit_wal_bytes", "Bytes of stored records", |wal, _| {
-            float(wal.stored_bytes())
-        }),
-        (
-            "eventkit_wal_bytes_limit",
-            "Stored bytes at which work is shed",
-            |wal, _| float(wal.limit_bytes()),
-        ),
-        (
-            "eventkit_wal_unsettled_bytes",
-            "Bytes of records that are not settled",
-            |wal, _| float(wal.unsettled_bytes()),
-        ),
-        (
-            "eventkit_wal_full_seconds",
-            "Seconds until the log takes nothing more at the present rate",
-            |wal, _| float(wal.full_seconds()),
-        ),
-        (
-            "eventkit_wal_volume_free_bytes",
-            "Bytes free on the log's volume",
-            |wal, _| float(wal.volume_free_bytes()),
-        ),
-        (
-            "eventkit_wal_queued_bytes",
-            "Bytes of appends that wait for the committer",
-            |wal, _| float(wal.queued_bytes().0 as u64),
-        ),
-        (
-            "eventkit_wal_queued_bytes_limit",
-            "Waiting bytes at which work is shed",
-            |wal, _| float(wal.queued_bytes().1 as u64),
-        ),
-        (
-            "eventkit_queue_depth",
-            "Events in the log that are not settled",
-            |wal, _| float(wal.durable().borrow().saturating_sub(wal.settled())),
-        ),
-        (
-            "eventkit_wal_oldest_unsettled_seconds",
-            "Age of the oldest unsettled event",
-            |wal, clock| age(clock, wal.received_at(wal.settled())),
-        ),
-        (
-            "eventkit_dedup_window_seconds",
-            "How far back repeats are recognised",
-            |wal, clock| age(clock, wal.dedup_since()),
-        ),
-        (
-            "eventkit_dedup_ids",
-            "Event keys that the duplicate filter knows",
-            |wal, _| float(wal.dedup_ids()),
-        ),
-        (
-            "eventkit_wal_usable",
-            "1 when the log takes appends",
-            |wal, _| f64::from(u8::from(wal.admit().is_ok())),
-        ),
-    ];
-    for (name, description, read) in gauges {
+    for (name, description, read) in OF_THE_LOG {
         let (wal, clock) = (wal.clone(), Arc::clone(&shared.clock));
         shared
             .metrics

@@ -44,6 +44,9 @@ impl Trend {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::{Event, EventKey, Lane, PayloadFormat};
+    use crate::wal::storage::memory::MemoryStorage;
+    use crate::wal::{Append, Checkpoint, LaneCheckpoint, Wal, testing};
 
     /// What is said after what was left at each of these seconds.
     fn after(left: &[(u64, u64)]) -> Duration {
@@ -84,5 +87,59 @@ mod tests {
             trend.note(begin + Duration::from_millis(n * 100), 10);
         }
         assert_eq!(trend.0.len(), SAMPLES);
+    }
+
+    /// Appends one event as a group of its own.
+    async fn append(wal: &Wal, message_id: &str) {
+        let key = EventKey {
+            source: "default",
+            message_id,
+        };
+        let event = Event {
+            format: PayloadFormat::Json,
+            payload: b"{}",
+            source: "default",
+            message_id,
+            message_id_assigned: false,
+            stream: "events",
+            kind: None,
+            lane: Lane(0),
+            received_at: 0,
+            sent_at: None,
+            trace: None,
+            batch_context: &[],
+            batch_integrations: &[],
+        };
+        let mut append = Append::default();
+        append.push(&event, wal.fingerprint(key));
+        wal.append(append).unwrap().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_settled_is_counted_out_and_a_restart_knows_it() {
+        let storage = MemoryStorage::default();
+        let (wal, _) = testing::open(&storage, 1).unwrap();
+        for id in ["a", "b", "c"] {
+            append(&wal, id).await;
+        }
+        assert_eq!(wal.unsettled_bytes(), wal.stored_bytes());
+        let settled = LaneCheckpoint {
+            settled_below: 2,
+            ..LaneCheckpoint::default()
+        };
+        let checkpoint = Checkpoint {
+            offset: 2,
+            lanes: vec![settled],
+        };
+        assert!(wal.checkpoint(checkpoint).await);
+        // A later commit: the checkpoint is in it or in one before.
+        append(&wal, "d").await;
+        let figures = (wal.stored_bytes(), wal.unsettled_bytes(), wal.dedup_ids());
+        assert_eq!(figures, (2 * figures.1, figures.1, 4));
+        assert_eq!(wal.full_seconds(), NEVER.as_secs());
+        wal.close().await;
+        let (wal, _) = testing::open(&storage, 1).unwrap();
+        let found = (wal.stored_bytes(), wal.unsettled_bytes(), wal.dedup_ids());
+        assert_eq!(found, figures);
     }
 }

@@ -67,7 +67,7 @@ fn selectors(expression: &str) -> Vec<(String, Vec<String>)> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let mut found = Vec::new();
     for (at, _) in expression.match_indices("eventkit_") {
-        let rest = &expression[at..];
+        let (_, rest) = expression.split_at(at);
         let end = rest.find(|c| !is_name(c)).unwrap_or(rest.len());
         let (name, rest) = rest.split_at(end);
         let matchers = rest
@@ -87,14 +87,14 @@ fn selectors(expression: &str) -> Vec<(String, Vec<String>)> {
 fn shown(scrape: &str) -> BTreeMap<&str, BTreeSet<&str>> {
     let mut shown: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for line in scrape.lines().filter(|line| !line.starts_with('#')) {
-        let end = line.find(['{', ' ']).unwrap();
-        let labels = line[end..]
+        let (name, labels) = line.split_at(line.find(['{', ' ']).unwrap());
+        let labels = labels
             .split("\",")
             .map(|label| label.trim_start_matches('{'));
         let labels = labels
             .filter_map(|label| label.split_once("=\""))
             .map(|(name, _)| name);
-        shown.entry(&line[..end]).or_default().extend(labels);
+        shown.entry(name).or_default().extend(labels);
     }
     shown
 }
@@ -115,7 +115,8 @@ async fn used() -> (tempfile::TempDir, Gateway, Endpoints, String) {
             let line = format!("eventkit_loader_rows_merged_total{{table=\"{table}\"}} 1\n");
             text.contains(&line)
         };
-        if is_loaded("events") && is_loaded("errors") {
+        let is_settled = text.contains("eventkit_queue_depth 0\n");
+        if is_loaded("events") && is_loaded("errors") && is_settled {
             return (dir, gateway, endpoints, text);
         }
         assert!(Instant::now() < deadline, "nothing was loaded: {text}");
@@ -190,6 +191,9 @@ async fn what_was_received_balances_with_what_became_of_it() {
         "eventkit_queue_held_messages 0",
         "eventkit_workers_busy 0",
         "eventkit_wal_full_seconds 2592000",
+        "eventkit_wal_unsettled_bytes 0",
+        "eventkit_publisher_open_bytes 0",
+        "eventkit_loader_behind_seconds 0",
         "eventkit_dedup_ids 2",
     ] {
         assert!(text.lines().any(|shown| shown == line), "{line} in\n{text}");
@@ -348,12 +352,19 @@ async fn one_request_has_the_lines_of_the_predecessor() {
         (&ours[0]["path"], &ours[4]["status_code"]),
         (&"/collect/clicks".into(), &202.into())
     );
+}
 
-    // The lines behind the log: a flush, a store write, and, for an invalid event, a warning.
+#[tokio::test]
+async fn what_happens_behind_the_log_has_its_lines_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let (gateway, endpoints) = Gateway::start(dir.path(), &[DEBUG]).await.unwrap();
     let http = clients::Http::new(&endpoints);
-    http.post("/collect", r#"{"type":"track","messageId":"b"}"#)
-        .await
-        .unwrap();
+    let events = json!([
+        {"type": "track", "messageId": "a", "userId": "u", "event": "e"},
+        {"type": "track", "messageId": "b"},
+    ]);
+    let body = events.to_string();
+    http.post("/collect", body).await.unwrap();
     for (name, level, has) in [
         ("event_validated", "debug", &["lane", "event_count"][..]),
         ("store_write", "info", &["event_count", "duration_ms"]),
