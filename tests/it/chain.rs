@@ -385,7 +385,7 @@ async fn after_a_kill_a_batch_that_is_sent_again_still_leads_to_its_request() {
     std::fs::remove_file(&store).unwrap();
     std::fs::rename(&away, &store).unwrap();
     let (gateway, _) = start("dev", dir.path(), &story.settings(), &[]).await;
-    let told = story.whole(&parent, "POST /collect/{stream}", "send").await;
+    story.whole(&parent, "POST /collect/{stream}", "send").await;
     drop(gateway);
 }
 
@@ -459,10 +459,10 @@ async fn a_request_is_followed_through_three_processes_and_a_kill_of_each() {
         track("p"),
     )
     .await;
-    let told = story.whole(&whole, "POST /collect/{stream}", "seal").await;
+    story.whole(&whole, "POST /collect/{stream}", "seal").await;
     let over_grpc = Parent::new();
     collect(&endpoints, &over_grpc, "q").await;
-    let told = story
+    story
         .whole(&over_grpc, "eventkit.v1.IngestService/Collect", "seal")
         .await;
 
