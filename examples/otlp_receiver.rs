@@ -11,6 +11,7 @@ use mock_collector::{MockCollector, MockServer, Protocol};
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 
 const HELP: &str = "\
 Point a program at it:
@@ -143,14 +144,22 @@ impl Store {
             .collect()
     }
 
-    /// What has news: a trace that links to others stands under these.
+    /// What has news: the senders' traces that have some, or that others with news link to; and what belongs to no sender.
     fn news(&self) -> BTreeSet<Id> {
+        let is_senders = |trace: &Id| {
+            let mut spans = self.spans.iter().filter(|span| span.trace_id == *trace);
+            spans.any(|span| span.kind == SpanKind::Server as i32)
+        };
         let news = self.fresh.iter().flat_map(|trace| {
-            let leads = self.leads(trace);
-            let alone = leads.is_empty().then(|| trace.clone());
-            leads.into_iter().chain(alone)
+            let mut all = self.leads(trace);
+            all.insert(trace.clone());
+            all.retain(is_senders);
+            if all.is_empty() {
+                all.insert(trace.clone());
+            }
+            all
         });
-        news.filter(|id| self.leads(id).is_empty()).collect()
+        news.collect()
     }
 
     fn print(&self, out: &mut impl Write, trace: Option<Id>, short: bool) -> io::Result<()> {
@@ -246,6 +255,7 @@ fn shown(pairs: &[KeyValue]) -> String {
             Some(Value::StringValue(text)) => text.clone(),
             Some(Value::IntValue(number)) => number.to_string(),
             Some(Value::BoolValue(truth)) => truth.to_string(),
+            Some(Value::DoubleValue(number)) => format!("{number:.6}"),
             other => format!("{other:?}"),
         };
         format!(" {}={value}", pair.key)
