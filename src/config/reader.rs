@@ -41,10 +41,14 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn problem(&mut self, subject: String, text: impl Into<String>) {
-        self.problems.push(Problem {
+        let problem = Problem {
             subject,
             text: text.into(),
-        });
+        };
+        // What several settings depend on is said once.
+        if !self.problems.contains(&problem) {
+            self.problems.push(problem);
+        }
     }
 
     pub(super) fn warn(&mut self, setting: &'static Setting, text: impl Into<String>) {

@@ -17,6 +17,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::logs::{self, BatchLogProcessor, SdkLoggerProvider};
 use opentelemetry_sdk::metrics::reader::MetricReader as _;
 use opentelemetry_sdk::metrics::{MeterProviderBuilder, PeriodicReader};
+use opentelemetry_sdk::resource::SdkProvidedResourceDetector;
 use opentelemetry_sdk::trace::{self, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider};
 use opentelemetry_semantic_conventions::attribute::{
     HOST_NAME, SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION,
@@ -436,8 +437,10 @@ fn sampler(sampling: Sampling) -> Sampler {
 
 /// Who reports. What a person says about it in the environment, which OpenTelemetry reads itself, wins.
 fn resource(instance: &Instance) -> Resource {
-    let given = Resource::builder().build();
-    let is_given = |key: &Key| match given.get_ref(key) {
+    // Once more as the last, because the specification puts OTEL_SERVICE_NAME above OTEL_RESOURCE_ATTRIBUTES.
+    let given = || Resource::builder().with_detector(Box::new(SdkProvidedResourceDetector));
+    let known = given().build();
+    let is_given = |key: &Key| match known.get_ref(key) {
         // What OpenTelemetry says when nobody said anything.
         Some(value) if key.as_str() == SERVICE_NAME => {
             !value.as_str().starts_with("unknown_service")
@@ -456,7 +459,7 @@ fn resource(instance: &Instance) -> Resource {
         KeyValue::new("eventkit.role", instance.role.as_str()),
     ];
     let ours = ours.into_iter().filter(|ours| !is_given(&ours.key));
-    Resource::builder().with_attributes(ours).build()
+    given().with_attributes(ours).build()
 }
 
 #[cfg(test)]

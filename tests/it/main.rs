@@ -46,6 +46,7 @@ mod config;
 mod cli;
 mod logs;
 mod health;
+mod otlp;
 // What it shows while it runs, and what of its clients it never shows.
 mod observability;
 mod personal_data;

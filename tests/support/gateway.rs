@@ -86,7 +86,10 @@ impl Gateway {
         // Neither a person's settings nor those of the tests are meant for the gateway under test.
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy();
-            if name.starts_with("EVENTKIT_") || name.ends_with("_EMULATOR_HOST") {
+            let prefixes = ["EVENTKIT_", "OTEL_"];
+            if prefixes.iter().any(|prefix| name.starts_with(prefix))
+                || name.ends_with("_EMULATOR_HOST")
+            {
                 command.env_remove(&*name);
             }
         }

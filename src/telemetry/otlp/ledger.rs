@@ -42,13 +42,14 @@ impl Ledger {
 
     /// An export took so many out of the queue.
     pub(super) fn taken(&self, count: usize) {
-        self.under_way.fetch_add(count, Ordering::AcqRel);
-        take(&self.waiting, count);
+        // After the end they are counted already.
+        if take(&self.waiting, count) {
+            self.under_way.fetch_add(count, Ordering::AcqRel);
+        }
     }
 
     /// The export of so many ended.
     pub(super) fn ended(&self, count: usize, result: &OTelSdkResult) {
-        // After the end they are counted already.
         if take(&self.under_way, count) {
             let as_what = match result {
                 Ok(()) => &self.exported,
@@ -160,7 +161,9 @@ mod tests {
         ledger.taken(1);
         assert!(ledger.admit());
         assert_eq!(ledger.close(), 2, "one waited, one was under way");
-        // That export comes to its end all the same, and is not counted twice.
+        // What goes on all the same is not counted twice.
+        ledger.ended(1, &Ok(()));
+        ledger.taken(1);
         ledger.ended(1, &Ok(()));
         assert!(!ledger.admit());
         assert_eq!(counts(&ledger), (0, 2, 6));
