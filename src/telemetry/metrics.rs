@@ -53,6 +53,8 @@ pub struct Metrics {
     pub queue_messages_parked: Counter<u64>,
     /// Deliveries after the first of a batch.
     pub queue_redeliveries: Counter<u64>,
+    /// Batches that came before one that precedes them. Label `outcome`: `noticed`, `given_up`.
+    pub queue_gaps: Counter<u64>,
 
     /// Events that became rows of the store.
     pub worker_events_stored: Counter<u64>,
@@ -180,6 +182,10 @@ impl Metrics {
             queue_redeliveries: counter(
                 "eventkit_queue_redeliveries",
                 "Deliveries after the first of a batch",
+            ),
+            queue_gaps: counter(
+                "eventkit_queue_gaps",
+                "Batches that came before one that precedes them",
             ),
             worker_events_stored: counter("eventkit_events_processed", "Events stored"),
             worker_events_dead_lettered: counter(
