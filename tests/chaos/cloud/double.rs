@@ -31,7 +31,50 @@ pub(super) fn scenarios(settings: &Settings) -> Vec<Scenario> {
             pairs_killed(stage, plan)
         })
     });
-    [late].into_iter().chain(pairs).collect()
+    let gateways = Scenario::alone(
+        "cloud::two_gateways_and_two_workers_share_nothing_but_the_topic".to_owned(),
+        engine(settings, 0),
+        gateways_killed,
+    );
+    [late, gateways].into_iter().chain(pairs).collect()
+}
+
+/// Each gateway has its own log and its own clients; any process is killed, gateways and workers in pairs as well.
+async fn gateways_killed(stage: Stage) -> Result<()> {
+    let plan = Plan {
+        roles: vec!["gateway", "gateway", "worker", "worker", "loader"],
+        ..Plan::new(Queue::PubSub, Kind::Local)
+    };
+    let Some(mut set) = Set::make(&stage, plan.clone()).await? else {
+        return Ok(());
+    };
+    let mut rng = StdRng::seed_from_u64(stage.settings.seed);
+    let pace = plan.pace() * 2;
+    let mut loads = vec![Load::paced(&stage, pace), Load::beside(&stage, pace)];
+    // A process is told of, and tells of itself, by the load of its gateway; of the others by the first.
+    let load_of = |at: usize| usize::from(at == 1);
+    for at in 0..set.len() {
+        let load = loads.get(load_of(at)).context("a load")?;
+        set.start(at, load).await?;
+    }
+    for _ in 0..stage.pick(2, 20) {
+        sleep(Duration::from_millis(rng.random_range(200..2_500))).await;
+        let victims = match rng.random_range(0..6) {
+            0 => vec![0, 1],
+            1 => vec![2, 3],
+            _ => vec![rng.random_range(0..set.len())],
+        };
+        for &victim in &victims {
+            let load = loads.get_mut(load_of(victim)).context("a load")?;
+            set.kill(victim, load).await?;
+        }
+        sleep(Duration::from_millis(rng.random_range(0..1_500))).await;
+        for &victim in &victims {
+            let load = loads.get(load_of(victim)).context("a load")?;
+            set.start(victim, load).await?;
+        }
+    }
+    set.finish_all(loads).await.map(drop)
 }
 
 fn plan(kind: Kind) -> Plan {
@@ -77,7 +120,6 @@ async fn stopped(stage: Stage) -> Result<()> {
         set.grows(500, Duration::from_secs(60)).await?;
         set.running(worker)?.0.signal(Signal::STOP)?;
         let until = Instant::now() + STOPPED;
-        set.redelivered = true;
         set.kill(loader, &mut load).await?;
         set.start(loader, &load).await?;
         sleep_until(until).await;
