@@ -12,9 +12,10 @@
 //! 2. A run holds consecutive batches of one UTC day. A batch that comes again while it is here joins its first copy, and is
 //!    settled with it.
 //! 3. A run whose predecessor is missing waits for it: numbers are dense, so whoever wrote a lane's batch 7 a moment ago and
-//!    is given 9 knows that there is an 8. It waits for [`PATIENCE`], or as long as the budget allows; then it goes, and says what it
-//!    did not wait for any longer. Nobody can know what came before the first batch that they see of a lane; there the queue's own
-//!    order counts, and after a while without a batch of the lane, in which it may have been another worker's, it counts again.
+//!    is given 9 knows that there is an 8. It waits for [`PATIENCE`], not counting the time in which nothing could come, or as
+//!    long as the budget allows; then it goes, and says what it did not wait for any longer. Nobody can know what came before
+//!    the first batch that they see of a lane: there the queue's own order counts, and counts again after a while without a
+//!    batch of the lane ([`REMEMBERED`]), in which it may have been another worker's.
 //! 4. All runs share one budget; past half of it the oldest run counts as ripe, past all of it nothing more should be
 //!    taken in.
 
@@ -32,9 +33,15 @@ use lane::Runs;
 
 mod lane;
 
-/// How long a run waits for what is missing before it, and a lane is remembered of which nothing comes: long enough that whatever
-/// somebody else held, who died, has been given back and delivered here.
+/// How long a run waits for what is missing before it: long enough that whatever somebody else held, who died, has been given back
+/// and delivered here.
 pub const PATIENCE: Duration = Duration::from_secs(40);
+
+/// How long a lane is remembered of which nothing comes.
+pub const REMEMBERED: Duration = Duration::from_secs(120);
+
+/// When there was no room for so long, nothing could come meanwhile.
+const FULL_FOR_LONG: Duration = Duration::from_secs(5);
 
 /// When a run is worth an object, and what all runs may hold.
 #[derive(Debug, Clone, Copy)]
@@ -94,6 +101,8 @@ pub struct Gatherer<H> {
     messages: usize,
     /// When to look next for lanes that can be forgotten.
     prune_at: Option<Instant>,
+    /// Since when nothing more should be taken in.
+    full_since: Option<Instant>,
 }
 
 impl<H> Gatherer<H> {
@@ -106,6 +115,7 @@ impl<H> Gatherer<H> {
             bytes: 0,
             messages: 0,
             prune_at: None,
+            full_since: None,
         }
     }
 
@@ -116,15 +126,20 @@ impl<H> Gatherer<H> {
         let runs = self.lanes.entry((id.log_id, id.lane)).or_default();
         runs.touch(now);
         self.messages += 1;
-        let Some(message) = runs.join(message) else {
-            return Offered::Copy;
-        };
-        self.bytes += message.batch.bytes();
-        if runs.put(message, &self.rules, now) {
-            Offered::Early
-        } else {
-            Offered::Taken
+        let mut offered = Offered::Copy;
+        if let Some(message) = runs.join(message) {
+            self.bytes += message.batch.bytes();
+            let is_early = runs.put(message, &self.rules, now);
+            offered = if is_early {
+                Offered::Early
+            } else {
+                Offered::Taken
+            };
         }
+        if self.is_full() {
+            self.full_since.get_or_insert(now);
+        }
+        offered
     }
 
     /// A batch was here and could not be taken in: those behind it wait for it until then. Asked again, it changes nothing.
@@ -133,6 +148,11 @@ impl<H> Gatherer<H> {
         let runs = self.lanes.entry(key).or_default();
         runs.touch(now);
         runs.expect(number, until);
+    }
+
+    /// Nothing could come for a while, of no lane: that says nothing about any, and nobody waited in vain.
+    pub fn was_cut_off(&mut self, now: Instant) {
+        self.lanes.values_mut().for_each(|runs| runs.remember(now));
     }
 
     /// Whether there is a run to be written whose lane is free.
@@ -162,7 +182,7 @@ impl<H> Gatherer<H> {
                 .min_by_key(|(_, runs)| runs.since())
                 .map(|(key, _)| *key)
         };
-        let ripe = oldest(&|runs| runs.is_ripe(&self.rules, now, hurry));
+        let ripe = oldest(&|runs| runs.is_ripe(&self.rules, now, (hurry, self.is_full())));
         if ripe.is_some() || drain || !self.is_full() {
             return ripe;
         }
@@ -180,28 +200,38 @@ impl<H> Gatherer<H> {
         let Some(out) = runs.settle() else {
             return Vec::new();
         };
-        self.bytes -= out.bytes;
-        self.messages -= out.handles.len();
-        out.handles
+        self.gone(out, now)
     }
 
     /// The lane's run that is out was not written: its handles, and those of all that waits behind it, which must not overtake it.
-    pub fn give_back(&mut self, key: Key) -> Vec<H> {
+    pub fn give_back(&mut self, key: Key, now: Instant) -> Vec<H> {
         let Some(runs) = self.lanes.get_mut(&key) else {
             return Vec::new();
         };
         let back = runs.give_back();
+        self.gone(back, now)
+    }
+
+    /// What left a lane is not held any more.
+    fn gone(&mut self, back: lane::Back<H>, now: Instant) -> Vec<H> {
         self.bytes -= back.bytes;
         self.messages -= back.handles.len();
+        if !self.is_full()
+            && let Some(since) = self.full_since.take()
+            && now - since >= FULL_FOR_LONG
+        {
+            self.was_cut_off(now);
+        }
         back.handles
     }
 
     /// The handles of all runs that wait for what is missing: for those who will not wait.
     pub fn give_back_early(&mut self, now: Instant) -> Vec<H> {
-        let early = self.lanes.iter().filter(|(_, runs)| runs.is_early(now));
+        let early = self.lanes.iter();
+        let early = early.filter(|(_, runs)| runs.is_early(now, self.is_full()));
         let keys: Vec<Key> = early.map(|(key, _)| *key).collect();
         keys.into_iter()
-            .flat_map(|key| self.give_back(key))
+            .flat_map(|key| self.give_back(key, now))
             .collect()
     }
 
@@ -209,7 +239,9 @@ impl<H> Gatherer<H> {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let lanes = self.lanes.values();
-        lanes.filter_map(|runs| runs.deadline(&self.rules)).min()
+        lanes
+            .filter_map(|runs| runs.deadline(&self.rules, self.is_full()))
+            .min()
     }
 
     fn is_crowded(&self) -> bool {
@@ -244,13 +276,15 @@ impl<H> Gatherer<H> {
     #[must_use]
     pub fn early(&self, now: Instant) -> usize {
         let lanes = self.lanes.values();
-        lanes.filter(|runs| runs.is_early(now)).count()
+        lanes
+            .filter(|runs| runs.is_early(now, self.is_full()))
+            .count()
     }
 
     /// Forgets lanes of which nothing came for a while.
     fn prune(&mut self, now: Instant) {
         if self.prune_at.is_none_or(|at| at <= now) {
-            self.prune_at = Some(now + PATIENCE);
+            self.prune_at = Some(now + REMEMBERED);
             self.lanes.retain(|_, runs| !runs.is_forgotten(now));
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Message, PATIENCE, Rules};
+use super::{Message, PATIENCE, REMEMBERED, Rules};
 use crate::event::BatchId;
 use crate::queue::{Batch, input_hash};
 
@@ -48,6 +48,8 @@ pub(super) struct Runs<H> {
     expected: BTreeMap<u64, Instant>,
     /// When something last happened.
     touched: Option<Instant>,
+    /// From when on what is missing could come.
+    open_since: Option<Instant>,
 }
 
 impl<H> Default for Runs<H> {
@@ -58,6 +60,7 @@ impl<H> Default for Runs<H> {
             next: None,
             expected: BTreeMap::new(),
             touched: None,
+            open_since: None,
         }
     }
 }
@@ -72,11 +75,17 @@ impl<H> Runs<H> {
         self.touched = Some(now);
     }
 
+    /// What is known now is remembered from now on, and what is missing is waited for from now on.
+    pub(super) fn remember(&mut self, now: Instant) {
+        self.touched = Some(now);
+        self.open_since = Some(now);
+    }
+
     /// Whether nothing happened for so long that what is known of it says nothing any more.
     pub(super) fn is_forgotten(&self, now: Instant) -> bool {
         let is_idle = self.out.is_none() && self.waiting.is_empty();
         let expects = self.expected.values().any(|until| *until > now);
-        is_idle && !expects && self.touched.is_none_or(|at| at + PATIENCE <= now)
+        is_idle && !expects && self.touched.is_none_or(|at| at + REMEMBERED <= now)
     }
 
     /// A copy of a batch that is here is settled with it; gives back what is none.
@@ -135,21 +144,32 @@ impl<H> Runs<H> {
     }
 
     /// Whether the next run should be written now.
-    pub(super) fn is_ripe(&self, rules: &Rules, now: Instant, hurry: bool) -> bool {
+    pub(super) fn is_ripe(
+        &self,
+        rules: &Rules,
+        now: Instant,
+        (hurry, is_full): (bool, bool),
+    ) -> bool {
         let is_ripe = |run: &Waiting<H>| hurry || self.is_closed() || run.deadline(rules) <= now;
-        self.out.is_none() && !self.is_early(now) && self.waiting.front().is_some_and(is_ripe)
+        self.out.is_none()
+            && !self.is_early(now, is_full)
+            && self.waiting.front().is_some_and(is_ripe)
     }
 
-    /// Whether the next run waits for what is missing before it.
-    pub(super) fn is_early(&self, now: Instant) -> bool {
-        self.out.is_none() && self.early_until().is_some_and(|until| until > now)
+    /// Whether the next run waits for what is missing before it; for as long as that finds no room to come to, in any case.
+    pub(super) fn is_early(&self, now: Instant, is_full: bool) -> bool {
+        let waits = |until| is_full || until > now;
+        self.out.is_none() && self.early_until().is_some_and(waits)
     }
 
     /// Until when the next run waits for what is missing.
     fn early_until(&self) -> Option<Instant> {
         let run = self.waiting.front()?;
         let is_behind_a_gap = self.next.is_some_and(|next| next < run.first());
-        let gap = is_behind_a_gap.then_some(run.since + PATIENCE);
+        // It was missing already when the first of those that wait came.
+        let since = self.waiting.iter().map(|run| run.since).min();
+        let gap = since.max(self.open_since).filter(|_| is_behind_a_gap);
+        let gap = gap.map(|since| since + PATIENCE);
         let expected = self.expected.range(..run.first());
         gap.max(expected.map(|(_, until)| *until).max())
     }
@@ -170,14 +190,18 @@ impl<H> Runs<H> {
     }
 
     /// When the next run can go out, if there is one and the lane is free.
-    pub(super) fn deadline(&self, rules: &Rules) -> Option<Instant> {
+    pub(super) fn deadline(&self, rules: &Rules, is_full: bool) -> Option<Instant> {
         let run = self.waiting.front().filter(|_| self.out.is_none())?;
+        let early_until = self.early_until();
+        if is_full && early_until.is_some() {
+            return None;
+        }
         let ripe = if self.is_closed() {
             run.since
         } else {
             run.deadline(rules)
         };
-        Some(self.early_until().map_or(ripe, |until| until.max(ripe)))
+        Some(early_until.map_or(ripe, |until| until.max(ripe)))
     }
 
     /// The next run goes out: its batches as one, and how many before it are waited for no longer.

@@ -198,13 +198,19 @@ async fn what_is_missing_is_waited_for_and_then_given_up_with_a_word() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lane_that_was_quiet_for_long_may_have_been_anothers_and_begins_anew() {
-    for (quiet, waits) in [
-        (PATIENCE - Duration::from_millis(1), true),
-        (PATIENCE, false),
+    let moment = Duration::from_millis(1);
+    for (quiet, cut_off, waits) in [
+        (REMEMBERED - moment, None, true),
+        (REMEMBERED, None, false),
+        // Then it was quiet because nothing could come.
+        (REMEMBERED * 3, Some(REMEMBERED * 2 + moment), true),
     ] {
         let (mut gatherer, now) = (Gatherer::new(RULES), Instant::now());
         gatherer.offer(message(0, 3, 1, 1), now);
         drained(&mut gatherer, now);
+        if let Some(until) = cut_off {
+            gatherer.was_cut_off(now + until);
+        }
         gatherer.offer(message(0, 30, 1, 1), now + quiet);
         assert_eq!(gatherer.is_ready(now + quiet, true), !waits, "{quiet:?}");
     }
@@ -235,7 +241,7 @@ async fn a_run_that_was_not_written_takes_all_that_waits_behind_it_along() {
     let run = gatherer.take(now, true).unwrap();
     gatherer.offer(message(0, 4, 1, 1), now);
     gatherer.offer(message(1, 4, 1, 1), now);
-    assert_eq!(gatherer.give_back(run.key), [(3, 0), (4, 0)]);
+    assert_eq!(gatherer.give_back(run.key, now), [(3, 0), (4, 0)]);
     assert_eq!(gatherer.messages(), 1);
     // They come again, in whatever order.
     gatherer.offer(message(0, 4, 1, 1), now);
@@ -276,6 +282,29 @@ async fn when_there_is_no_room_for_what_is_missing_the_oldest_run_goes_without_i
     assert!(
         !gatherer.is_ready(now, false),
         "there is room when it is settled"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_nothing_could_come_nobody_waits_in_vain() {
+    let (mut gatherer, now) = (Gatherer::new(RULES), Instant::now());
+    gatherer.offer(message(0, 3, 1, 1), now);
+    drained(&mut gatherer, now);
+    // One lane's write takes for ever, and leaves no room for what is missing of another.
+    gatherer.offer(message(1, 1, 1, 490), now);
+    let out = gatherer.take(now, true).unwrap();
+    gatherer.offer(message(0, 7, 1, 30), now);
+    assert!(gatherer.is_full());
+    let later = now + PATIENCE * 10;
+    assert!(!gatherer.is_ready(later, false) && gatherer.deadline().is_none());
+    gatherer.settle(out.key, later);
+    assert!(!gatherer.is_ready(later, true), "now it can come");
+    assert_eq!(gatherer.deadline(), Some(later + PATIENCE));
+    // What was missing already when the first of those that wait came is not waited for anew.
+    gatherer.offer(message(0, 5, 1, 1), later + PATIENCE / 2);
+    assert_eq!(
+        drained(&mut gatherer, later + PATIENCE),
+        [[500, 501], [700, 701]]
     );
 }
 

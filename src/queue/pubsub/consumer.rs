@@ -196,6 +196,7 @@ impl Puller {
                 // Cancel safe: a channel.
                 Some(pulled) = streams.messages.recv(), if wants_more => match pulled {
                     Pulled::Opened(close) => streams.opened(close),
+                    Pulled::CutOff => self.gatherer.was_cut_off(now),
                     Pulled::Message(message) => self.offer(*message, now),
                 },
                 // Cancel safe: both are computed again.
@@ -310,7 +311,7 @@ impl Puller {
             let handles = self.gatherer.settle(key, now);
             handles.into_iter().for_each(Handler::ack);
         } else {
-            let handles = self.gatherer.give_back(key);
+            let handles = self.gatherer.give_back(key, now);
             handles.into_iter().for_each(Handler::nack);
         }
     }

@@ -7,6 +7,8 @@
 
 use std::time::Duration;
 
+use google_cloud_gax::error::Error;
+use google_cloud_gax::error::rpc::Code;
 use google_cloud_pubsub::model::Message;
 use google_cloud_pubsub::subscriber::handler::Handler;
 use google_cloud_pubsub::subscriber::{MessageStream, ShutdownToken};
@@ -32,6 +34,8 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// What the stream's own task says.
 pub(super) enum Pulled {
     Opened(ShutdownToken),
+    /// Pub/Sub could not be reached until now.
+    CutOff,
     Message(Box<(Message, Handler)>),
 }
 
@@ -80,6 +84,9 @@ pub(super) async fn pull(
             && let Err(error) = set_up(&options).await
         {
             tracing::debug!(error = with_causes(&error), "set_up_failed");
+        }
+        if out.send(Pulled::CutOff).await.is_err() {
+            return;
         }
         failures = failures.saturating_add(1);
         let Failure { text, passes } = failure;
@@ -136,6 +143,20 @@ async fn open(options: &PubSubOptions, rules: gather::Rules) -> Result<MessageSt
         .build())
 }
 
+/// Whether somebody has to do something about it. What else a stream ends with, passes.
+fn needs_a_person(error: &Error) -> bool {
+    error.status().is_some_and(|status| {
+        matches!(
+            status.code,
+            Code::NotFound
+                | Code::PermissionDenied
+                | Code::Unauthenticated
+                | Code::InvalidArgument
+                | Code::FailedPrecondition
+        )
+    })
+}
+
 /// Passes messages on until the stream ends, is silent, or is to be stopped.
 async fn forward(
     mut stream: MessageStream,
@@ -168,7 +189,7 @@ async fn forward(
             Ok(Some(Err(error))) => {
                 return Ended::Failed(Failure {
                     text: name_of(&error),
-                    passes: false,
+                    passes: !needs_a_person(&error),
                 });
             }
             Ok(None) => return Ended::Stopped,
