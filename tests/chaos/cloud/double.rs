@@ -21,6 +21,9 @@ const STOPPED: Duration = Duration::from_secs(25);
 pub(super) fn scenarios(settings: &Settings) -> Vec<Scenario> {
     let late = "cloud::what_a_stopped_worker_writes_late_repeats_nothing".to_owned();
     let late = Scenario::alone(late, engine(settings, 1), stopped);
+    let after =
+        "cloud::a_worker_that_comes_when_the_leases_of_a_killed_one_are_over_keeps_the_order";
+    let after = Scenario::alone(after.to_owned(), engine(settings, 0), after_the_leases);
     let pairs = [(0, Kind::Local), (1, Kind::BigQuery)].map(|(turn, kind)| {
         let plan = plan(kind);
         let name = format!(
@@ -36,7 +39,7 @@ pub(super) fn scenarios(settings: &Settings) -> Vec<Scenario> {
         engine(settings, 0),
         gateways_killed,
     );
-    [late, gateways].into_iter().chain(pairs).collect()
+    [late, after, gateways].into_iter().chain(pairs).collect()
 }
 
 /// Each gateway has its own log and its own clients; any process is killed, gateways and workers in pairs as well.
@@ -104,6 +107,29 @@ async fn pairs_killed(stage: Stage, plan: Plan) -> Result<()> {
         sleep(Duration::from_millis(rng.random_range(100..1_500))).await;
         set.start(victim, &load).await?;
     }
+    set.finish(load).await.map(drop)
+}
+
+/// The one worker is killed, and comes again when everything that it held is free: the emulator then does what the service does at
+/// any time, and gives it the earliest batch of each lane first. No row may appear behind a later one.
+async fn after_the_leases(stage: Stage) -> Result<()> {
+    let plan = Plan::new(Queue::PubSub, Kind::Local);
+    let Some(mut set) = Set::make(&stage, plan.clone()).await? else {
+        return Ok(());
+    };
+    set.strict_order = true;
+    let mut rng = StdRng::seed_from_u64(stage.settings.seed);
+    let mut load = Load::paced(&stage, plan.pace());
+    set.start_all(&load).await?;
+    let worker = set.place("worker")?;
+    for _ in 0..stage.pick(1, 8) {
+        set.grows(500, Duration::from_secs(60)).await?;
+        sleep(Duration::from_millis(rng.random_range(0..1_000))).await;
+        set.kill(worker, &mut load).await?;
+        sleep(STOPPED).await;
+        set.start(worker, &load).await?;
+    }
+    set.grows(500, Duration::from_secs(60)).await?;
     set.finish(load).await.map(drop)
 }
 

@@ -44,12 +44,10 @@ fn listener(port: u16) -> Result<i32> {
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
         for line in fs::read_to_string(table).unwrap_or_default().lines() {
             let fields: Vec<&str> = line.split_whitespace().collect();
-            let [_, local, _, state, .., _, _, _, _, _, _, _, _] = fields.as_slice() else {
-                continue;
-            };
-            let inode = fields.get(9).copied().unwrap_or_default();
-            if *state == "0A" && local.ends_with(&format!(":{port:04X}")) {
-                sockets.insert(format!("socket:[{inode}]"));
+            // Local address, state (0A: it listens) and inode.
+            let field = |at: usize| fields.get(at).copied().unwrap_or_default();
+            if field(3) == "0A" && field(1).ends_with(&format!(":{port:04X}")) {
+                sockets.insert(format!("socket:[{}]", field(9)));
             }
         }
     }

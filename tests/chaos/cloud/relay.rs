@@ -28,6 +28,8 @@ use crate::scenario::{Scenario, Settings, Stage};
 const KEPT: Duration = Duration::from_millis(500);
 /// How many of a lane are shuffled at the most.
 const KEPT_MAX: usize = 6;
+/// How long it may take until much has arrived.
+const AGAIN_WITHIN: Duration = Duration::from_secs(180);
 /// How long anything may take that takes a moment.
 const SOON: Duration = Duration::from_secs(60);
 
@@ -79,13 +81,21 @@ async fn relayed(stage: Stage) -> Result<()> {
     let mut relay = JoinSet::new();
     relay.spawn(Relay::new(stage.settings.seed).run(front, behind.clone(), stop.clone()));
     let mut rng = StdRng::seed_from_u64(stage.settings.seed + 1);
-    for _ in 0..stage.pick(1, 12) {
-        set.grows(500, SOON).await.context("through the relay")?;
+    for _ in 0..stage.pick(1, 4) {
+        let some = stage.pick(1_000, 10_000);
+        set.grows(some, AGAIN_WITHIN)
+            .await
+            .context("through the relay")?;
         set.kill(worker, &mut load).await?;
         tokio::time::sleep(Duration::from_millis(rng.random_range(0..2_000))).await;
         set.start(worker, &load).await?;
     }
-    set.grows(500, SOON).await.context("after the last kill")?;
+    set.grows(500, AGAIN_WITHIN)
+        .await
+        .context("after the last kill")?;
+    if let Some(ended) = relay.try_join_next() {
+        anyhow::bail!("the relay ended early: {ended:?}");
+    }
     set.forget_also(behind);
     set.finish(load).await?;
     stop.cancel();
@@ -210,7 +220,8 @@ impl Relay {
                     .set_data(message.data)
                     .set_ordering_key(message.ordering_key)
                     .set_attributes(message.attributes);
-                timeout(SOON, publisher.publish(message)).await??;
+                let published = timeout(SOON, publisher.publish(message)).await;
+                published.context("the relay publishes")??;
             }
             handler.ack();
         }

@@ -106,6 +106,8 @@ pub(super) struct Set {
     more: Vec<PubSubOptions>,
     /// What each process that ever stored something says it wrote.
     written: Vec<Written>,
+    /// Whether nothing may appear behind a later one of its lane, whoever stored that.
+    pub(super) strict_order: bool,
     /// Whether batches are damaged on their way: offsets then have error rows that name no event.
     pub(super) damaged: bool,
 }
@@ -128,6 +130,7 @@ impl Set {
             kills: 0,
             more: Vec::new(),
             written: Vec::new(),
+            strict_order: false,
             damaged: false,
             plan,
         };

@@ -4,15 +4,18 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use bytes::Bytes;
 use eventkit::queue::pubsub::PubSubOptions;
 use google_cloud_auth::credentials::anonymous;
 use google_cloud_pubsub::client::{SubscriptionAdmin, TopicAdmin};
+use http::Method;
 use tokio::time::{Instant, sleep};
 
 use super::{Part, Queue, Set};
 use crate::cloud::back::Kind;
 use crate::cloud::runs;
 use crate::load::{Load, Verdict};
+use crate::support::clients::Http;
 use crate::support::gateway::Written;
 use crate::support::warehouse::Found;
 
@@ -82,6 +85,7 @@ impl Set {
     async fn end_all(&mut self, loads: &mut [Load]) -> Result<()> {
         for at in 0..self.len() {
             self.note_peak(at)?;
+            self.note_gaps(at).await?;
             let part = self.parts.get_mut(at).context("no such process")?;
             let (process, _) = part.running.take().context("it does not run")?;
             let ended = process.terminate(END_WITHIN).await.context(part.role)?;
@@ -96,6 +100,25 @@ impl Set {
             );
         }
         Ok(())
+    }
+
+    /// What a worker says about the order of what it was given, since it was started.
+    async fn note_gaps(&self, at: usize) -> Result<()> {
+        if self.part(at)?.role != "worker" {
+            return Ok(());
+        }
+        let http = Http::new(&self.running(at)?.1);
+        let answer = http.exchange(Method::GET, "/metrics", Bytes::new()).await?;
+        let metrics = String::from_utf8_lossy(answer.body()).into_owned();
+        let told = [
+            "eventkit_queue_gaps_total",
+            "eventkit_queue_redeliveries_total",
+        ];
+        let lines = metrics.lines();
+        let lines = lines.filter(|line| told.iter().any(|name| line.starts_with(name)));
+        let lines: Vec<&str> = lines.collect();
+        self.stage
+            .figure(&format!("the last worker: {}", lines.join(", ")))
     }
 
     /// The order in which rows appeared, where that can be seen.
@@ -116,6 +139,11 @@ impl Set {
         for violation in order.violations.iter().take(10) {
             self.stage.say(violation);
         }
+        ensure!(
+            order.late == 0 || !self.strict_order,
+            "OUT OF ORDER: {} rows",
+            order.late
+        );
         ensure!(
             order.violations.is_empty(),
             "OUT OF ORDER: {} rows, the first: {:?}",
