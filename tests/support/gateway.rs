@@ -38,8 +38,22 @@ struct Said {
     tail: VecDeque<String>,
     /// Lines of level "error", and panics.
     alarms: Vec<String>,
+    /// The objects that it says it wrote, and whether it made them.
+    written: Vec<(String, bool)>,
     /// All of it, where somebody listens.
     heard: Option<Vec<String>>,
+}
+
+/// The objects of the store that a process says it wrote; outlives the process.
+#[derive(Debug, Clone)]
+pub(crate) struct Written(Arc<Mutex<Said>>);
+
+impl Written {
+    /// Their names, in its order, and whether it was the one that made each.
+    pub(crate) fn objects(&self) -> Vec<(String, bool)> {
+        let said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        said.written.clone()
+    }
 }
 
 /// The one log engine, as a setting.
@@ -251,6 +265,11 @@ impl Gateway {
         })
     }
 
+    /// What it writes, to be asked for at any time.
+    pub(crate) fn written(&self) -> Written {
+        Written(Arc::clone(&self.said))
+    }
+
     /// Every line so far, of a gateway that was started with [`DEBUG`].
     pub(crate) fn heard(&self) -> Vec<String> {
         let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
@@ -301,6 +320,10 @@ async fn pump(
             }));
         }
         let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Some("store_write"), Some(object)) = (field("event"), field("object")) {
+            let created = fields.get("created") == Some(&serde_json::Value::Bool(true));
+            said.written.push((object.to_owned(), created));
+        }
         if field("level") == Some("error") || line.contains("panicked at") {
             said.alarms.push(line.clone());
         }

@@ -190,6 +190,11 @@ instruments! {
     queue_messages_parked: Count = "eventkit_queue_messages_parked", "Messages put aside for a newer version";
     /// Deliveries after the first of a batch.
     queue_redeliveries: Count = "eventkit_queue_redeliveries", "Deliveries after the first of a batch";
+    /// Batches that came before one that precedes them. Label `outcome`: `noticed`, `given_up`.
+    queue_gaps: Count = "eventkit_queue_gaps", "Batches that came before one that precedes them",
+        "outcome" of vec!["noticed", "given_up"];
+    /// Lanes that wait for a batch that is missing.
+    queue_lanes_waiting: Level = "eventkit_queue_lanes_waiting", "Lanes that wait for a batch that is missing";
     /// Bytes of batches that a worker gathers or stores.
     queue_held_bytes: Level = "eventkit_queue_held_bytes", "Bytes of batches that are gathered or being stored";
     /// Messages (in the process: batches) that were delivered and are not acknowledged.
