@@ -137,7 +137,7 @@ pub enum Command {
     Send(send::SendArgs),
     /// Measure what this machine and disk can do: the gateway beside one without a log and one with a plain file
     #[command(after_help = bench::AFTER_HELP)]
-    Bench(bench::BenchArgs),
+    Bench(Box<bench::BenchArgs>),
     /// One of the servers that `bench` measures
     #[command(hide = true)]
     BenchServer(bench::ServerArgs),

@@ -57,7 +57,7 @@ impl PubSubOptions {
         format!("projects/{}/topics/{}", self.project, self.topic)
     }
 
-    async fn publisher(&self) -> Result<Publisher, ClientError> {
+    pub(crate) async fn publisher(&self) -> Result<Publisher, ClientError> {
         let mut builder = Publisher::builder(self.topic_path())
             .with_credentials(credentials(&self.endpoint)?)
             .with_retry_policy(RetryableErrors.with_time_limit(CALL_TIMEOUT))
@@ -69,7 +69,7 @@ impl PubSubOptions {
         Ok(builder.build().await?)
     }
 
-    async fn subscriber(&self) -> Result<Subscriber, ClientError> {
+    pub(crate) async fn subscriber(&self) -> Result<Subscriber, ClientError> {
         let mut builder = Subscriber::builder().with_credentials(credentials(&self.endpoint)?);
         if let Some(url) = self.endpoint.url() {
             builder = builder.with_endpoint(url);
