@@ -114,6 +114,19 @@ impl Ingress {
         let connections = Arc::new(Semaphore::new(config.connections_max));
         let open = Arc::new(());
         let (bytes, opened) = (in_flight.clone(), Arc::downgrade(&open));
+        let limits = (config.connections_max, config.in_flight_bytes_max);
+        metrics.observe(
+            "eventkit_ingress_connections_limit",
+            "The most open connections",
+            vec![],
+            move || gauge(limits.0),
+        );
+        metrics.observe(
+            "eventkit_ingress_in_flight_bytes_limit",
+            "Bytes of request bodies under way at which work is shed",
+            vec![],
+            move || gauge(limits.1),
+        );
         metrics.observe(
             "eventkit_ingress_in_flight_bytes",
             "Bytes of request bodies under way",
@@ -403,7 +416,7 @@ impl Ingress {
 
     /// The trace that an event names itself.
     fn trace_of(&self, format: PayloadFormat, payload: &[u8]) -> Option<TraceLink> {
-        if self.tracing().is_on() {
+        if self.tracing().follows() {
             spans::own_context(format, payload)
         } else {
             None

@@ -34,6 +34,7 @@ pub mod advice;
 mod committer;
 mod dedup;
 mod files;
+mod filling;
 pub mod frame;
 mod groups;
 mod handle;
@@ -48,6 +49,7 @@ mod room;
 pub mod storage;
 pub mod testing;
 
+pub(crate) use files::beside;
 pub use handle::Wal;
 use handle::{COMMANDS_MAX, Command, Shared};
 pub use open::{OpenError, Options};

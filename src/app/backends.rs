@@ -100,6 +100,13 @@ pub(super) struct Queue {
 }
 
 /// Opens the queue. What feeds its consumers ends when `stop` fires.
+#[cfg_attr(
+    not(feature = "cloud"),
+    expect(
+        unused_variables,
+        reason = "in the process nothing feeds the consumers"
+    )
+)]
 pub(super) async fn queue(
     config: &Config,
     shared: &Shared,

@@ -34,6 +34,7 @@ use crate::proto::server::{CollectBidiRequest, CollectRequest, CollectStreamRequ
 use crate::proto::v1::{CollectResponse, CollectStreamResponse};
 use crate::status::Code;
 use crate::telemetry::Span;
+use crate::telemetry::metrics::Raised;
 
 /// The service's name in health checks.
 const SERVICE: &str = "eventkit.v1.IngestService";
@@ -208,6 +209,7 @@ impl Service {
             path,
             span: spans::of(request.extensions()),
             started: Instant::now(),
+            _open: Raised::by(&self.ingress.metrics().ingress_streams, 1),
         }
     }
 }

@@ -24,7 +24,7 @@ use super::shed::Held;
 use super::{Deadline, Ingress, spans};
 use crate::status::Code;
 use crate::telemetry::Span;
-use crate::telemetry::metrics::labels;
+use crate::telemetry::metrics::{Raised, labels};
 
 pub(super) mod bidi;
 pub(super) mod client;
@@ -48,6 +48,8 @@ pub(super) struct Call {
     pub(super) path: &'static str,
     pub(super) span: Span,
     pub(super) started: Instant,
+    /// Counted as long as it lives.
+    pub(super) _open: Raised,
 }
 
 /// How a stream ended.

@@ -47,7 +47,7 @@ impl Way {
                 span.set(names::ROWS, count(staged.events + staged.errors));
             }
             Ok(Loaded::GivenUp) => self.failed(&span, "given_up"),
-            Err(error) => self.failed(&span, error.kind()),
+            Err(error) => self.failed(&span, error.step()),
         }
         loaded
     }
@@ -66,7 +66,7 @@ impl Way {
                 span.set(names::ROWS_DUPLICATE, count(duplicate));
                 drop(self.merged.set((span, *merged)));
             }
-            Err(error) => self.failed(&span, error.kind()),
+            Err(error) => self.failed(&span, error.step()),
         }
         merged
     }

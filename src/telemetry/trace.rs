@@ -58,6 +58,7 @@ pub struct Tracing(Option<Arc<Inner>>);
 struct Inner {
     tracer: SdkTracer,
     sampler: Sampler,
+    follows: bool,
 }
 
 impl Tracing {
@@ -68,10 +69,20 @@ impl Tracing {
     }
 
     /// Spans by this tracer, which records whatever it is asked for ([`Sampler::AlwaysOn`], ids from [`Ids`]): `sampler` has
-    /// decided before.
+    /// decided before. `follows`: whether contexts that clients send count.
     #[must_use]
-    pub fn new(tracer: SdkTracer, sampler: Sampler) -> Self {
-        Self(Some(Arc::new(Inner { tracer, sampler })))
+    pub fn new(tracer: SdkTracer, sampler: Sampler, follows: bool) -> Self {
+        Self(Some(Arc::new(Inner {
+            tracer,
+            sampler,
+            follows,
+        })))
+    }
+
+    /// Whether contexts that clients send count.
+    #[must_use]
+    pub fn follows(&self) -> bool {
+        self.0.as_ref().is_some_and(|inner| inner.follows)
     }
 
     /// Whether there can be spans at all.
@@ -90,7 +101,7 @@ impl Tracing {
         let Some(inner) = &self.0 else {
             return Span::none();
         };
-        let parent = if headers.contains_key("traceparent") {
+        let parent = if inner.follows && headers.contains_key("traceparent") {
             let headers = HeaderExtractor(headers);
             TraceContextPropagator::new().extract_with_context(&Context::new(), &headers)
         } else {

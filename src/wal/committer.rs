@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::dedup::Dedup;
+use super::filling::Trend;
 use super::mark::MarkFile;
 use super::open::Options;
 use super::recovery::GroupInfo;
@@ -134,6 +135,8 @@ pub(crate) struct Committer {
     frames: Vec<u8>,
     age_checked: Instant,
     tight: bool,
+    /// How fast room is used up: that of the limit, that of the volume.
+    trends: (Trend, Trend),
     /// The last trim ended because it is bounded: there may be more to forget, so the next one does not wait.
     behind: bool,
 }
@@ -152,6 +155,7 @@ impl Committer {
             frames: Vec::new(),
             age_checked: Instant::now(),
             tight: false,
+            trends: Default::default(),
             behind: false,
         }
     }
@@ -261,13 +265,14 @@ impl Committer {
             synced.map_err(CommitFailure::Mark)?;
         }
         if let Some(checkpoint) = work.checkpoint {
-            self.shared
-                .checkpoint
-                .store(checkpoint.offset, Ordering::Relaxed);
-            self.synced = checkpoint;
+            self.settle(checkpoint);
         }
         self.judge_room();
         answer(replies, work.seals);
+        if records > 0 {
+            let took = started.elapsed().as_secs_f64();
+            self.options.metrics.wal_commit_seconds.record(took, &[]);
+        }
         tracing::trace!(records, parts = parts.len(), elapsed = ?started.elapsed(), "committed");
         Ok(())
     }
@@ -307,6 +312,25 @@ impl Committer {
         replies
     }
 
+    /// Takes note of a synced checkpoint.
+    fn settle(&mut self, checkpoint: Checkpoint) {
+        let (from, to) = (self.synced.offset, checkpoint.offset);
+        let settled = {
+            let groups = self.shared.groups();
+            let begin = groups.partition_point(|group| group.end() <= from);
+            let newly = groups
+                .iter()
+                .skip(begin)
+                .take_while(|group| group.end() <= to);
+            newly.map(|group| group.stored_bytes).sum()
+        };
+        self.shared
+            .unsettled_bytes
+            .fetch_sub(settled, Ordering::Relaxed);
+        self.shared.checkpoint.store(to, Ordering::Relaxed);
+        self.synced = checkpoint;
+    }
+
     /// Makes a synced group visible.
     fn publish(&mut self, group: GroupInfo) {
         let metrics = &self.options.metrics;
@@ -318,9 +342,9 @@ impl Committer {
             .wal_commit_records
             .record(u64::from(group.records), &[]);
         self.shared.groups().push_back(group);
-        self.shared
-            .stored_bytes
-            .fetch_add(group.stored_bytes, Ordering::Relaxed);
+        for bytes in [&self.shared.stored_bytes, &self.shared.unsettled_bytes] {
+            bytes.fetch_add(group.stored_bytes, Ordering::Relaxed);
+        }
         self.shared.durable.send_replace(self.next);
     }
 
@@ -368,6 +392,9 @@ impl Committer {
         self.shared
             .dedup_first
             .store(self.dedup.first().unwrap_or(self.next), Ordering::Relaxed);
+        self.shared
+            .dedup_ids
+            .store(self.dedup.len() as u64, Ordering::Relaxed);
         Ok(trimmed)
     }
 
@@ -399,6 +426,19 @@ impl Committer {
         }
     }
 
+    /// Says when there will be no room, for the gauges.
+    fn foresee(&mut self, usage: &Usage) {
+        let (of_limit, of_volume) = usage.left(self.shared.unsettled_bytes.load(Ordering::Relaxed));
+        let now = Instant::now();
+        let (limit, volume) = &mut self.trends;
+        let full_in = limit.note(now, of_limit).min(volume.note(now, of_volume));
+        self.shared
+            .full_seconds
+            .store(full_in.as_secs(), Ordering::Relaxed);
+        let free = usage.volume.map_or(0, |volume| volume.free_bytes);
+        self.shared.volume_free_bytes.store(free, Ordering::Relaxed);
+    }
+
     /// Sheds new work when there is no room, and takes it again when there is.
     fn judge_room(&mut self) {
         let volume = self.shared.files.as_ref().map(|(files, _)| files.volume());
@@ -414,6 +454,7 @@ impl Committer {
             volume,
         };
         self.tight = usage.is_tight();
+        self.foresee(&usage);
         self.shared.state.send_if_modified(|state| {
             let judged = match *state {
                 LogState::Open if usage.is_full(false) => LogState::Full,

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use anyhow::{Context as _, Result, bail, ensure};
 use eventkit::proto::v1;
 use mock_collector::{MockServer, Protocol, ServerHandle};
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
@@ -11,10 +12,10 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use tokio::time::{Instant, sleep};
 
-use crate::support::gateway::{Endpoints, Gateway, START_TIMEOUT};
 use crate::support::clients;
 #[cfg(feature = "cloud")]
 use crate::support::emulators;
+use crate::support::gateway::{Endpoints, Gateway, START_TIMEOUT};
 
 /// How long a request's story may take until it is told, over three processes and an emulator on a busy machine.
 const TOLD_WITHIN: Duration = Duration::from_secs(60);
@@ -73,22 +74,33 @@ impl Story {
             .await
     }
 
-    /// Every span by its name, once the trace of the parent holds a span of that name.
-    async fn told(&self, parent: &Parent, name: &str) -> Told {
+    /// What was told, once `enough` is content with it. Spans come in the order in which they end, and not all at once.
+    async fn until(&self, enough: impl Fn(&Told) -> Result<()>) -> Told {
         let since = Instant::now();
         loop {
             let told = Told(self.spans().await);
-            if told.named_in(parent.trace_id, name).is_some() {
+            let Err(lack) = enough(&told) else {
                 return told;
-            }
+            };
             assert!(
                 since.elapsed() < TOLD_WITHIN,
-                "no span {name:?} in {:032x}; there are:\n{}",
-                parent.trace_id,
+                "{lack}; there are:\n{}",
                 told.list()
             );
             sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// The same, once the trace of the parent holds a span of that name.
+    async fn told(&self, parent: &Parent, name: &str) -> Told {
+        self.until(|told| told.one(parent.trace_id, name).map(drop))
+            .await
+    }
+
+    /// The whole story of a request, once it is told: from its span, over what links to it, to its row.
+    async fn whole(&self, parent: &Parent, request: &str, first: &str) -> Told {
+        self.until(|told| told.is_whole(parent, request, first))
+            .await
     }
 }
 
@@ -113,65 +125,54 @@ impl Told {
         lines.collect()
     }
 
-    fn named_in(&self, trace_id: u128, name: &str) -> Option<&Span> {
+    fn one(&self, trace_id: u128, name: &str) -> Result<&Span> {
         let mut all = self.0.iter();
         all.find(|span| trace_of(span) == trace_id && span.name == name)
-    }
-
-    fn one(&self, trace_id: u128, name: &str) -> &Span {
-        self.named_in(trace_id, name).unwrap_or_else(|| {
-            panic!(
-                "no span {name:?} in {trace_id:032x}; there are:\n{}",
-                self.list()
-            )
-        })
+            .with_context(|| format!("no span {name:?} in {trace_id:032x}"))
     }
 
     /// A span that links to a trace.
-    fn linked(&self, trace_id: u128, name: &str) -> &Span {
+    fn linked(&self, trace_id: u128, name: &str) -> Result<&Span> {
         let links_there = |span: &&Span| {
             let mut links = span.links.iter();
             span.name == name && links.any(|link| link.trace_id == trace_id.to_be_bytes())
         };
-        self.0.iter().find(links_there).unwrap_or_else(|| {
-            panic!(
-                "no span {name:?} links to {trace_id:032x}; there are:\n{}",
-                self.list()
-            )
-        })
+        let mut all = self.0.iter();
+        all.find(links_there)
+            .with_context(|| format!("no span {name:?} links to {trace_id:032x}"))
     }
 
-    /// The whole story of a request: from its span, over what links to it, to its row.
-    fn is_whole(&self, parent: &Parent, request: &str, first: &str) {
+    fn is_whole(&self, parent: &Parent, request: &str, first: &str) -> Result<()> {
         let trace_id = parent.trace_id;
-        let server = self.one(trace_id, request);
-        assert_eq!(server.kind, SpanKind::Server as i32);
-        assert_eq!(server.parent_span_id, parent.span_id.to_be_bytes());
+        let server = self.one(trace_id, request)?;
+        ensure!(server.kind == SpanKind::Server as i32);
+        ensure!(server.parent_span_id == parent.span_id.to_be_bytes());
 
-        let append = self.linked(trace_id, "wal append");
-        assert!(number(append, "eventkit.event.count") >= 1);
-        assert!(attribute(append, "eventkit.wal.sync").is_some());
+        let append = self.linked(trace_id, "wal append")?;
+        ensure!(number(append, "eventkit.event.count")? >= 1);
+        attribute(append, "eventkit.wal.sync")?;
 
         // The batch: one trace, which begins with its seal, or with its sending if it was sealed before.
-        let batch = trace_of(self.linked(trace_id, first));
-        for name in ["send", "receive", "process", "store write", "settle"] {
-            self.one(batch, name);
+        let batch = trace_of(self.linked(trace_id, first)?);
+        for name in ["send", "receive", "process", "settle"] {
+            self.one(batch, name)?;
         }
-        let write = self.one(batch, "store write");
-        let object = text(write, "eventkit.object.name");
-        assert!(object.starts_with("events/dt="), "{object}");
-        assert!(number(write, "eventkit.object.size") > 0);
+        let write = self.one(batch, "store write")?;
+        let object = text(write, "eventkit.object.name")?;
+        ensure!(object.starts_with("events/dt="), "{object}");
+        ensure!(number(write, "eventkit.object.size")? > 0);
 
         // The sender's own trace tells the end of it.
-        let stored = self.one(trace_id, "stored");
-        assert_eq!(text(stored, "eventkit.object.name"), object);
-        assert_eq!(stored.links[0].span_id, write.span_id);
-        let manifest = trace_of(self.linked(trace_id, "manifest"));
-        let merge = self.one(manifest, "merge");
-        self.one(manifest, "load job");
-        assert!(number(merge, "eventkit.rows.merged") >= 1);
-        let loaded = self.one(trace_id, "loaded");
-        assert_eq!(loaded.links[0].span_id, merge.span_id);
+        let stored = self.one(trace_id, "stored")?;
+        ensure!(text(stored, "eventkit.object.name")? == object);
+        ensure!(stored.links[0].span_id == write.span_id);
+        let manifest = trace_of(self.linked(trace_id, "manifest")?);
+        self.one(manifest, "load job")?;
+        let merge = self.one(manifest, "merge")?;
+        ensure!(number(merge, "eventkit.rows.merged")? >= 1);
+        let loaded = self.one(trace_id, "loaded")?;
+        ensure!(loaded.links[0].span_id == merge.span_id);
+        Ok(())
     }
 }
 
@@ -179,22 +180,24 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn attribute<'a>(span: &'a Span, key: &str) -> Option<&'a Any> {
-    let found = span.attributes.iter().find(|one| one.key == key)?;
-    found.value.as_ref()?.value.as_ref()
+fn attribute<'a>(span: &'a Span, key: &str) -> Result<&'a Any> {
+    let found = span.attributes.iter().find(|one| one.key == key);
+    found
+        .and_then(|found| found.value.as_ref()?.value.as_ref())
+        .with_context(|| format!("{:?} has no {key}", span.name))
 }
 
-fn text(span: &Span, key: &str) -> String {
-    match attribute(span, key) {
-        Some(Any::StringValue(text)) => text.clone(),
-        other => panic!("{key} of {:?} is {other:?}", span.name),
+fn text<'a>(span: &'a Span, key: &str) -> Result<&'a str> {
+    match attribute(span, key)? {
+        Any::StringValue(text) => Ok(text),
+        other => bail!("{key} of {:?} is {other:?}", span.name),
     }
 }
 
-fn number(span: &Span, key: &str) -> i64 {
-    match attribute(span, key) {
-        Some(Any::IntValue(number)) => *number,
-        other => panic!("{key} of {:?} is {other:?}", span.name),
+fn number(span: &Span, key: &str) -> Result<i64> {
+    match attribute(span, key)? {
+        Any::IntValue(number) => Ok(*number),
+        other => bail!("{key} of {:?} is {other:?}", span.name),
     }
 }
 
@@ -263,18 +266,24 @@ async fn a_request_through_either_door_is_followed_to_its_row() {
         track("h"),
     )
     .await;
-    let told = story.told(&over_http, "loaded").await;
-    told.is_whole(&over_http, "POST /collect/{stream}", "seal");
-    let server = told.one(over_http.trace_id, "POST /collect/{stream}");
-    assert_eq!(number(server, "http.response.status_code"), 202);
-    assert_eq!(number(server, "eventkit.event.accepted"), 1);
+    let told = story
+        .whole(&over_http, "POST /collect/{stream}", "seal")
+        .await;
+    let server = told
+        .one(over_http.trace_id, "POST /collect/{stream}")
+        .unwrap();
+    assert_eq!(number(server, "http.response.status_code").unwrap(), 202);
+    assert_eq!(number(server, "eventkit.event.accepted").unwrap(), 1);
 
     let over_grpc = Parent::new();
     collect(&endpoints, &over_grpc, "g").await;
-    let told = story.told(&over_grpc, "loaded").await;
-    told.is_whole(&over_grpc, "eventkit.v1.IngestService/Collect", "seal");
-    let server = told.one(over_grpc.trace_id, "eventkit.v1.IngestService/Collect");
-    assert_eq!(text(server, "rpc.response.status_code"), "OK");
+    let told = story
+        .whole(&over_grpc, "eventkit.v1.IngestService/Collect", "seal")
+        .await;
+    let server = told
+        .one(over_grpc.trace_id, "eventkit.v1.IngestService/Collect")
+        .unwrap();
+    assert_eq!(text(server, "rpc.response.status_code").unwrap(), "OK");
 
     // What nobody asked for is not recorded, and what an event says of itself counts more than its request.
     let (quiet, own) = (Parent::new(), Parent::new());
@@ -285,19 +294,27 @@ async fn a_request_through_either_door_is_followed_to_its_row() {
     post(&endpoints, &[("traceparent", &quiet.header(false))], named).await;
     let told = story.told(&own, "loaded").await;
     assert_eq!(
-        told.one(own.trace_id, "stored").parent_span_id,
+        told.one(own.trace_id, "stored").unwrap().parent_span_id,
         own.span_id.to_be_bytes()
     );
     assert!(told.0.iter().all(|span| trace_of(span) != quiet.trace_id));
 
-    assert!(
-        gateway
-            .terminate(Duration::from_secs(30))
-            .await
-            .unwrap()
-            .status
-            .success()
-    );
+    let ended = gateway.terminate(Duration::from_secs(30)).await.unwrap();
+    assert!(ended.status.success(), "{}", ended.said);
+    for parent in [&over_http, &over_grpc] {
+        // Only lines within the request: what the pipeline does later belongs to many.
+        for line in ["request_received", "request_completed"] {
+            let named = format!(r#""trace_id":"{:032x}","span_id":""#, parent.trace_id);
+            let mut said = ended.said.lines();
+            let is_named = |one: &str| one.contains(line) && one.contains(&named);
+            assert!(
+                said.any(is_named),
+                "{line} without {named} in\n{}",
+                ended.said
+            );
+        }
+    }
+    assert!(!ended.said.contains(&format!("{:032x}", quiet.trace_id)));
 }
 
 #[tokio::test]
@@ -316,24 +333,26 @@ async fn each_message_of_a_stream_has_a_span_that_its_events_lead_to() {
     let mut answers = client.collect_bidi(request).await.unwrap().into_inner();
     while answers.message().await.unwrap().is_some() {}
 
-    let told = story.told(&parent, "loaded").await;
-    let stream = story
-        .told(&parent, "eventkit.v1.IngestService/CollectBidi")
+    let name = "eventkit.v1.IngestService/CollectBidi";
+    let told = story
+        .until(|told| {
+            told.one(parent.trace_id, "loaded")?;
+            let stream = told.one(parent.trace_id, name)?;
+            ensure!(text(stream, "rpc.response.status_code")? == "OK");
+            Ok(())
+        })
         .await;
-    let stream = stream.one(parent.trace_id, "eventkit.v1.IngestService/CollectBidi");
-    let of_stream: Vec<&Span> = told
-        .0
-        .iter()
-        .filter(|span| span.parent_span_id == stream.span_id)
-        .collect();
-    assert_eq!(of_stream.len(), 2, "{}", told.list());
-    assert!(of_stream.iter().all(|span| span.name == "batch message"));
-    let stored = told.one(parent.trace_id, "stored");
+    let stream = told.one(parent.trace_id, name).unwrap();
+    let mut messages = told.0.iter().filter(|span| span.name == "batch message");
+    let stored = told.one(parent.trace_id, "stored").unwrap();
     assert!(
-        of_stream
-            .iter()
+        messages
+            .clone()
             .any(|span| span.span_id == stored.parent_span_id)
     );
+    assert!(messages.all(|span| span.parent_span_id == stream.span_id));
+    let messages = told.0.iter().filter(|span| span.name == "batch message");
+    assert_eq!(messages.count(), 2, "{}", told.list());
     drop(gateway);
 }
 
@@ -354,27 +373,19 @@ async fn after_a_kill_a_batch_that_is_sent_again_still_leads_to_its_request() {
         track("k"),
     )
     .await;
-    let since = Instant::now();
-    loop {
-        let told = Told(story.spans().await);
-        let sealed = told.0.iter().any(|span| span.name == "seal");
-        if sealed
-            && told
-                .named_in(parent.trace_id, "POST /collect/{stream}")
-                .is_some()
-        {
-            break;
-        }
-        assert!(since.elapsed() < TOLD_WITHIN, "{}", told.list());
-        sleep(Duration::from_millis(50)).await;
-    }
+    story
+        .until(|told| {
+            told.linked(parent.trace_id, "seal")?;
+            told.one(parent.trace_id, "POST /collect/{stream}")
+                .map(drop)
+        })
+        .await;
     gateway.kill().await.unwrap();
 
     std::fs::remove_file(&store).unwrap();
     std::fs::rename(&away, &store).unwrap();
     let (gateway, _) = start("dev", dir.path(), &story.settings(), &[]).await;
-    let told = story.told(&parent, "loaded").await;
-    told.is_whole(&parent, "POST /collect/{stream}", "send");
+    story.whole(&parent, "POST /collect/{stream}", "send").await;
     drop(gateway);
 }
 
@@ -390,28 +401,18 @@ async fn a_failure_is_recorded_although_nobody_asked_for_a_trace() {
     // The end of the program ends the attempts.
     let http = clients::Http::new(&endpoints);
     let since = Instant::now();
-    while !http
-        .get("/ready")
-        .await
-        .unwrap()
-        .1
-        .to_string()
-        .contains("store")
-    {
+    while http.get("/ready").await.unwrap().1["degraded"]["store"].is_null() {
         assert!(since.elapsed() < TOLD_WITHIN);
         sleep(Duration::from_millis(20)).await;
     }
     std::fs::remove_file(&store).unwrap();
     std::fs::rename(&away, &store).unwrap();
-    let since = Instant::now();
-    let write = loop {
-        let told = Told(story.spans().await);
-        if let Some(write) = told.0.iter().find(|span| span.name == "store write") {
-            break write.clone();
-        }
-        assert!(since.elapsed() < TOLD_WITHIN, "{}", told.list());
-        sleep(Duration::from_millis(50)).await;
+    let written = |told: &Told| {
+        let write = told.0.iter().find(|span| span.name == "store write");
+        write.cloned().context("no span of a write")
     };
+    let told = story.until(|told| written(told).map(drop)).await;
+    let write = written(&told).unwrap();
     assert!(!write.events.is_empty());
     assert_eq!(write.events[0].name, "retry");
     let kinds = write.events[0]
@@ -458,12 +459,12 @@ async fn a_request_is_followed_through_three_processes_and_a_kill_of_each() {
         track("p"),
     )
     .await;
-    let told = story.told(&whole, "loaded").await;
-    told.is_whole(&whole, "POST /collect/{stream}", "seal");
+    story.whole(&whole, "POST /collect/{stream}", "seal").await;
     let over_grpc = Parent::new();
     collect(&endpoints, &over_grpc, "q").await;
-    let told = story.told(&over_grpc, "loaded").await;
-    told.is_whole(&over_grpc, "eventkit.v1.IngestService/Collect", "seal");
+    story
+        .whole(&over_grpc, "eventkit.v1.IngestService/Collect", "seal")
+        .await;
 
     // Nobody is there to store it when it comes, and then others do.
     worker.kill().await.unwrap();
@@ -480,9 +481,13 @@ async fn a_request_is_followed_through_three_processes_and_a_kill_of_each() {
     let (gateway, _) = start("serve", front.path(), &settings, &role("gateway")).await;
     let (worker, _) = start("serve", back.path(), &settings, &role("worker")).await;
     let (loader, _) = start("serve", back.path(), &settings, &role("loader")).await;
-    let told = story.told(&through_a_kill, "loaded").await;
-    told.one(through_a_kill.trace_id, "stored");
-    told.linked(through_a_kill.trace_id, "process");
-    told.linked(through_a_kill.trace_id, "manifest");
+    story
+        .until(|told| {
+            told.one(through_a_kill.trace_id, "stored")?;
+            told.one(through_a_kill.trace_id, "loaded")?;
+            told.linked(through_a_kill.trace_id, "process")?;
+            told.linked(through_a_kill.trace_id, "manifest").map(drop)
+        })
+        .await;
     drop((gateway, worker, loader));
 }

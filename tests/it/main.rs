@@ -48,6 +48,10 @@ mod config;
 mod cli;
 mod logs;
 mod health;
+mod otlp;
+// What it shows while it runs, and what of its clients it never shows.
+mod observability;
+mod personal_data;
 // What the documents say about it.
 mod docs;
 mod running;

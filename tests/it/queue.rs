@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 #[cfg(feature = "cloud")]
+mod emulator;
+#[cfg(feature = "cloud")]
 mod pubsub;
 
 /// How long an emulator on a busy machine may take for one step.

@@ -4,7 +4,7 @@
 //! what came in can be balanced against what went out.
 
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Histogram, Meter};
+use opentelemetry::metrics::{Counter, Histogram, Meter, UpDownCounter};
 
 use crate::status::Code;
 
@@ -14,6 +14,8 @@ pub type Count = Counter<u64>;
 pub type Seconds = Histogram<f64>;
 /// Numbers of records.
 pub type Records = Histogram<u64>;
+/// What goes up and down.
+pub type Level = UpDownCounter<i64>;
 
 /// Bounds in seconds that suit a group commit as well as an outage.
 const SECONDS: [f64; 14] = [
@@ -54,6 +56,43 @@ impl Made for Records {
     fn make(meter: &Meter, name: &'static str, text: &'static str) -> Self {
         let histogram = meter.u64_histogram(name).with_description(text);
         histogram.with_boundaries(COUNTS.to_vec()).build()
+    }
+}
+
+impl Made for Level {
+    fn make(meter: &Meter, name: &'static str, text: &'static str) -> Self {
+        let counter = meter.i64_up_down_counter(name);
+        counter.with_description(text).build()
+    }
+
+    fn begin(&self, labels: &[KeyValue]) {
+        self.add(0, labels);
+    }
+}
+
+/// A level that is higher for as long as this lives.
+#[derive(Debug)]
+pub struct Raised {
+    level: Level,
+    by: i64,
+}
+
+impl Raised {
+    /// Raises a level.
+    #[must_use]
+    pub fn by(level: &Level, by: usize) -> Self {
+        let by = i64::try_from(by).unwrap_or(i64::MAX);
+        level.add(by, &[]);
+        Self {
+            level: level.clone(),
+            by,
+        }
+    }
+}
+
+impl Drop for Raised {
+    fn drop(&mut self) {
+        self.level.add(-self.by, &[]);
     }
 }
 
@@ -115,6 +154,8 @@ instruments! {
     /// Requests turned away for our own want of capacity. Label `code`.
     requests_shed: Count = "eventkit_ingress_requests_shed", "Requests turned away for want of capacity",
         "code" of codes(Code::LogFull, Code::LogFailed);
+    /// Streaming calls under way.
+    ingress_streams: Level = "eventkit_ingress_streams", "Streaming calls under way";
     /// Seconds from a request's headers to its answer. Labels `protocol`, `status`.
     request_seconds: Seconds = "eventkit_ingress_request_seconds", "Request duration";
 
@@ -149,9 +190,20 @@ instruments! {
     queue_messages_parked: Count = "eventkit_queue_messages_parked", "Messages put aside for a newer version";
     /// Deliveries after the first of a batch.
     queue_redeliveries: Count = "eventkit_queue_redeliveries", "Deliveries after the first of a batch";
+    /// Batches that came before one that precedes them. Label `outcome`: `noticed`, `given_up`.
+    queue_gaps: Count = "eventkit_queue_gaps", "Batches that came before one that precedes them",
+        "outcome" of vec!["noticed", "given_up"];
+    /// Lanes that wait for a batch that is missing.
+    queue_lanes_waiting: Level = "eventkit_queue_lanes_waiting", "Lanes that wait for a batch that is missing";
+    /// Bytes of batches that a worker gathers or stores.
+    queue_held_bytes: Level = "eventkit_queue_held_bytes", "Bytes of batches that are gathered or being stored";
+    /// Messages (in the process: batches) that were delivered and are not acknowledged.
+    queue_held_messages: Level = "eventkit_queue_held_messages", "Messages that are held and not acknowledged";
     /// Pulls that failed and were begun anew.
     queue_pull_failures: Count = "eventkit_queue_pull_failures", "Pulls that failed and were begun anew";
 
+    /// Workers that have a batch in hand.
+    workers_busy: Level = "eventkit_workers_busy", "Workers that have a batch in hand";
     /// Events that became rows of the store.
     worker_events_stored: Count = "eventkit_events_processed", "Events stored";
     /// Events that became error rows. Label `code`.
@@ -191,7 +243,4 @@ instruments! {
     retention_objects_removed: Count = "eventkit_retention_objects_removed", "Objects removed because of their age";
     /// Rows removed from the warehouse because of their age. Label `table`: `events`, `errors`.
     retention_rows_removed: Count = "eventkit_retention_rows_removed", "Rows removed because of their age", "table" of tables();
-
-    /// Spans that were recorded and never exported: the queue before the collector was full, or it did not take them.
-    telemetry_spans_dropped: Count = "eventkit_telemetry_spans_dropped", "Spans that were not exported";
 }

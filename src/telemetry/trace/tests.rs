@@ -22,7 +22,10 @@ fn tracing(sampler: Sampler) -> (Tracing, Kept) {
         .with_sampler(Sampler::AlwaysOn)
         .with_id_generator(Ids::default())
         .build();
-    (Tracing::new(provider.tracer("test"), sampler), exporter)
+    (
+        Tracing::new(provider.tracer("test"), sampler, true),
+        exporter,
+    )
 }
 
 fn spans(exporter: &Kept) -> Vec<SpanData> {
