@@ -16,7 +16,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,11 +31,15 @@ use crate::clock::sleep_until;
 use crate::config::{BatchRules, PublisherConfig};
 use crate::event::{Day, Lane, Offset};
 use crate::queue::{Batch, Producer, SendError, Verdict, input_hash};
-use crate::telemetry::Metrics;
+use crate::telemetry::trace::Scope;
+use crate::telemetry::{Metrics, Tracing};
 use crate::wal::{Checkpoint, Group, LaneCheckpoint, ReadError, Seal, Unsettled, Wal, record};
 
+mod gauges;
 mod lane;
+mod spans;
 
+use gauges::Gauges;
 use lane::{HELD_MAX, LaneState, Offered};
 
 /// How much of the log is read at a time, in bytes of records.
@@ -99,8 +102,7 @@ pub struct Publisher {
     checkpoint: Checkpoint,
     /// Everything below is with the queue.
     sent: watch::Sender<Offset>,
-    /// How far each lane is settled, for the gauges.
-    settled: Arc<[AtomicU64]>,
+    gauges: Arc<Gauges>,
 }
 
 impl Publisher {
@@ -125,16 +127,15 @@ impl Publisher {
                 .collect();
             LaneState::new(Lane(lane), log_id, settled.unwrap_or_default(), resumed)
         });
-        let settled: Arc<[AtomicU64]> = (0..count)
-            .map(|_| AtomicU64::new(checkpoint.offset))
-            .collect();
-        observe(&metrics, &wal, &settled);
         // Each lane may hold two batches: its share of the budget is the same whatever the others do.
         let share = config.budget_bytes / (2 * count.max(1));
+        let bytes = config.batch.bytes.min(share).max(1);
+        let at = (count, checkpoint.offset);
+        let gauges = Gauges::register(&metrics, &wal, at, bytes.saturating_mul(count));
         Self {
             lanes: lanes.collect(),
             rules: BatchRules {
-                bytes: config.batch.bytes.min(share).max(1),
+                bytes,
                 ..config.batch
             },
             wal,
@@ -149,7 +150,7 @@ impl Publisher {
             last_asked: None,
             sent: watch::Sender::new(checkpoint.offset),
             checkpoint,
-            settled,
+            gauges,
         }
     }
 
@@ -179,6 +180,7 @@ impl Publisher {
             if draining && self.is_settled(tail) {
                 return self.move_checkpoint().await;
             }
+            self.gauges.holds(&self.lanes, self.sending.len());
             let waiting = self.scanned >= tail;
             let deadline = self
                 .lanes
@@ -305,8 +307,9 @@ impl Publisher {
             return false;
         };
         let (wal, producer) = (self.wal.clone(), Arc::clone(&self.producer));
+        let tracing = self.metrics.tracing().clone();
         self.sending
-            .push(Box::pin(send(wal, producer, seal, batch)));
+            .push(Box::pin(send(wal, producer, tracing, seal, batch)));
         true
     }
 
@@ -373,6 +376,8 @@ impl Publisher {
         let owned = self.producer.verify_every().is_none();
         if let Some(state) = self.lanes.get_mut(usize::from(lane.0)) {
             let took = state.busy_for(now).unwrap_or_default();
+            let seconds = &self.metrics.publisher_send_seconds;
+            seconds.record(took.as_secs_f64(), &[]);
             if let Some(seal) = state.hold(round) {
                 if owned {
                     self.metrics
@@ -409,9 +414,7 @@ impl Publisher {
             let sent = sent.unwrap_or(*below).max(*below);
             std::mem::replace(below, sent) < sent
         });
-        for (gauge, lane) in self.settled.iter().zip(&lanes) {
-            gauge.store(lane.settled_below, Ordering::Relaxed);
-        }
+        self.gauges.settled(&lanes);
         let offset = lanes
             .iter()
             .map(|lane| lane.settled_below)
@@ -453,37 +456,34 @@ fn lane_index(lane: Lane, lanes: usize) -> usize {
     if lane < lanes { lane } else { 0 }
 }
 
-/// A gauge per lane: the one that lags most is the one that pins the log.
-fn observe(metrics: &Metrics, wal: &Wal, settled: &Arc<[AtomicU64]>) {
-    let (wal, settled) = (wal.clone(), Arc::clone(settled));
-    metrics.observe_lanes(
-        "eventkit_publisher_lane_lag",
-        "Offsets between the durable tail and what the lane has settled",
-        settled.len(),
-        move |lane| {
-            let below = settled
-                .get(lane)
-                .map_or(0, |below| below.load(Ordering::Relaxed));
-            let lag = wal.durable().borrow().saturating_sub(below);
-            u32::try_from(lag).map_or(f64::from(u32::MAX), f64::from)
-        },
-    );
-}
-
 /// Records the seal of a new batch, or fetches the events of one that was sealed before; then hands it on.
 async fn send(
     wal: Wal,
     producer: Arc<dyn Producer>,
+    tracing: Tracing,
     seal: Seal,
     batch: Option<Batch>,
 ) -> Result<Lane, PublishError> {
-    let batch = match batch {
-        Some(batch) if wal.seal(vec![seal]).await => batch,
-        Some(_) => return Err(PublishError::LogClosed),
-        None => load(wal, seal).await?,
+    let (mut batch, sealed, contexts) = match batch {
+        Some(batch) => {
+            let contexts = spans::contexts(&tracing, &batch);
+            let span = spans::sealing(&tracing, &seal, &contexts);
+            if !wal.seal(vec![seal]).await {
+                span.failed("log closed");
+                return Err(PublishError::LogClosed);
+            }
+            (batch, span.link(), contexts)
+        }
+        None => {
+            let batch = load(wal, seal).await?;
+            let contexts = spans::contexts(&tracing, &batch);
+            (batch, None, contexts)
+        }
     };
-    producer
-        .send(Arc::new(batch))
+    let span = spans::sending(&tracing, &seal, sealed, &contexts);
+    batch.sent_in.extend(span.link());
+    Scope::of(&span)
+        .around(producer.send(Arc::new(batch)))
         .await
         .map_err(|SendError::Closed| PublishError::QueueClosed)?;
     Ok(seal.batch.lane)
@@ -518,6 +518,7 @@ async fn load(wal: Wal, seal: Seal) -> Result<Batch, PublishError> {
         id,
         day: seal.day,
         records: found,
+        sent_in: Vec::new(),
     })
 }
 

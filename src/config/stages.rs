@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::endpoint::Endpoint;
+use super::otlp::OtlpConfig;
 
 /// The doors: addresses and limits.
 #[derive(Debug, Clone)]
@@ -266,6 +267,29 @@ pub enum LogLevel {
     Error,
 }
 
+impl LogLevel {
+    /// All of them, from the one that writes most.
+    pub const ALL: [Self; 4] = [Self::Debug, Self::Info, Self::Warning, Self::Error];
+
+    /// The word in log lines and answers.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+
+    /// The level of a word, in whatever case.
+    #[must_use]
+    pub fn named(word: &str) -> Option<Self> {
+        let is_named = |level: &Self| level.as_str().eq_ignore_ascii_case(word);
+        Self::ALL.into_iter().find(is_named)
+    }
+}
+
 /// Logs and metrics.
 #[derive(Debug, Clone)]
 pub struct TelemetryConfig {
@@ -273,6 +297,8 @@ pub struct TelemetryConfig {
     pub level: LogLevel,
     /// One JSON object per line instead of text for people.
     pub json: bool,
+    /// What leaves the process by OTLP.
+    pub otlp: OtlpConfig,
 }
 
 /// The admin port.

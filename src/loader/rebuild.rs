@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::manifest::{self, Manifest, ManifestObject};
 use super::{Loader, RoundError, inbox, retention};
-use crate::store::{Table, parquet};
+use crate::store::{Table, Traces, parquet};
 
 /// Names that are listed at a time.
 const PAGE: usize = 1_000;
@@ -110,6 +110,7 @@ impl Loader {
             rows: rows(table, &file),
             bytes: file.len() as u64,
             marker: marker.clone(),
+            traces: Traces::default(),
         };
         let put = self
             .objects

@@ -267,6 +267,7 @@ impl LaneState {
                 id: batch,
                 day: open.day,
                 records: open.records,
+                sent_in: Vec::new(),
             },
         ))
     }
@@ -320,6 +321,11 @@ impl LaneState {
             under_way.again = true;
         }
         lost
+    }
+
+    /// Bytes of the open batch.
+    pub(crate) fn open_bytes(&self) -> usize {
+        self.open.as_ref().map_or(0, |open| open.bytes)
     }
 
     /// How many batches the queue took and is not known to own.

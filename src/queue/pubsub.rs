@@ -37,6 +37,9 @@ pub use setup::{Found, SetUpError, set_up};
 /// How long one call may take, its repetitions included; then it is begun anew over a new connection.
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// The attribute that carries the trace which a batch belongs to.
+const TRACEPARENT: &str = "traceparent";
+
 /// Which topic and subscription, and where.
 #[derive(Debug, Clone)]
 pub struct PubSubOptions {

@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use opentelemetry::KeyValue;
@@ -20,7 +21,8 @@ use super::{Disposition, ErrorRow, ErrorStore, EventStore, Row, WriteError, Writ
 use crate::backoff::Backoff;
 use crate::event::{BatchId, Day, Lane, LogId};
 use crate::lifecycle::Health;
-use crate::telemetry::Metrics;
+use crate::telemetry::trace::{self, Scope, count};
+use crate::telemetry::{Metrics, Span, names};
 
 /// The component's name in readiness.
 const COMPONENT: &str = "store";
@@ -37,7 +39,7 @@ pub struct Retrying<S> {
     health: Health,
     metrics: Metrics,
     stop: CancellationToken,
-    outage: Mutex<Outage>,
+    outage: Arc<Mutex<Outage>>,
 }
 
 /// What is failing now, over all lanes.
@@ -78,13 +80,24 @@ impl<S> Retrying<S> {
         metrics: Metrics,
         stop: CancellationToken,
     ) -> Self {
+        let outage = Arc::<Mutex<Outage>>::default();
+        let shown = Arc::clone(&outage);
+        metrics.observe(
+            "eventkit_store_writes_failing",
+            "Writes that fail now and are tried again",
+            vec![],
+            move || {
+                let outage = shown.lock().unwrap_or_else(PoisonError::into_inner);
+                u32::try_from(outage.failing.len()).map_or(f64::from(u32::MAX), f64::from)
+            },
+        );
         Self {
             inner,
             backoff,
             health,
             metrics,
             stop,
-            outage: Mutex::default(),
+            outage,
         }
     }
 
@@ -99,27 +112,63 @@ impl<S> Retrying<S> {
     {
         let labels = [KeyValue::new("kind", kind)];
         let whose = (kind, batch.log_id, batch.lane);
-        let mut failures = 0_u32;
+        let (mut failures, started) = (0_u32, SystemTime::now());
+        let span = self.span(kind, batch.lane);
+        let within = Scope::of(&span).following(trace::followed());
         loop {
             let began = Instant::now();
-            let outcome = write().await;
+            let outcome = within.around(write()).await;
             self.metrics
                 .store_write_seconds
                 .record(began.elapsed().as_secs_f64(), &labels);
             let error = match outcome {
                 Ok(written) => {
                     self.succeeded(whose);
+                    self.tell_senders(&span, started, &written);
                     return Ok(written);
                 }
                 Err(error) => error,
             };
             failures = failures.saturating_add(1);
+            span.retried(error.kind(), failures);
+            let reason = [KeyValue::new("reason", error.kind())];
+            self.metrics.store_write_failures.add(1, &reason);
             self.tell(whose, failures, &error);
             let wait = tokio::time::sleep(self.backoff.wait(failures));
             // Both arms are cancel safe: nothing is lost by dropping a timer or a wait for the token.
             tokio::select! {
-                () = self.stop.cancelled() => return Err(error),
+                () = self.stop.cancelled() => {
+                    span.failed(error.kind());
+                    return Err(error);
+                }
                 () = wait => self.metrics.store_write_retries.add(1, &labels),
+            }
+        }
+    }
+
+    /// The span of a write with all its attempts.
+    fn span(&self, kind: &'static str, lane: Lane) -> Span {
+        let part_of = trace::current().link();
+        let start = self.metrics.tracing().span(names::STORE_WRITE);
+        let span = start.child_of(part_of).start();
+        span.set(names::KIND, kind);
+        span.set(names::LANE, i64::from(lane.0));
+        span
+    }
+
+    /// Each request that had events in the write hears of it, in its own trace.
+    fn tell_senders(&self, span: &Span, started: SystemTime, written: &Written) {
+        span.set(names::OBJECT_BYTES, count(written.bytes));
+        span.set(names::EXISTED, !written.created);
+        if !written.object.is_empty() {
+            span.set(names::OBJECT, written.object.clone());
+        }
+        for sender in trace::followed().kept() {
+            let stored = self.metrics.tracing().span(names::STORED);
+            let stored = stored.child_of(Some(*sender)).linked(span.link());
+            let stored = stored.since(started).start();
+            if !written.object.is_empty() {
+                stored.set(names::OBJECT, written.object.clone());
             }
         }
     }

@@ -270,6 +270,7 @@ async fn a_delivery_that_is_dropped_comes_again_and_ok_means_settled() {
         },
         day: eventkit::event::Day(0),
         records: Vec::new(),
+        sent_in: Vec::new(),
     });
     let settled = Arc::new(Mutex::new(false));
     let worker = {

@@ -14,7 +14,7 @@ use eventkit::store::fake::{Fault, Faulty, MemoryObjects};
 use eventkit::store::objects::{marker_name, object_name};
 use eventkit::store::{
     ErrorRow, ErrorStore, EventStore, LocalObjects, Marker, ObjectEventStore, Objects, Row, Table,
-    Written, parquet,
+    Traces, Written, parquet,
 };
 #[cfg(feature = "cloud")]
 use eventkit::store::{GcsObjects, GcsOptions};
@@ -360,6 +360,7 @@ async fn a_write_is_an_object_and_a_marker_that_names_it() {
             day: "2024-05-01".into(),
             rows: 2,
             bytes: written.bytes,
+            traces: Traces::default(),
         };
         assert_eq!(marker, expected, "{kind}");
     }

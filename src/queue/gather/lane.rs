@@ -295,6 +295,7 @@ fn merged(batches: Vec<Batch>) -> Option<Batch> {
     for batch in batches {
         all.id.last = batch.id.last;
         all.records.extend(batch.records);
+        all.sent_in.extend(batch.sent_in);
     }
     all.id.input_hash = input_hash(&all.records);
     Some(all)

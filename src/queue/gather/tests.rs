@@ -36,6 +36,7 @@ fn message(lane: u16, number: u64, day: i32, bytes: usize) -> Message<(u64, u8)>
             },
             day: Day(day),
             records,
+            sent_in: Vec::new(),
         },
         node: "node".into(),
         handle: (number, 0),

@@ -91,6 +91,21 @@ struct Held {
     early: AtomicUsize,
 }
 
+impl Held {
+    fn show(&self, metrics: &Metrics, bytes: usize, messages: usize, early: usize) {
+        let step = |now: usize, held: &AtomicUsize| {
+            let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+            number(now) - number(held.swap(now, Ordering::Relaxed))
+        };
+        let bytes = step(bytes, &self.bytes);
+        metrics.queue_held_bytes.add(bytes, &[]);
+        let messages = step(messages, &self.messages);
+        metrics.queue_held_messages.add(messages, &[]);
+        let early = step(early, &self.early);
+        metrics.queue_lanes_waiting.add(early, &[]);
+    }
+}
+
 /// Ends for so many workers (at least one), and what feeds them.
 #[must_use]
 pub fn consumers(
@@ -104,7 +119,6 @@ pub fn consumers(
     let ends = (0..workers.max(1)).map(|_| PubSubConsumer { ask: ask.clone() });
     let consumers = ends.collect();
     let held = Arc::<Held>::default();
-    observe(&metrics, &held);
     let puller = Puller {
         options,
         rules,
@@ -149,11 +163,13 @@ impl Puller {
             self.options.clone(),
             self.rules,
             sender,
-            (self.health.clone(), pulling.clone()),
+            (self.health.clone(), self.metrics.clone()),
+            pulling.clone(),
         );
         let feeding = async {
             self.feed(&mut streams, &pulling, &give_up).await;
             // What is left is dropped, that is given back.
+            self.held.show(&self.metrics, 0, 0, 0);
             let close = std::mem::take(&mut streams.close);
             drop((self, streams));
             let closing = join_all(close.iter().map(ShutdownToken::shutdown));
@@ -211,12 +227,11 @@ impl Puller {
     }
 
     fn show(&self) {
-        let (gatherer, held) = (&self.gatherer, &self.held);
+        let gatherer = &self.gatherer;
         let messages = gatherer.messages() + self.parked.len();
-        held.bytes.store(gatherer.bytes(), Ordering::Relaxed);
-        held.messages.store(messages, Ordering::Relaxed);
-        held.early
-            .store(gatherer.early(Instant::now()), Ordering::Relaxed);
+        let early = gatherer.early(Instant::now());
+        self.held
+            .show(&self.metrics, gatherer.bytes(), messages, early);
     }
 
     fn hand_out(&mut self, worker: oneshot::Sender<Delivery>, now: Instant, draining: bool) {
@@ -328,29 +343,4 @@ impl Settle for RunSettle {
     }
 
     fn nack(self: Box<Self>) {}
-}
-
-fn observe(metrics: &Metrics, held: &Arc<Held>) {
-    let gauge = |name: &'static str, help: &'static str, of: fn(&Held) -> &AtomicUsize| {
-        let held = Arc::clone(held);
-        metrics.observe(name, help, Vec::new(), move || {
-            let count = of(&held).load(Ordering::Relaxed);
-            u32::try_from(count).map_or(f64::from(u32::MAX), f64::from)
-        });
-    };
-    gauge(
-        "eventkit_queue_held_bytes",
-        "Bytes of batches that are gathered or being stored",
-        |held| &held.bytes,
-    );
-    gauge(
-        "eventkit_queue_held_messages",
-        "Messages that are held and not acknowledged",
-        |held| &held.messages,
-    );
-    gauge(
-        "eventkit_queue_lanes_waiting",
-        "Lanes that wait for a batch that is missing",
-        |held| &held.early,
-    );
 }

@@ -104,10 +104,14 @@ async fn a_write_is_repeated_until_it_succeeds() {
         metrics.contains(r#"eventkit_store_write_retries_total{kind="events"} 30"#),
         "{metrics}"
     );
-    assert!(
-        metrics.contains(r#"eventkit_store_write_seconds_count{kind="events"} 31"#),
-        "{metrics}"
-    );
+    for line in [
+        r#"eventkit_store_write_seconds_count{kind="events"} 31"#,
+        r#"eventkit_store_write_failures_total{reason="denied"} 10"#,
+        r#"eventkit_store_write_failures_total{reason="unavailable"} 20"#,
+        "eventkit_store_writes_failing 0",
+    ] {
+        assert!(metrics.contains(line), "{line} in {metrics}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -123,6 +127,8 @@ async fn the_store_is_degraded_exactly_while_a_write_fails() {
             Some("writes fail and are retried: events of lane 7")
         );
         assert!(rig.health.readiness().is_ready());
+        let metrics = rig.metrics.render();
+        assert!(metrics.contains("eventkit_store_writes_failing 1"));
     };
     let (written, ()) = tokio::join!(write, watch);
     assert!(written.is_ok());

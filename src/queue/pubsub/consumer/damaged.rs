@@ -7,9 +7,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use google_cloud_pubsub::model::Message;
 
-use crate::event::{BatchId, Day, Lane, LogId, Offset};
+use crate::event::{BatchId, Day, Lane, LogId, Offset, TraceLink};
 use crate::queue::batch::{self, DecodeError};
 use crate::queue::gather::Key;
+use crate::queue::pubsub::TRACEPARENT;
 use crate::queue::{Batch, input_hash};
 
 /// How many damaged messages are remembered.
@@ -40,7 +41,13 @@ pub(super) struct Reader {
 impl Reader {
     pub(super) fn read(&mut self, message: &Message) -> Read {
         let error = match batch::decode(message.data.clone()) {
-            Ok((batch, node)) => return Read::Batch(batch, node.into()),
+            Ok((mut batch, node)) => {
+                let sent_in = message.attributes.get(TRACEPARENT);
+                batch
+                    .sent_in
+                    .extend(sent_in.and_then(|text| text.parse::<TraceLink>().ok()));
+                return Read::Batch(batch, node.into());
+            }
             Err(error) => error,
         };
         let number = message.attributes.get("number").map(String::as_str);
@@ -131,7 +138,13 @@ fn accounted(message: &Message) -> Option<Batch> {
         last,
         input_hash: input_hash(&records),
     };
-    Some(Batch { id, day, records })
+    let sent_in = text(TRACEPARENT).and_then(|text| text.parse().ok());
+    Some(Batch {
+        id,
+        day,
+        records,
+        sent_in: sent_in.into_iter().collect(),
+    })
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use crate::backoff::Backoff;
 use crate::lifecycle::Health;
 use crate::queue::gather;
 use crate::queue::pubsub::{PubSubOptions, SetUpError, name_of, set_up};
-use crate::telemetry::with_causes;
+use crate::telemetry::{Metrics, with_causes};
 
 /// The component's name in readiness.
 const COMPONENT: &str = "pubsub subscription";
@@ -60,7 +60,8 @@ pub(super) async fn pull(
     options: PubSubOptions,
     rules: gather::Rules,
     out: mpsc::Sender<Pulled>,
-    (health, stop): (Health, CancellationToken),
+    (health, metrics): (Health, Metrics),
+    stop: CancellationToken,
 ) {
     let backoff = Backoff::default();
     let mut failures = 0_u32;
@@ -89,6 +90,7 @@ pub(super) async fn pull(
             return;
         }
         failures = failures.saturating_add(1);
+        metrics.queue_pull_failures.add(1, &[]);
         let Failure { text, passes } = failure;
         let needs_a_person = failures == 1 && !passes;
         if needs_a_person {
