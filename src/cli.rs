@@ -281,13 +281,7 @@ pub fn inputs(
 /// The problems of the configuration, if these are what the error is about.
 #[must_use]
 pub fn config_problems(error: &anyhow::Error) -> Option<&Problems> {
-    error.chain().find_map(|cause| match cause.downcast_ref() {
-        Some(wal::WalError::Config(problems)) => Some(problems),
-        _ => match cause.downcast_ref() {
-            Some(health::HealthError::Config(problems)) => Some(problems),
-            _ => cause.downcast_ref(),
-        },
-    })
+    error.chain().find_map(|cause| cause.downcast_ref())
 }
 
 /// Whoever reads the output has seen enough, as `head` does: that is no failure.

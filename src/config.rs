@@ -11,6 +11,7 @@
 //! themselves, as its specification demands of them (headers, compression, service name and resource attributes, a span's
 //! limits; see [`settings::otel`]).
 
+mod batch;
 mod cloud;
 mod endpoint;
 mod environment;
@@ -23,13 +24,14 @@ pub mod settings;
 mod stages;
 mod validate;
 
+pub use batch::BatchRules;
 pub use endpoint::Endpoint;
 pub use environment::Environment;
 pub use otlp::{Collector, Instance, OtlpConfig, Protocol, QueueLimits, Roots, Sampling};
 pub use raw::{Inputs, Profile, Resolved, Source};
 pub use stages::{
-    Ack, AdminConfig, BatchRules, Config, Engine, IngressConfig, LoaderConfig, LogLevel,
-    PubSubConfig, PublisherConfig, QueueConfig, Role, StoreConfig, TelemetryConfig, WalConfig,
+    Ack, AdminConfig, Config, Engine, IngressConfig, LoaderConfig, LogLevel, PubSubConfig,
+    PubSubOptions, PublisherConfig, QueueConfig, Role, StoreConfig, TelemetryConfig, WalConfig,
     WarehouseConfig,
 };
 pub use validate::{

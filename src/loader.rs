@@ -46,6 +46,7 @@ mod inbox;
 mod iso;
 pub mod manifest;
 mod open;
+mod pages;
 mod progress;
 mod rebuild;
 mod retention;

@@ -49,6 +49,7 @@ mod room;
 pub mod storage;
 pub mod testing;
 
+pub(crate) use files::beside;
 pub use handle::Wal;
 use handle::{COMMANDS_MAX, Command, Shared};
 pub use open::{OpenError, Options};

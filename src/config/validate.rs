@@ -127,7 +127,6 @@ fn config(reader: &mut Reader<'_>) -> Config {
     let role = cloud::role(reader);
     let queue = cloud::queue(reader);
     let store = cloud::store(reader, &data_dir);
-    let telemetry = telemetry(reader, role);
     Config {
         node: reader.text(&settings::NODE),
         role,
@@ -147,7 +146,7 @@ fn config(reader: &mut Reader<'_>) -> Config {
         },
         queue,
         store,
-        telemetry,
+        telemetry: telemetry(reader, role),
         admin: AdminConfig {
             addr: reader.address(&settings::ADMIN_ADDR),
         },

@@ -23,8 +23,9 @@ use google_cloud_pubsub::client::{Publisher, Subscriber, SubscriptionAdmin, Topi
 use google_cloud_pubsub::retry_policy::RetryableErrors;
 
 use crate::cloud::{NoCredentials, credentials};
-use crate::config::Endpoint;
 use crate::event::{Lane, LogId};
+
+pub use crate::config::PubSubOptions;
 
 mod consumer;
 mod producer;
@@ -40,25 +41,6 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 /// The attribute that carries the trace which a batch belongs to.
 const TRACEPARENT: &str = "traceparent";
 
-/// Which topic and subscription, and where.
-#[derive(Debug, Clone)]
-pub struct PubSubOptions {
-    /// The Google Cloud project.
-    pub project: String,
-    /// The topic's name within the project.
-    pub topic: String,
-    /// The subscription's name within the project.
-    pub subscription: String,
-    /// Whether both are made where they are missing.
-    pub create: bool,
-    /// For how long a subscription that is made here keeps messages.
-    pub retention: Duration,
-    /// How long what was published may wait until the subscription is looked at.
-    pub verify_every: Duration,
-    /// Where Pub/Sub answers.
-    pub endpoint: Endpoint,
-}
-
 /// Why a client cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -73,13 +55,6 @@ pub enum ClientError {
 impl PubSubOptions {
     fn topic_path(&self) -> String {
         format!("projects/{}/topics/{}", self.project, self.topic)
-    }
-
-    fn subscription_path(&self) -> String {
-        format!(
-            "projects/{}/subscriptions/{}",
-            self.project, self.subscription
-        )
     }
 
     async fn publisher(&self) -> Result<Publisher, ClientError> {
@@ -102,21 +77,24 @@ impl PubSubOptions {
         Ok(builder.build().await?)
     }
 
-    async fn admins(&self) -> Result<(TopicAdmin, SubscriptionAdmin), ClientError> {
-        let policy = || RetryableErrors.with_time_limit(CALL_TIMEOUT);
-        let (mut topics, mut subscriptions) = (
-            TopicAdmin::builder()
-                .with_credentials(credentials(&self.endpoint)?)
-                .with_retry_policy(policy()),
-            SubscriptionAdmin::builder()
-                .with_credentials(credentials(&self.endpoint)?)
-                .with_retry_policy(policy()),
-        );
+    async fn topic_admin(&self) -> Result<TopicAdmin, ClientError> {
+        let mut builder = TopicAdmin::builder()
+            .with_credentials(credentials(&self.endpoint)?)
+            .with_retry_policy(RetryableErrors.with_time_limit(CALL_TIMEOUT));
         if let Some(url) = self.endpoint.url() {
-            topics = topics.with_endpoint(url);
-            subscriptions = subscriptions.with_endpoint(url);
+            builder = builder.with_endpoint(url);
         }
-        Ok((topics.build().await?, subscriptions.build().await?))
+        Ok(builder.build().await?)
+    }
+
+    async fn subscription_admin(&self) -> Result<SubscriptionAdmin, ClientError> {
+        let mut builder = SubscriptionAdmin::builder()
+            .with_credentials(credentials(&self.endpoint)?)
+            .with_retry_policy(RetryableErrors.with_time_limit(CALL_TIMEOUT));
+        if let Some(url) = self.endpoint.url() {
+            builder = builder.with_endpoint(url);
+        }
+        Ok(builder.build().await?)
     }
 }
 
