@@ -41,8 +41,8 @@ fmt-check: ## fail when something is not formatted
 lint: ## clippy on every target, warnings denied
 	cargo clippy --locked --all-targets -- -D warnings
 
-lint-core: ## the same for the build without the cloud features
-	cargo clippy --locked --no-default-features --all-targets -- -D warnings
+lint-core: ## clippy on the program without the cloud features
+	cargo clippy --locked --no-default-features -- -D warnings
 
 lint-deploy: ## shell scripts, Dockerfiles, docker-compose.yml and deploy/, by linters and schemas
 	@scripts/check-deploy

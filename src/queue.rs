@@ -22,6 +22,7 @@ use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::event::{BatchId, Day, Offset, TraceLink};
+use crate::telemetry::trace;
 
 pub mod batch;
 pub mod gather;
@@ -144,7 +145,7 @@ impl Delivery {
             batch,
             attempt,
             node: None,
-            since: SystemTime::now(),
+            since: trace::now(),
             settle: Some(settle),
         }
     }

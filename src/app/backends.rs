@@ -33,6 +33,10 @@ pub(super) struct Store {
 }
 
 /// Opens the event store.
+#[cfg_attr(
+    not(feature = "cloud"),
+    expect(clippy::unused_async, reason = "only a cloud is asked first")
+)]
 pub(super) async fn store(config: &Config, shared: &Shared) -> anyhow::Result<Store> {
     match &config.store {
         StoreConfig::Local(dir) => {
@@ -106,6 +110,10 @@ pub(super) struct Queue {
         unused_variables,
         reason = "in the process nothing feeds the consumers"
     )
+)]
+#[cfg_attr(
+    not(feature = "cloud"),
+    expect(clippy::unused_async, reason = "only a cloud is asked first")
 )]
 pub(super) async fn queue(
     config: &Config,

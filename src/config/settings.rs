@@ -362,6 +362,10 @@ settings! {
 pub static ALL: &[&Setting] = &joined::<{ OWN.len() + otel::ALL.len() }>(&[OWN, &otel::ALL]);
 
 /// Lists one after the other.
+#[expect(
+    clippy::indexing_slicing,
+    reason = "evaluated by the compiler, where a wrong index is an error"
+)]
 const fn joined<const N: usize>(lists: &[&[&'static Setting]]) -> [&'static Setting; N] {
     let mut all = [&Setting::PLAIN; N];
     let (mut filled, mut list) = (0, 0);

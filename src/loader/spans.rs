@@ -7,7 +7,7 @@ use opentelemetry::trace::SpanKind;
 
 use super::{Loaded, Manifest, Merged, RoundError};
 use crate::telemetry::names;
-use crate::telemetry::trace::{Contexts, Scope, Span, Tracing, count};
+use crate::telemetry::trace::{self, Contexts, Scope, Span, Tracing, count};
 
 /// One manifest, from where it is taken up to its record.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ impl Way {
         span.set(names::MANIFEST_OBJECTS, count(manifest.objects.len()));
         Self {
             tracing: tracing.clone(),
-            started: SystemTime::now(),
+            started: trace::now(),
             manifest: span,
             merged: OnceLock::new(),
         }

@@ -112,7 +112,7 @@ impl<S> Retrying<S> {
     {
         let labels = [KeyValue::new("kind", kind)];
         let whose = (kind, batch.log_id, batch.lane);
-        let (mut failures, started) = (0_u32, SystemTime::now());
+        let (mut failures, started) = (0_u32, trace::now());
         let span = self.span(kind, batch.lane);
         let within = Scope::of(&span).following(trace::followed());
         loop {

@@ -133,7 +133,6 @@ impl Tracing {
     }
 
     /// A span of a stage.
-    #[must_use]
     pub fn span(&self, name: &'static str) -> Start<'_> {
         Start {
             tracing: self,
@@ -207,7 +206,7 @@ impl Start<'_> {
         let is_recorded = self.parent.is_some() || !self.links.is_empty();
         let mut builder = SpanBuilder::from_name(self.name)
             .with_kind(self.kind)
-            .with_start_time(self.started.unwrap_or_else(SystemTime::now));
+            .with_start_time(self.started.unwrap_or_else(now));
         if !is_recorded {
             return Span::remembered(Arc::clone(inner), builder);
         }
@@ -241,7 +240,7 @@ struct Live {
 
 #[derive(Debug)]
 enum State {
-    Recorded(opentelemetry_sdk::trace::Span),
+    Recorded(Box<opentelemetry_sdk::trace::Span>),
     Remembered(Box<(Arc<Inner>, SpanBuilder)>),
 }
 
@@ -261,7 +260,7 @@ impl Span {
         });
         Self(Some(Arc::new(Live {
             link,
-            state: Mutex::new(State::Recorded(span)),
+            state: Mutex::new(State::Recorded(Box::new(span))),
         })))
     }
 
@@ -350,7 +349,7 @@ impl Live {
             let (inner, builder) = &mut **remembered;
             let builder = std::mem::take(builder);
             let span = inner.tracer.build_with_context(builder, &Context::new());
-            *state = State::Recorded(span);
+            *state = State::Recorded(Box::new(span));
         }
         if let State::Recorded(span) = &mut *state {
             change(span);
@@ -367,6 +366,16 @@ fn remote(link: TraceLink) -> SpanContext {
         true,
         TraceState::default(),
     )
+}
+
+/// The time as spans have it.
+#[must_use]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a span's times are for people: nothing is decided by them"
+)]
+pub fn now() -> SystemTime {
+    SystemTime::now()
 }
 
 /// A number as an attribute holds it.

@@ -9,7 +9,7 @@ use crate::event::{BatchId, TraceLink};
 use crate::queue::Delivery;
 use crate::store::WriteError;
 use crate::telemetry::names;
-use crate::telemetry::trace::{Contexts, FOLLOWED_MAX, Scope, Span, Tracing, count};
+use crate::telemetry::trace::{self, Contexts, FOLLOWED_MAX, Scope, Span, Tracing, count};
 
 /// One run, from its arrival to its settlement.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ impl Run {
         });
         Self {
             tracing: tracing.clone(),
-            started: SystemTime::now(),
+            started: trace::now(),
             received: received.collect(),
             process: Span::none(),
         }
