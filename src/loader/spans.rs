@@ -15,16 +15,20 @@ pub(super) struct Way {
     tracing: Tracing,
     started: SystemTime,
     manifest: Span,
+    /// The recorded requests that had events in it.
+    senders: Contexts,
     merged: OnceLock<(Span, Merged)>,
 }
 
 impl Way {
     pub(super) fn begin(tracing: &Tracing, manifest: &Manifest) -> Self {
-        let mut contexts = Contexts::default();
-        for context in manifest.objects.iter().flat_map(|one| one.traces.links()) {
-            contexts.add(context);
+        let mut senders = Contexts::new(usize::MAX);
+        if tracing.is_on() {
+            for sender in manifest.objects.iter().flat_map(|one| one.traces.links()) {
+                senders.add(sender);
+            }
         }
-        let span = tracing.span(names::MANIFEST).linked_to(&contexts).start();
+        let span = tracing.span(names::MANIFEST).linked_to(&senders).start();
         span.set(names::MANIFEST_NUMBER, count(manifest.number));
         span.set(names::MANIFEST_ATTEMPT, i64::from(manifest.attempt));
         span.set(names::MANIFEST_OBJECTS, count(manifest.objects.len()));
@@ -32,6 +36,7 @@ impl Way {
             tracing: tracing.clone(),
             started: trace::now(),
             manifest: span,
+            senders,
             merged: OnceLock::new(),
         }
     }
@@ -73,15 +78,11 @@ impl Way {
 
     /// Each request that had events in the manifest hears of it, in its own trace.
     pub(super) fn tell_senders(&self, manifest: &Manifest) {
-        let Some((merge, merged)) = self.merged.get().filter(|_| self.tracing.is_on()) else {
+        let Some((merge, merged)) = self.merged.get().filter(|_| !self.senders.is_empty()) else {
             return;
         };
-        let mut senders = Contexts::new(usize::MAX);
-        for sender in manifest.objects.iter().flat_map(|one| one.traces.links()) {
-            senders.add(sender);
-        }
         let job = merge.get(names::JOB_ID);
-        for sender in senders.kept() {
+        for sender in self.senders.kept() {
             let start = self.tracing.span(names::LOADED).child_of(Some(*sender));
             let span = start.linked(merge.link()).since(self.started).start();
             span.set(names::MANIFEST_NUMBER, count(manifest.number));

@@ -106,6 +106,15 @@ where
 }
 
 fn filter(level: LogLevel) -> Targets {
+    from_level_on(level)
+        // It says each failed request as an error of its own; the store that repeats it says all there is to say.
+        .with_target("gcloud_sdk", LevelFilter::OFF)
+        // It says each failed export; `telemetry::otlp` says when a collector goes away and when it is back.
+        .with_target("opentelemetry", LevelFilter::OFF)
+}
+
+/// Our own from a level on; of other crates what is at least a warning.
+pub(super) fn from_level_on(level: LogLevel) -> Targets {
     let ours = match level {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Info => LevelFilter::INFO,
@@ -114,10 +123,6 @@ fn filter(level: LogLevel) -> Targets {
     };
     Targets::new()
         .with_default(ours.min(LevelFilter::WARN))
-        // It says each failed request as an error of its own; the store that repeats it says all there is to say.
-        .with_target("gcloud_sdk", LevelFilter::OFF)
-        // It says each failed export; `telemetry::otlp` says when a collector goes away and when it is back.
-        .with_target("opentelemetry", LevelFilter::OFF)
         .with_target(env!("CARGO_CRATE_NAME"), ours)
 }
 

@@ -25,7 +25,7 @@ use opentelemetry_semantic_conventions::attribute::{
 use tokio::sync::oneshot;
 use tracing::Subscriber;
 use tracing_subscriber::Layer;
-use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::registry::LookupSpan;
 
 use super::Metrics;
@@ -173,12 +173,6 @@ impl Otlp {
         S: Subscriber + for<'a> LookupSpan<'a>,
     {
         let provider = self.0.logger.as_ref()?;
-        let ours = match self.0.level {
-            LogLevel::Debug => LevelFilter::DEBUG,
-            LogLevel::Info => LevelFilter::INFO,
-            LogLevel::Warning => LevelFilter::WARN,
-            LogLevel::Error => LevelFilter::ERROR,
-        };
         let carriers = [
             "opentelemetry",
             "tonic",
@@ -189,10 +183,8 @@ impl Otlp {
             "rustls",
             "gcloud_sdk",
         ];
-        let filter = Targets::new()
-            .with_default(ours.min(LevelFilter::WARN))
-            .with_targets(carriers.map(|target| (target, LevelFilter::OFF)))
-            .with_target(env!("CARGO_CRATE_NAME"), ours);
+        let filter = super::logs::from_level_on(self.0.level)
+            .with_targets(carriers.map(|target| (target, LevelFilter::OFF)));
         Some(OpenTelemetryTracingBridge::new(provider).with_filter(filter))
     }
 

@@ -1,7 +1,7 @@
 //! One trace through every stage, as a back end sees it: the real binary exports to a receiver in this process, and what it
 //! received is walked from a request's trace id to the row in the warehouse.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -240,6 +240,26 @@ async fn collect(endpoints: &Endpoints, parent: &Parent, message_id: &str) {
     client.collect(within(parent, message)).await.unwrap();
 }
 
+/// A store that is out: a file lies where its folder is.
+struct Outage {
+    store: PathBuf,
+    away: PathBuf,
+}
+
+impl Outage {
+    fn of_the_store(data_dir: &Path) -> Self {
+        let (store, away) = (data_dir.join("store"), data_dir.join("away"));
+        std::fs::rename(&store, &away).unwrap();
+        std::fs::write(&store, "not a folder").unwrap();
+        Self { store, away }
+    }
+
+    fn end(self) {
+        std::fs::remove_file(&self.store).unwrap();
+        std::fs::rename(&self.away, &self.store).unwrap();
+    }
+}
+
 async fn start(
     command: &str,
     dir: &Path,
@@ -361,10 +381,7 @@ async fn after_a_kill_a_batch_that_is_sent_again_still_leads_to_its_request() {
     let story = Story::begin().await;
     let dir = tempfile::tempdir().unwrap();
     let (gateway, endpoints) = start("dev", dir.path(), &story.settings(), &[]).await;
-    // The store is out.
-    let (store, away) = (dir.path().join("store"), dir.path().join("away"));
-    std::fs::rename(&store, &away).unwrap();
-    std::fs::write(&store, "not a folder").unwrap();
+    let outage = Outage::of_the_store(dir.path());
 
     let parent = Parent::new();
     post(
@@ -382,8 +399,7 @@ async fn after_a_kill_a_batch_that_is_sent_again_still_leads_to_its_request() {
         .await;
     gateway.kill().await.unwrap();
 
-    std::fs::remove_file(&store).unwrap();
-    std::fs::rename(&away, &store).unwrap();
+    outage.end();
     let (gateway, _) = start("dev", dir.path(), &story.settings(), &[]).await;
     story.whole(&parent, "POST /collect/{stream}", "send").await;
     drop(gateway);
@@ -394,9 +410,7 @@ async fn a_failure_is_recorded_although_nobody_asked_for_a_trace() {
     let story = Story::begin().await;
     let dir = tempfile::tempdir().unwrap();
     let (gateway, endpoints) = start("dev", dir.path(), &story.settings(), &[]).await;
-    let (store, away) = (dir.path().join("store"), dir.path().join("away"));
-    std::fs::rename(&store, &away).unwrap();
-    std::fs::write(&store, "not a folder").unwrap();
+    let outage = Outage::of_the_store(dir.path());
     post(&endpoints, &[], track("f")).await;
     // The end of the program ends the attempts.
     let http = clients::Http::new(&endpoints);
@@ -405,8 +419,7 @@ async fn a_failure_is_recorded_although_nobody_asked_for_a_trace() {
         assert!(since.elapsed() < TOLD_WITHIN);
         sleep(Duration::from_millis(20)).await;
     }
-    std::fs::remove_file(&store).unwrap();
-    std::fs::rename(&away, &store).unwrap();
+    outage.end();
     let written = |told: &Told| {
         let write = told.0.iter().find(|span| span.name == "store write");
         write.cloned().context("no span of a write")

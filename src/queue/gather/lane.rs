@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -265,7 +264,7 @@ impl<H> Waiting<H> {
                 && batch.id.first > last.id.last
                 && batch.day == last.day
         });
-        follows && self.bytes < rules.run.bytes && self.events < rules.run.events_max
+        follows && !rules.run.is_full(self.events, self.bytes)
     }
 
     fn add(&mut self, message: Message<H>) {
@@ -276,15 +275,7 @@ impl<H> Waiting<H> {
     }
 
     fn deadline(&self, rules: &Rules) -> Instant {
-        let rules = &rules.run;
-        let age = if self.bytes >= rules.bytes || self.events >= rules.events_max {
-            Duration::ZERO
-        } else if self.events >= rules.events {
-            rules.events_age.min(rules.age)
-        } else {
-            rules.age
-        };
-        self.since + age
+        self.since + rules.run.ripe_at(self.events, self.bytes)
     }
 }
 

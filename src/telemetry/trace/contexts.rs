@@ -11,8 +11,9 @@ use crate::wal::record;
 pub struct Contexts {
     kept: Vec<TraceLink>,
     max: usize,
-    /// All of them.
+    /// All of them; what is only read any more has none.
     seen: HashSet<TraceLink>,
+    left_out: usize,
 }
 
 impl Default for Contexts {
@@ -29,6 +30,7 @@ impl Contexts {
             kept: Vec::new(),
             max,
             seen: HashSet::new(),
+            left_out: 0,
         }
     }
 
@@ -49,6 +51,8 @@ impl Contexts {
         }
         if self.kept.len() < self.max {
             self.kept.push(link);
+        } else {
+            self.left_out += 1;
         }
     }
 
@@ -61,7 +65,7 @@ impl Contexts {
     /// How many more there are.
     #[must_use]
     pub fn left_out(&self) -> usize {
-        self.seen.len().saturating_sub(self.kept.len())
+        self.left_out
     }
 
     /// Whether there are none.
@@ -70,13 +74,15 @@ impl Contexts {
         self.kept.is_empty()
     }
 
-    /// The same with at most so many.
+    /// The same with at most so many, to be read: whatever the number of all, it costs no more than what it keeps.
     #[must_use]
     pub fn first(&self, max: usize) -> Self {
-        let mut first = self.clone();
-        first.kept.truncate(max);
-        first.max = max;
-        first
+        let kept: Vec<_> = self.kept.iter().take(max).copied().collect();
+        Self {
+            left_out: self.left_out + (self.kept.len() - kept.len()),
+            kept,
+            ..Self::new(max)
+        }
     }
 }
 

@@ -42,10 +42,7 @@ impl Reader {
     pub(super) fn read(&mut self, message: &Message) -> Read {
         let error = match batch::decode(message.data.clone()) {
             Ok((mut batch, node)) => {
-                let sent_in = message.attributes.get(TRACEPARENT);
-                batch
-                    .sent_in
-                    .extend(sent_in.and_then(|text| text.parse::<TraceLink>().ok()));
+                batch.sent_in = sent_in(message);
                 return Read::Batch(batch, node.into());
             }
             Err(error) => error,
@@ -138,13 +135,20 @@ fn accounted(message: &Message) -> Option<Batch> {
         last,
         input_hash: input_hash(&records),
     };
-    let sent_in = text(TRACEPARENT).and_then(|text| text.parse().ok());
     Some(Batch {
         id,
         day,
         records,
-        sent_in: sent_in.into_iter().collect(),
+        sent_in: sent_in(message),
     })
+}
+
+/// The span that sent a message, if it belongs to a trace.
+fn sent_in(message: &Message) -> Vec<TraceLink> {
+    let text = message.attributes.get(TRACEPARENT);
+    text.and_then(|text| text.parse().ok())
+        .into_iter()
+        .collect()
 }
 
 #[cfg(test)]
