@@ -1,5 +1,5 @@
-//! The admin port: metrics, health, questions to the live log, and the level of the log lines. Never public by default: whoever reaches it can read
-//! what clients sent.
+//! The admin port: metrics, health, questions to the live log, and the level of the log lines. Never public: whoever reaches it can read
+//! what clients sent, so that it asks for a token unless it listens on loopback. Life and readiness are told to everyone.
 
 use std::future::IntoFuture as _;
 use std::io;
@@ -7,8 +7,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{RawQuery, State};
-use axum::http::{StatusCode, Uri, header};
+use axum::extract::{RawQuery, Request, State};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -19,6 +20,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::event::Offset;
+use crate::ingress::auth::KeyHash;
 use crate::lifecycle::Health;
 use crate::status::Code;
 use crate::telemetry::Metrics;
@@ -45,16 +47,56 @@ pub struct Process {
     pub health: Health,
     /// `/admin/log-level`, where the log lines are this program's own.
     pub logs: Option<Logs>,
+    /// The hash of what it asks for; `None`: nobody is asked.
+    pub token: Option<KeyHash>,
 }
 
 /// Everything that the admin port answers.
 pub fn router(process: Process, wal: Wal) -> Router {
-    closed(state_of_things(process).merge(questions(wal)))
+    let token = process.token;
+    asking(
+        closed(state_of_things(process).merge(questions(wal))),
+        token,
+    )
 }
 
 /// What the admin port of a process without a log answers.
 pub fn router_without_log(process: Process) -> Router {
-    closed(state_of_things(process))
+    let token = process.token;
+    asking(closed(state_of_things(process)), token)
+}
+
+/// The same for those who have the token.
+fn asking(router: Router, token: Option<KeyHash>) -> Router {
+    match token {
+        None => router,
+        Some(token) => router.layer(middleware::from_fn_with_state(token, ask)),
+    }
+}
+
+async fn ask(State(token): State<KeyHash>, request: Request, next: Next) -> Response {
+    let is_public = matches!(request.uri().path(), "/health" | "/ready");
+    if is_public || has_token(request.headers(), token) {
+        return next.run(request).await;
+    }
+    let text =
+        "the admin port asks for its token: Authorization: Bearer, as EVENTKIT_ADMIN_TOKEN has it";
+    let mut refused = failure(Code::AdminTokenNeeded, StatusCode::UNAUTHORIZED, text);
+    let scheme = header::HeaderValue::from_static("Bearer realm=\"eventkit admin\"");
+    let headers = refused.headers_mut();
+    headers.insert(header::WWW_AUTHENTICATE, scheme);
+    refused
+}
+
+/// Compared by their hashes: how long that takes says nothing about the token.
+fn has_token(headers: &HeaderMap, token: KeyHash) -> bool {
+    let given = headers.get(header::AUTHORIZATION);
+    let given = given.and_then(|value| {
+        let (scheme, rest) = value.as_bytes().split_at_checked("bearer ".len())?;
+        let is_bearer = scheme.eq_ignore_ascii_case(b"bearer ");
+        is_bearer.then(|| rest.trim_ascii())
+    });
+    given.and_then(KeyHash::of) == Some(token)
 }
 
 fn state_of_things(process: Process) -> Router {
@@ -62,6 +104,7 @@ fn state_of_things(process: Process) -> Router {
         metrics,
         health,
         logs,
+        token: _,
     } = process;
     let router = Router::new()
         .route("/metrics", get(render_metrics).with_state(metrics))
@@ -265,6 +308,7 @@ mod tests {
             metrics,
             health,
             logs: None,
+            token: None,
         }
     }
 
@@ -315,6 +359,36 @@ mod tests {
         assert_eq!(body["not_ready"]["log"], "full");
         let (status, ..) = ask("GET", "/health", &health).await;
         assert_eq!(status, StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn only_health_is_told_without_the_token() {
+        let process = Process {
+            token: KeyHash::of(b"a token of some length"),
+            ..process(Metrics::new(), Health::default())
+        };
+        let router = router_without_log(process);
+        for (path, given, expect) in [
+            ("/metrics", "", 401),
+            ("/metrics", "Bearer a token of some lengtH", 401),
+            ("/metrics", "Basic a token of some length", 401),
+            ("/metrics", "Bearer a token of some length", 200),
+            ("/metrics", "bearer  a token of some length", 200),
+            ("/nothing", "", 401),
+            ("/nothing", "Bearer a token of some length", 404),
+            ("/health", "", 200),
+            ("/ready", "", 200),
+            ("/ready/", "", 401),
+        ] {
+            let request = axum::http::Request::get(path)
+                .header(header::AUTHORIZATION, given)
+                .body(Body::empty())
+                .unwrap();
+            let response = router.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.status().as_u16(), expect, "{path} {given}");
+            let asks = response.headers().contains_key(header::WWW_AUTHENTICATE);
+            assert_eq!(asks, expect == 401);
+        }
     }
 
     #[tokio::test]

@@ -130,7 +130,7 @@ async fn run_with(config: Config, stop: Stop, shared: Shared) -> anyhow::Result<
     let mut pipeline = Pipeline::start(&config, &shared, wal.as_ref().zip(unsettled)).await?;
     let doors = match &wal {
         Some(wal) => open_doors(sockets, &config, &shared, (wal, &pipeline)),
-        None => Doors::admin_only(sockets, &shared),
+        None => Doors::admin_only(sockets, &config, &shared),
     };
     let reason = tokio::select! {
         // Cancel safe: the token stays cancelled.

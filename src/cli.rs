@@ -15,12 +15,13 @@ pub mod config;
 mod flags;
 mod generate;
 pub mod health;
+pub mod keys;
 mod latencies;
 mod progress;
 pub mod send;
 pub mod wal;
 
-pub use flags::{AdminFlags, LogFlags, RunFlags};
+pub use flags::{AdminFlags, KeyFlags, LogFlags, RunFlags};
 
 /// Exit code: everything is well.
 pub const EXIT_OK: u8 = 0;
@@ -129,6 +130,9 @@ pub enum Command {
     /// Look into a log without changing it, empty it, or repair it
     #[command(subcommand, after_help = WAL_HELP)]
     Wal(WalCommand),
+    /// Make, list and revoke the write keys of those who may send
+    #[command(subcommand, after_help = keys::AFTER_HELP)]
+    Keys(keys::KeysCommand),
     /// Ask the running process whether it is ready; exits with 1 if it is not
     #[command(after_help = health::AFTER_HELP)]
     Health(health::HealthArgs),

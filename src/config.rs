@@ -15,6 +15,7 @@ mod batch;
 mod cloud;
 mod endpoint;
 mod environment;
+mod guard;
 mod otlp;
 pub mod parse;
 mod raw;
@@ -27,6 +28,7 @@ mod validate;
 pub use batch::BatchRules;
 pub use endpoint::Endpoint;
 pub use environment::Environment;
+pub use guard::{GuardConfig, Rates, TlsConfig};
 pub use otlp::{Collector, Instance, OtlpConfig, Protocol, QueueLimits, Roots, Sampling};
 pub use raw::{Inputs, Profile, Resolved, Source};
 pub use stages::{
@@ -35,5 +37,6 @@ pub use stages::{
     WarehouseConfig,
 };
 pub use validate::{
-    Checked, Problem, Problems, Warning, admin_addr, log_config, log_path, validate,
+    Checked, Problem, Problems, Warning, admin_addr, admin_token, log_config, log_path, validate,
+    validate_without_ports, write_keys_file,
 };

@@ -24,10 +24,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use opentelemetry::KeyValue;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::config::IngressConfig;
-use crate::event::{DEFAULT_SOURCE, Event, EventKey, Lane, Micros, PayloadFormat, TraceLink};
+use crate::event::{Event, EventKey, Lane, Micros, PayloadFormat, TraceLink};
 use crate::lifecycle::Health;
 use crate::sequencer;
 use crate::status::Code;
@@ -36,6 +37,7 @@ use crate::telemetry::{Metrics, Span, Tracing};
 use crate::wal::{Append, AppendError, CommitError};
 
 pub mod admit;
+pub mod auth;
 pub mod decode;
 pub mod grpc;
 pub mod http;
@@ -48,11 +50,13 @@ mod answer;
 mod body;
 mod cors;
 mod deadline;
+mod entrance;
 mod grpc_body;
 mod grpc_layer;
 mod lines;
 mod log;
 mod pace;
+mod quota;
 mod request_id;
 mod results;
 mod route;
@@ -65,13 +69,15 @@ mod submission;
 mod unpack;
 mod write_key;
 
+pub use auth::{Caller, Keys};
 pub use deadline::Deadline;
 pub use log::{Log, Published};
-pub use outcome::{Counts, Outcome, RequestError};
+pub use outcome::{Counts, Outcome, Quota, RequestError};
 pub use server::{Door, Server, Stop};
 pub use submission::{Input, Pending, Protocol, StreamOf, Submission};
 
 use admit::{Admitted, Limits, Shared};
+use quota::{Addresses, Moment};
 use shed::Budget;
 
 /// Bytes of a record that are not its payload, about: to size the buffer of an append once.
@@ -98,6 +104,11 @@ struct Inner {
     open: Arc<()>,
     /// What SDKs said about themselves.
     figures: Arc<AtomicU64>,
+    keys: Keys,
+    /// The limits of addresses; `None`: they have none.
+    addresses: Option<Arc<Addresses>>,
+    /// When it began: what rates are counted from.
+    began: Instant,
 }
 
 impl Ingress {
@@ -140,6 +151,12 @@ impl Ingress {
             // One reference is the gateway's own.
             move || gauge(opened.strong_count().saturating_sub(1)),
         );
+        let guard = &config.guard;
+        let addresses = Addresses::new(guard.address_rates, guard.burst, guard.addresses_max);
+        let addresses = addresses.map(Arc::new);
+        if let Some(addresses) = &addresses {
+            observe_addresses(&metrics, Arc::clone(addresses), guard.addresses_max);
+        }
         let figures = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&figures);
         metrics.observe_counts(
@@ -163,7 +180,41 @@ impl Ingress {
             connections,
             open,
             figures,
+            keys: Keys::open(),
+            addresses,
+            began: Instant::now(),
         }))
+    }
+
+    /// The same for those who have a key.
+    ///
+    /// # Panics
+    ///
+    /// When it was cloned before.
+    #[must_use]
+    pub fn guarded(self, keys: Keys) -> Self {
+        let mut inner = Arc::into_inner(self.0).expect("nobody else has it yet");
+        let counted = keys.clone();
+        inner.metrics.observe(
+            "eventkit_ingress_keys",
+            "Write keys in force",
+            vec![],
+            move || gauge(counted.count()),
+        );
+        inner.keys = keys;
+        Self(Arc::new(inner))
+    }
+
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.0.keys
+    }
+
+    fn addresses(&self) -> Option<&Addresses> {
+        self.0.addresses.as_deref()
+    }
+
+    fn moment(&self) -> Moment {
+        Moment::after(self.0.began.elapsed())
     }
 
     /// The limits.
@@ -204,17 +255,25 @@ impl Ingress {
         Arc::clone(&self.0.connections)
     }
 
-    /// Asked before a request's body is read: takes its announced bytes from the budget of what is under way.
+    /// Asked before a request's body is read: takes its announced bytes from the budget of what is under way, and from the
+    /// share of it that its caller has.
     ///
     /// # Errors
     ///
-    /// The log takes nothing now, or too much is under way; counted as shed.
-    pub fn gate(&self, announced_bytes: usize) -> Result<shed::Held, RequestError> {
+    /// The caller is too fast; the log takes nothing now, or too much is under way: counted as shed.
+    pub fn gate(
+        &self,
+        announced_bytes: usize,
+        caller: &Caller,
+    ) -> Result<shed::Held, RequestError> {
+        self.check_rate(caller)?;
         let refusal = match self.0.log.admit() {
             Err(error) => append_code(error),
             Ok(()) => match self.0.in_flight.take(announced_bytes) {
-                Some(held) => return Ok(held),
-                None => Code::Overloaded,
+                Some(held) if caller.share().is_none_or(|share| held.share(share)) => {
+                    return Ok(held);
+                }
+                Some(_) | None => Code::Overloaded,
             },
         };
         self.shed(refusal);
@@ -222,11 +281,13 @@ impl Ingress {
     }
 
     /// Takes bytes of one batch of a stream from the budget of what is under way.
-    pub(crate) fn hold(&self, bytes: usize) -> Result<shed::Held, RequestError> {
-        self.0.in_flight.take(bytes).ok_or_else(|| {
-            self.shed(Code::Overloaded);
-            Code::Overloaded.into()
-        })
+    pub(crate) fn hold(&self, bytes: usize, caller: &Caller) -> Result<shed::Held, RequestError> {
+        let held = self.0.in_flight.take(bytes);
+        held.filter(|held| caller.share().is_none_or(|share| held.share(share)))
+            .ok_or_else(|| {
+                self.shed(Code::Overloaded);
+                Code::Overloaded.into()
+            })
     }
 
     /// Counts a request that is turned away for our own want of capacity.
@@ -261,6 +322,10 @@ impl Ingress {
             protocol_label(submission.protocol),
         );
         self.check_sizes(&submission)?;
+        if let Some(stream) = submission.one_stream() {
+            self.check_stream(submission.caller, stream)?;
+        }
+        self.charge(&submission)?;
         let (deadline, span) = (submission.deadline, submission.span.clone());
         let (outcomes, append) = self.prepare(submission);
         if append.is_empty() {
@@ -353,6 +418,15 @@ impl Ingress {
                 }
             };
             let kind = submission.kind.unwrap_or(admitted.kind);
+            if !submission.caller.may_write(submission.stream.of(kind)) {
+                let code = Code::StreamNotAllowed;
+                outcomes.push(Outcome::Rejected {
+                    message_id: admitted.message_id,
+                    code,
+                    reason: code.text().into(),
+                });
+                continue;
+            }
             let (outcome, lane) = self.push(admitted, &submission, received_at, &mut append);
             outcomes.push(outcome);
             if debug {
@@ -381,14 +455,14 @@ impl Ingress {
         );
         let lane = sequencer::lane(routing_key, self.0.log.lanes());
         let fingerprint = self.0.log.fingerprint(EventKey {
-            source: DEFAULT_SOURCE,
+            source: submission.caller.source(),
             message_id: &message_id,
         });
         append.push(
             &Event {
                 format: admitted.format,
                 payload: admitted.payload,
-                source: DEFAULT_SOURCE,
+                source: submission.caller.source(),
                 message_id: &message_id,
                 message_id_assigned: assigned,
                 stream: submission
@@ -441,6 +515,21 @@ impl Ingress {
             }
         }
     }
+}
+
+fn observe_addresses(metrics: &Metrics, addresses: Arc<Addresses>, max: usize) {
+    metrics.observe(
+        "eventkit_ingress_rate_addresses",
+        "Addresses whose rate is counted",
+        vec![],
+        move || gauge(addresses.known()),
+    );
+    metrics.observe(
+        "eventkit_ingress_rate_addresses_limit",
+        "The most addresses whose rate is counted",
+        vec![],
+        move || gauge(max),
+    );
 }
 
 /// The lines of one event, only when someone reads them. They carry no value that a client made up.

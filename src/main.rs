@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use eventkit::app;
 use eventkit::cli::{self, Cli, Command};
+use eventkit::clock::SystemClock;
 use eventkit::config::{self, Config, Environment, Inputs, Profile};
 use eventkit::lifecycle::Stop;
 use eventkit::telemetry::{Otlp, Telemetry, logs};
@@ -43,6 +44,16 @@ fn main() -> ExitCode {
             cli::config::run(command, &environment, &mut io::stdout(), &mut io::stderr())
                 .map(ExitCode::from)
                 .context("write the output")
+        }
+        Command::Keys(command) => {
+            let around = cli::keys::Surroundings {
+                environment: &environment,
+                clock: SystemClock,
+                input: io::stdin().lock(),
+            };
+            cli::keys::run(command, around, &mut io::stdout(), &mut io::stderr())
+                .map(ExitCode::from)
+                .map_err(anyhow::Error::from)
         }
         Command::Health(args) => {
             cli::health::run(args, &environment, &mut io::stdout(), &mut io::stderr())

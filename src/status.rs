@@ -99,6 +99,16 @@ codes! {
     MethodNotAllowed = "method_not_allowed", Unimplemented, 405, Never, "the path does not take this method; do not retry";
     /// Only a process on the same machine may ask for it.
     Forbidden = "forbidden", PermissionDenied, 403, Never, "this is answered only on the machine itself; do not retry";
+    /// The request has no write key, and without one nobody may send.
+    WriteKeyMissing = "write_key_missing", Unauthenticated, 401, Never, "a write key is needed: as the user of Basic authentication, as a bearer token, in x-write-key, or over HTTP as writeKey in the query or the body; do not retry without one";
+    /// The write key is not known, or not any more.
+    WriteKeyUnknown = "write_key_unknown", Unauthenticated, 401, Never, "the write key is not known, or not any more; do not retry with it";
+    /// The write key may not be used by pages of this origin.
+    OriginNotAllowed = "origin_not_allowed", PermissionDenied, 403, Never, "pages of this origin may not use this write key; do not retry";
+    /// The write key may not write to this stream.
+    StreamNotAllowed = "stream_not_allowed", PermissionDenied, 403, Never, "this write key may not write to this stream; do not retry";
+    /// The admin port was asked without its token.
+    AdminTokenNeeded = "admin_token_needed", Unauthenticated, 401, Never, "the admin port asks for its token; do not retry without it";
     /// The RPC is in the contract but not in this server yet.
     Unimplemented = "unimplemented", Unimplemented, 404, Never, "this server does not implement the call yet; do not retry";
 

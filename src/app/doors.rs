@@ -10,8 +10,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Running, Shared};
 use crate::admin;
 use crate::config::Config;
+use crate::ingress::auth::{self, KeyHash, KeysFile};
 use crate::ingress::server::{self, Door, Server};
-use crate::ingress::{Ingress, Log};
+use crate::ingress::{Ingress, Keys, Log};
 use crate::wal::Wal;
 
 /// How many connections the kernel holds until they are accepted, as far as its own limit (`net.core.somaxconn`) allows. With
@@ -39,7 +40,7 @@ impl Doors {
             Some(public) => servers(answers, public, config, shared, &drain),
             None => Vec::new(),
         };
-        let router = admin::router(state(shared), wal.clone());
+        let router = admin::router(state(config, shared), wal.clone());
         let stop_admin = CancellationToken::new();
         let serving = admin::serve(sockets.admin, router, stop_admin.clone());
         Self {
@@ -51,8 +52,8 @@ impl Doors {
     }
 
     /// The admin port alone.
-    pub(super) fn admin_only(sockets: Sockets, shared: &Shared) -> Self {
-        let router = admin::router_without_log(state(shared));
+    pub(super) fn admin_only(sockets: Sockets, config: &Config, shared: &Shared) -> Self {
+        let router = admin::router_without_log(state(config, shared));
         let stop_admin = CancellationToken::new();
         let serving = admin::serve(sockets.admin, router, stop_admin.clone());
         Self {
@@ -65,8 +66,10 @@ impl Doors {
 }
 
 /// What the admin port shows and changes of the process.
-fn state(shared: &Shared) -> admin::Process {
+fn state(config: &Config, shared: &Shared) -> admin::Process {
+    let token = config.admin.token.as_ref();
     admin::Process {
+        token: token.and_then(|token| KeyHash::of(token.as_bytes())),
         metrics: shared.metrics.clone(),
         health: shared.health.clone(),
         logs: shared.logs.clone(),
@@ -76,18 +79,27 @@ fn state(shared: &Shared) -> admin::Process {
 /// Starts the public port's and the gRPC port's servers in front of a log.
 pub(super) fn servers(
     log: impl Log,
-    [http, grpc]: [TcpListener; 2],
+    public: Public,
     config: &Config,
     shared: &Shared,
     drain: &CancellationToken,
 ) -> Vec<Running<()>> {
+    let Public {
+        listeners: [http, grpc],
+        guard: Guard { keys, keys_file },
+    } = public;
+    if let Some(file) = keys_file {
+        let follow = file.follow(keys.clone(), shared.metrics.clone(), drain.clone());
+        shared.tasks.spawn("write keys", follow);
+    }
     let ingress = Ingress::new(
         log,
         Arc::clone(&shared.clock),
         shared.metrics.clone(),
         config.ingress.clone(),
         shared.health.clone(),
-    );
+    )
+    .guarded(keys);
     let stop = server::Stop {
         drain: drain.clone(),
         grace: config.drain_timeout,
@@ -104,14 +116,37 @@ pub(super) fn servers(
 
 /// The ports, bound; nobody is served before the pipeline stands.
 pub(super) struct Sockets {
-    /// HTTP and gRPC, where events are taken in.
-    public: Option<[TcpListener; 2]>,
+    /// Where events are taken in.
+    public: Option<Public>,
     admin: TcpListener,
+}
+
+/// The public ports, and who may come in there.
+pub(super) struct Public {
+    /// HTTP and gRPC.
+    pub(super) listeners: [TcpListener; 2],
+    pub(super) guard: Guard,
+}
+
+/// Who may come in, and the files that say so.
+pub(super) struct Guard {
+    keys: Keys,
+    keys_file: Option<KeysFile>,
+}
+
+impl Guard {
+    /// As the configuration has it.
+    pub(super) fn load(config: &Config) -> anyhow::Result<Self> {
+        let (keys, keys_file) = auth::load(&config.ingress.guard).context("load the write keys")?;
+        Ok(Self { keys, keys_file })
+    }
 }
 
 impl Sockets {
     /// Binds them and says where: the first line of the log.
     pub(super) fn bind(config: &Config, wal: &Wal) -> anyhow::Result<Self> {
+        // Before a port is open: who finds one closed comes again.
+        let guard = Guard::load(config)?;
         let http = bind("HTTP", config.ingress.http_addr)?;
         let grpc = bind("gRPC", config.ingress.grpc_addr)?;
         let admin = bind("admin", config.admin.addr)?;
@@ -127,7 +162,10 @@ impl Sockets {
             version = env!("CARGO_PKG_VERSION"),
             "listening"
         );
-        let public = Some([http, grpc]);
+        let public = Some(Public {
+            listeners: [http, grpc],
+            guard,
+        });
         Ok(Self { public, admin })
     }
 

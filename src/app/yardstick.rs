@@ -15,7 +15,7 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 use tokio_util::sync::CancellationToken;
 
-use super::doors::{Doors, Sockets, bind, servers};
+use super::doors::{Doors, Guard, Public, Sockets, bind, servers};
 use super::{Shared, gauges, log_failed, log_opened, open_log};
 use crate::config::Config;
 use crate::ingress::Log;
@@ -66,8 +66,12 @@ async fn doors_alone(log: impl Log, config: &Config, stop: &Stop) -> anyhow::Res
         bind("HTTP", config.ingress.http_addr)?,
         bind("gRPC", config.ingress.grpc_addr)?,
     ];
+    let public = Public {
+        listeners,
+        guard: Guard::load(config)?,
+    };
     let drain = CancellationToken::new();
-    let _servers = servers(log, listeners, config, &shared, &drain);
+    let _servers = servers(log, public, config, &shared, &drain);
     tokio::select! {
         // Cancel safe: the token stays cancelled.
         () = stop.requested() => Ok(ExitCode::SUCCESS),

@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{StatusCode, Uri};
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -15,9 +16,10 @@ const ANSWER_BYTES_MAX: usize = 1 << 30;
 
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The status and the text of an answer that came within the time.
+/// The status and the text of an answer that came within the time; `token` is what the port asks for.
 pub(super) fn get(
     uri: Uri,
+    token: Option<&str>,
     connect: Duration,
     answer: Duration,
 ) -> Result<(StatusCode, String), BoxError> {
@@ -25,17 +27,27 @@ pub(super) fn get(
         .enable_all()
         .build()?
         .block_on(async {
-            tokio::time::timeout(answer, fetch(uri, connect))
+            tokio::time::timeout(answer, fetch(uri, token, connect))
                 .await
                 .unwrap_or_else(|_| Err("no answer in time".into()))
         })
 }
 
-async fn fetch(uri: Uri, connect: Duration) -> Result<(StatusCode, String), BoxError> {
+async fn fetch(
+    uri: Uri,
+    token: Option<&str>,
+    connect: Duration,
+) -> Result<(StatusCode, String), BoxError> {
     let mut connector = HttpConnector::new();
     connector.set_connect_timeout(Some(connect));
     let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build(connector);
-    let response = client.get(uri).await.map_err(|error| -> BoxError {
+    let mut request = Request::get(uri).body(Empty::new())?;
+    if let Some(token) = token {
+        let mut value = HeaderValue::try_from(format!("Bearer {token}"))?;
+        value.set_sensitive(true);
+        request.headers_mut().insert(AUTHORIZATION, value);
+    }
+    let response = client.request(request).await.map_err(|error| -> BoxError {
         match std::error::Error::source(&error) {
             Some(cause) => format!("{error}: {cause}").into(),
             None => error.into(),

@@ -18,6 +18,10 @@ pub struct RunFlags(Given);
 #[derive(Debug, Clone, Default)]
 pub struct LogFlags(Given);
 
+/// The flag of `keys`: where the keys are.
+#[derive(Debug, Clone, Default)]
+pub struct KeyFlags(Given);
+
 /// The flag of `health`: where the admin port is.
 #[derive(Debug, Clone, Default)]
 pub struct AdminFlags(Given);
@@ -29,6 +33,10 @@ fn all() -> impl Iterator<Item = &'static Setting> {
 
 fn of_the_log() -> impl Iterator<Item = &'static Setting> {
     all().filter(|setting| setting.used_by == UsedBy::RunAndWal)
+}
+
+fn of_the_keys() -> impl Iterator<Item = &'static Setting> {
+    all().filter(|setting| setting.used_by == UsedBy::RunAndKeys)
 }
 
 fn of_the_admin_port() -> impl Iterator<Item = &'static Setting> {
@@ -96,5 +104,6 @@ macro_rules! flags {
 flags! {
     RunFlags: all;
     LogFlags: of_the_log;
+    KeyFlags: of_the_keys;
     AdminFlags: of_the_admin_port;
 }

@@ -74,7 +74,8 @@ pub fn run(
             format!("http://{admin}/{path}").parse()?
         }
     };
-    let answer = match get(uri.clone(), timeout, timeout) {
+    // Neither question needs the token.
+    let answer = match get(uri.clone(), None, timeout, timeout) {
         Ok((status, text)) if status.is_success() => Ok(text),
         Ok((status, text)) => Err(format!("{status}: {text}")),
         Err(error) => Err(format!("{uri}: {error}")),

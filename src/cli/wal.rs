@@ -74,33 +74,37 @@ pub enum WalError {
 
 /// Where the answers come from.
 enum Source {
-    Live(LockFile),
+    Live {
+        lock: LockFile,
+        /// What its admin port may ask for.
+        token: Option<String>,
+    },
     Copy(Box<Inspector>),
 }
 
 impl Source {
-    fn open(path: &Path) -> Result<Self, WalError> {
+    fn open(path: &Path, token: Option<String>) -> Result<Self, WalError> {
         if let Some(lock) = live::lock_file(path)? {
-            return Ok(Self::Live(lock));
+            return Ok(Self::Live { lock, token });
         }
         let copy = Inspector::open_copy(path);
         // A process that took the log in the meantime may have changed it under the copying.
         match live::lock_file(path)? {
-            Some(lock) => Ok(Self::Live(lock)),
+            Some(lock) => Ok(Self::Live { lock, token }),
             None => Ok(Self::Copy(Box::new(copy?))),
         }
     }
 
     fn stat(&self) -> Result<String, WalError> {
         match self {
-            Self::Live(lock) => live::ask(lock, "/admin/wal/stat"),
+            Self::Live { lock, token } => live::ask(lock, token.as_deref(), "/admin/wal/stat"),
             Self::Copy(copy) => Ok(serde_json::to_string(&copy.stat()?)?),
         }
     }
 
     fn verify(&self) -> Result<String, WalError> {
         match self {
-            Self::Live(lock) => live::ask(lock, "/admin/wal/verify"),
+            Self::Live { lock, token } => live::ask(lock, token.as_deref(), "/admin/wal/verify"),
             Self::Copy(copy) => {
                 let bar = Progress::new(None, io::stderr().is_terminal());
                 let found = copy.verify_telling(&mut |records| bar.show(records, "read".into()));
@@ -112,8 +116,9 @@ impl Source {
 
     fn dump(&self, from: Offset, limit: u64, payload: bool) -> Result<String, WalError> {
         match self {
-            Self::Live(lock) => live::ask(
+            Self::Live { lock, token } => live::ask(
                 lock,
+                token.as_deref(),
                 &format!("/admin/wal/dump?from={from}&limit={limit}&payload={payload}"),
             ),
             Self::Copy(copy) => {
@@ -154,7 +159,8 @@ fn answer(
         WalCommand::Repair(args) => repair::run(args, environment, out),
         WalCommand::Stat { shared } => {
             let json = shared.json;
-            let answer = Source::open(&path(shared, environment)?)?.stat()?;
+            let (path, token) = place(shared, environment)?;
+            let answer = Source::open(&path, token)?.stat()?;
             if json {
                 writeln!(out, "{answer}")?;
             } else {
@@ -164,8 +170,8 @@ fn answer(
         }
         WalCommand::Verify { shared } => {
             let json = shared.json;
-            let path = path(shared, environment)?;
-            let answer = Source::open(&path)?.verify()?;
+            let (path, token) = place(shared, environment)?;
+            let answer = Source::open(&path, token)?.verify()?;
             let found: show::Found = serde_json::from_str(&answer)?;
             if json {
                 writeln!(out, "{answer}")?;
@@ -185,24 +191,27 @@ fn answer(
             shared,
         } => {
             let json = shared.json;
-            let source = Source::open(&path(shared, environment)?)?;
+            let (path, token) = place(shared, environment)?;
+            let source = Source::open(&path, token)?;
             dump(&source, (from, limit, payload), json, out)?;
             Ok(EXIT_OK)
         }
     }
 }
 
-/// The log that is meant: the one on the command line, else the one that the settings say.
-fn path(shared: WalArgs, environment: &Environment) -> Result<PathBuf, WalError> {
-    match shared.path {
-        Some(path) => Ok(path),
-        // Where the log is does not depend on the command that uses it.
-        None => Ok(config::log_path(&inputs(
-            Profile::Serve,
-            shared.flags,
-            environment,
-        ))?),
-    }
+/// The log that is meant (the one on the command line, else the one that the settings say), and the token for a process that
+/// uses it. Neither depends on the command that uses it.
+fn place(
+    shared: WalArgs,
+    environment: &Environment,
+) -> Result<(PathBuf, Option<String>), WalError> {
+    let inputs = inputs(Profile::Serve, shared.flags, environment);
+    let token = config::admin_token(&inputs)?;
+    let path = match shared.path {
+        Some(path) => path,
+        None => config::log_path(&inputs)?,
+    };
+    Ok((path, token))
 }
 
 fn dump(

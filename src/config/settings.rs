@@ -81,12 +81,15 @@ pub enum UsedBy {
     Run,
     /// These and `wal`.
     RunAndWal,
+    /// These and `keys`.
+    RunAndKeys,
 }
 
 /// One setting.
 #[derive(Debug, Clone, Copy)]
 pub struct Setting {
-    /// The flag, without its dashes; empty: the environment alone sets it.
+    /// The flag, without its dashes; empty: the environment alone sets it, as it does secrets, which do not belong on a
+    /// command line that others can read.
     pub flag: &'static str,
     /// The environment variable.
     pub env: &'static str,
@@ -207,12 +210,47 @@ settings! {
             "The port for gRPC alone. Port 0 takes any free one";
         ADMIN_ADDR: "admin-addr", "EVENTKIT_ADMIN_ADDR", Is("127.0.0.1:9090"), Address,
             "The admin port: /metrics, /health, /ready and what `eventkit wal` asks a live log. Whoever reaches it can read events: keep it private";
+        ADMIN_TOKEN: "", "EVENTKIT_ADMIN_TOKEN", Unset("none: nobody is asked"), Text,
+            "The bearer token that the admin port asks for, but for /health and /ready; needed unless it listens on loopback. The tools of this program take it from here, too",
+            secret: true;
         HTTP_PREFIX: "http-prefix", "EVENTKIT_HTTP_PREFIX", Unset("paths are served where they are"), Text,
             "Serve every HTTP path under this prefix as well, for instance /ek: /ek/v1/batch";
         TRUSTED_PROXIES: "trusted-proxies", "EVENTKIT_TRUSTED_PROXIES", Unset("none: the connection's own address counts"), Networks,
-            "Proxies whose X-Forwarded-For is believed, as in 10.0.0.0/8, ::1. It says which address context.ip of a browser's or telephone's event gets";
+            "Proxies whose X-Forwarded-For is believed, as in 10.0.0.0/8, ::1. It says which address context.ip of a browser's or telephone's event gets, and whose rate is counted";
         GRPC_REFLECTION: "grpc-reflection", "EVENTKIT_GRPC_REFLECTION", Is("true"), Bool,
             "Serve gRPC reflection, so that grpcurl needs no proto files";
+    }
+    "Who may send" {
+        WRITE_KEYS_FILE: "write-keys-file", "EVENTKIT_WRITE_KEYS_FILE", Unset("no keys"), Path,
+            "The file of write keys, which `eventkit keys` makes and changes; a change is in force within two seconds. Without it `serve` starts only on loopback, with an emulator, or with EVENTKIT_ALLOW_ANONYMOUS=true",
+            used_by: UsedBy::RunAndKeys;
+        ALLOW_ANONYMOUS: "allow-anonymous", "EVENTKIT_ALLOW_ANONYMOUS", Is("false"), Bool,
+            "Take events without a write key as well; a key that is not known is refused all the same";
+        KEY_EVENTS_PER_SECOND: "key-events-per-second", "EVENTKIT_KEY_EVENTS_PER_SECOND", Unset("no limit"), Count(1, 1_000_000_000),
+            "How many events a second a write key may send whose entry does not say it; more is answered with 429 and the time to wait";
+        KEY_BYTES_PER_SECOND: "key-bytes-per-second", "EVENTKIT_KEY_BYTES_PER_SECOND", Unset("no limit"), Bytes(1, TIB),
+            "How many bytes of events a second a write key may send whose entry does not say it";
+        ADDRESS_EVENTS_PER_SECOND: "address-events-per-second", "EVENTKIT_ADDRESS_EVENTS_PER_SECOND", Unset("no limit"), Count(1, 1_000_000_000),
+            "How many events a second may come from one address (of the sixth version: from one /64). Behind a balancer it needs EVENTKIT_TRUSTED_PROXIES";
+        ADDRESS_BYTES_PER_SECOND: "address-bytes-per-second", "EVENTKIT_ADDRESS_BYTES_PER_SECOND", Unset("no limit"), Bytes(1, TIB),
+            "How many bytes of events a second may come from one address";
+        RATE_BURST: "rate-burst", "EVENTKIT_RATE_BURST", Is("5"), Seconds(0.1, 3_600.0),
+            "For how many seconds' worth a key or an address that was quiet may be faster than its rate";
+        RATE_ADDRESSES: "rate-addresses", "EVENTKIT_RATE_ADDRESSES", Is("10000"), Count(1, 10_000_000),
+            "The most addresses whose rate is counted; the one that was not seen for longest is forgotten";
+        MAX_KEY_IN_FLIGHT_BYTES: "max-key-in-flight-bytes", "EVENTKIT_MAX_KEY_IN_FLIGHT_BYTES",
+            Unset("half of EVENTKIT_MAX_IN_FLIGHT_BYTES, or one body"), Bytes(KIB, TIB),
+            "The most bytes of request bodies under way at a time for one write key, where there are several: none can take the room of all";
+    }
+    "TLS" {
+        TLS_CERT_FILE: "tls-cert-file", "EVENTKIT_TLS_CERT_FILE", Unset("the ports speak in clear"), Path,
+            "The certificate of the public ports, and those between it and its root (PEM). With it both speak TLS alone; a change is in force within two seconds";
+        TLS_KEY_FILE: "tls-key-file", "EVENTKIT_TLS_KEY_FILE", Unset("none"), Path,
+            "The certificate's private key (PEM)";
+        TLS_CLIENT_CA_FILE: "tls-client-ca-file", "EVENTKIT_TLS_CLIENT_CA_FILE", Unset("clients are not asked for certificates"), Path,
+            "The roots of clients' certificates (PEM): clients are asked for one that leads there";
+        TLS_CLIENT_AUTH: "tls-client-auth", "EVENTKIT_TLS_CLIENT_AUTH", Is("required"), Choice(&["required", "optional"]),
+            "Whether a client that is asked for a certificate may do without; a wrong one is refused either way";
     }
     "Limits at the doors" {
         MAX_EVENT_BYTES: "max-event-bytes", "EVENTKIT_MAX_EVENT_BYTES", Is("256KiB"), Bytes(KIB, 8 * MIB),
@@ -229,6 +267,8 @@ settings! {
             "The most keys in one event, at all levels together";
         MAX_CONNECTIONS: "max-connections", "EVENTKIT_MAX_CONNECTIONS", Is("10000"), Count(1, 1_000_000),
             "The most connections at a time; more wait in the listen backlog";
+        MAX_ADDRESS_CONNECTIONS: "max-address-connections", "EVENTKIT_MAX_ADDRESS_CONNECTIONS", Unset("as many as in all"), Count(1, 1_000_000),
+            "The most connections of one address (of the sixth version: of one /64); more are closed at once. Trusted proxies are not counted";
         MAX_CONCURRENT_STREAMS: "max-concurrent-streams", "EVENTKIT_MAX_CONCURRENT_STREAMS", Is("200"), Count(1, 100_000),
             "The most concurrent HTTP/2 streams of one connection";
         MAX_IN_FLIGHT_BYTES: "max-in-flight-bytes", "EVENTKIT_MAX_IN_FLIGHT_BYTES", Is("64MiB"), Bytes(MIB, TIB),
@@ -241,6 +281,8 @@ settings! {
             "The least bytes per second of a body: all in all it has EVENTKIT_BODY_TIMEOUT, and a second more for each so many bytes of it";
         IDLE_TIMEOUT: "idle-timeout", "EVENTKIT_IDLE_TIMEOUT", Is("300"), Seconds(0.1, DAY),
             "How long a connection may stay without a request";
+        MAX_STREAM_AGE: "max-stream-age", "EVENTKIT_MAX_STREAM_AGE", Is("3600"), Seconds(0.1, DAY),
+            "How long a gRPC stream may be open; then what it sent is acknowledged and its client told to go on in another one";
     }
     "The log" {
         RING_BUFFER_MODE: "ring-buffer-mode", "EVENTKIT_RING_BUFFER_MODE", Is("sled"), Choice(&["sled", "sqlite"]),
@@ -399,7 +441,7 @@ mod tests {
         for setting in ALL {
             let flag = setting.env.trim_start_matches("EVENTKIT_");
             let flag = flag.to_lowercase().replace('_', "-");
-            let environment_alone = setting.env.starts_with("OTEL_");
+            let environment_alone = setting.env.starts_with("OTEL_") || setting.secret;
             assert_eq!(setting.flag, if environment_alone { "" } else { &flag });
         }
     }

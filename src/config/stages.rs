@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use super::batch::BatchRules;
 use super::endpoint::Endpoint;
+use super::guard::GuardConfig;
 use super::otlp::OtlpConfig;
 
 /// The doors: addresses and limits.
@@ -49,6 +50,8 @@ pub struct IngressConfig {
     pub in_flight_bytes_max: usize,
     /// Whether gRPC reflection is served.
     pub reflection: bool,
+    /// Who may come in.
+    pub guard: GuardConfig,
 }
 
 /// What the log lies in.
@@ -310,10 +313,21 @@ pub struct TelemetryConfig {
 }
 
 /// The admin port.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct AdminConfig {
     /// Carries `/metrics` and the admin service. Port 0 takes any free one.
     pub addr: SocketAddr,
+    /// The bearer token that every question but those for health needs; `None`: nobody is asked.
+    pub token: Option<String>,
+}
+
+/// Without the token.
+impl std::fmt::Debug for AdminConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AdminConfig")
+            .field("addr", &self.addr)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Everything that builds the program.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::cloud;
+use super::guard;
 use super::otlp;
 use super::raw::Inputs;
 use super::reader::Reader;
@@ -72,11 +73,28 @@ pub struct Checked {
 ///
 /// Every problem there is.
 pub fn validate(inputs: &Inputs) -> Result<Checked, Problems> {
+    check(inputs, true)
+}
+
+/// The same for what opens no port: who could reach one does not matter then.
+///
+/// # Errors
+///
+/// Every problem there is.
+pub fn validate_without_ports(inputs: &Inputs) -> Result<Checked, Problems> {
+    check(inputs, false)
+}
+
+fn check(inputs: &Inputs, ports: bool) -> Result<Checked, Problems> {
     let mut reader = Reader::new(inputs);
     rules::unknown_variables(&mut reader);
     let config = config(&mut reader);
     rules::engines(&mut reader);
     rules::contradictions(&mut reader, &config);
+    if ports {
+        guard::doors(&mut reader, &config);
+        guard::admin(&mut reader, &config);
+    }
     rules::warnings(&mut reader);
     let (config, warnings) = reader.done(config)?;
     Ok(Checked { config, warnings })
@@ -105,6 +123,28 @@ pub fn admin_addr(inputs: &Inputs) -> Result<SocketAddr, Problems> {
     let mut reader = Reader::new(inputs);
     let addr = reader.address(&settings::ADMIN_ADDR);
     Ok(reader.done(addr)?.0)
+}
+
+/// Where the write keys are: all that `eventkit keys` needs to know.
+///
+/// # Errors
+///
+/// When the setting cannot be read.
+pub fn write_keys_file(inputs: &Inputs) -> Result<Option<PathBuf>, Problems> {
+    let mut reader = Reader::new(inputs);
+    let file = reader.path_if_set(&settings::WRITE_KEYS_FILE);
+    Ok(reader.done(file)?.0)
+}
+
+/// What the admin port asks for: all that a tool needs to know besides where it is.
+///
+/// # Errors
+///
+/// When the setting cannot be read.
+pub fn admin_token(inputs: &Inputs) -> Result<Option<String>, Problems> {
+    let mut reader = Reader::new(inputs);
+    let token = reader.text_if_set(&settings::ADMIN_TOKEN);
+    Ok(reader.done(token)?.0)
 }
 
 /// The log's settings alone: what `eventkit wal repair` needs to know where the log itself does not say it.
@@ -149,6 +189,7 @@ fn config(reader: &mut Reader<'_>) -> Config {
         telemetry: telemetry(reader, role),
         admin: AdminConfig {
             addr: reader.address(&settings::ADMIN_ADDR),
+            token: reader.text_if_set(&settings::ADMIN_TOKEN),
         },
         drain_timeout: reader.time(&settings::DRAIN_TIMEOUT),
         data_dir,
@@ -165,11 +206,13 @@ fn telemetry(reader: &mut Reader<'_>, role: Role) -> TelemetryConfig {
 }
 
 fn ingress(reader: &mut Reader<'_>) -> IngressConfig {
+    let body_bytes_max = reader.count(&settings::MAX_BODY_BYTES);
+    let in_flight_bytes_max = reader.count(&settings::MAX_IN_FLIGHT_BYTES);
     IngressConfig {
         http_addr: reader.address(&settings::HTTP_ADDR),
         grpc_addr: reader.address(&settings::GRPC_ADDR),
         event_bytes_max: reader.count(&settings::MAX_EVENT_BYTES),
-        body_bytes_max: reader.count(&settings::MAX_BODY_BYTES),
+        body_bytes_max,
         batch_events_max: reader.count(&settings::MAX_BATCH_EVENTS),
         stream_events_max: reader.count(&settings::MAX_STREAM_EVENTS),
         http_prefix: rules::http_prefix(reader),
@@ -182,7 +225,8 @@ fn ingress(reader: &mut Reader<'_>) -> IngressConfig {
         body_timeout: reader.time(&settings::BODY_TIMEOUT),
         body_rate_min: reader.count(&settings::MIN_BODY_RATE),
         idle_timeout: reader.time(&settings::IDLE_TIMEOUT),
-        in_flight_bytes_max: reader.count(&settings::MAX_IN_FLIGHT_BYTES),
+        in_flight_bytes_max,
+        guard: guard::guard(reader, in_flight_bytes_max, body_bytes_max),
         reflection: reader.bool(&settings::GRPC_REFLECTION),
     }
 }

@@ -77,7 +77,9 @@ pub(crate) fn error(error: &RequestError, request_id: &str) -> Response<Body> {
     };
     let mut response = json(status(error.code.http()), &body, request_id);
     if let Some(wait) = error.retry_after() {
-        let seconds = HeaderValue::from(wait.as_secs().max(1));
+        // Whole seconds, and never too few of them.
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        let seconds = HeaderValue::from(seconds.max(1));
         response.headers_mut().insert(RETRY_AFTER, seconds);
     }
     response

@@ -23,8 +23,8 @@ use super::rpc_status::status;
 use super::shed::Held;
 use super::stream::{self, Call};
 use super::{
-    Deadline, Ingress, Input, Protocol, Shared, StreamOf, Submission, admit, request_id, results,
-    spans,
+    Caller, Deadline, Ingress, Input, Protocol, Shared, StreamOf, Submission, admit, request_id,
+    results, spans,
 };
 use crate::event::{Client, DEFAULT_STREAM, Micros};
 use crate::lifecycle::{Health, Tasks};
@@ -148,8 +148,18 @@ impl IngestService for Service {
         let line = Line::of_call(COLLECT_PATH, logged, &request_id);
         line.received();
         let span = spans::of(request.extensions());
-        let answer = match batch.submission(&request_id, deadline.as_ref(), span.clone()) {
-            Ok(submission) => self.ingress.submit(submission).await,
+        let answer = match caller(request.extensions()) {
+            Ok(caller) => {
+                let about = About {
+                    request_id: &request_id,
+                    deadline: deadline.as_ref(),
+                    caller,
+                };
+                match batch.submission(about, span.clone()) {
+                    Ok(submission) => self.ingress.submit(submission).await,
+                    Err(error) => Err(error),
+                }
+            }
             Err(error) => Err(error),
         };
         if answer.is_ok() {
@@ -166,7 +176,7 @@ impl IngestService for Service {
         &self,
         request: Request<Streaming<CollectStreamRequest>>,
     ) -> Result<Response<CollectStreamResponse>, Status> {
-        let call = self.call(&request, STREAM_PATH);
+        let call = self.call(&request, STREAM_PATH)?;
         let within = call.span.log_span();
         let run = stream::client::run(call, request.into_inner()).instrument(within);
         let summary = match self.tasks.spawn_isolated("client stream", run).await {
@@ -183,7 +193,7 @@ impl IngestService for Service {
         &self,
         request: Request<Streaming<CollectBidiRequest>>,
     ) -> Result<Response<Self::CollectBidiStream>, Status> {
-        let call = self.call(&request, BIDI_PATH);
+        let call = self.call(&request, BIDI_PATH)?;
         let connection = request.extensions().get::<CloseConnection>().cloned();
         let messages = request.into_inner();
         let answers = stream::bidi::open(call, messages, &self.tasks, connection);
@@ -199,9 +209,11 @@ impl Service {
         }
     }
 
-    fn call<T>(&self, request: &Request<T>, path: &'static str) -> Call {
-        Call {
+    fn call<T>(&self, request: &Request<T>, path: &'static str) -> Result<Call, Status> {
+        let caller = caller(request.extensions()).map_err(|error| status(&error))?;
+        Ok(Call {
             ingress: self.ingress.clone(),
+            caller: caller.clone(),
             request_id: self.request_id(request),
             deadline: request.extensions().get::<Deadline>().cloned(),
             drain: self.drain.clone(),
@@ -210,8 +222,22 @@ impl Service {
             span: spans::of(request.extensions()),
             started: Instant::now(),
             _open: Raised::by(&self.ingress.metrics().ingress_streams, 1),
-        }
+        })
     }
+}
+
+/// Who calls, as the layer before the handlers found out. A call that did not pass there has no caller, and may nothing.
+fn caller(extensions: &http::Extensions) -> Result<&Caller, RequestError> {
+    let caller = extensions.get::<Caller>();
+    caller.ok_or_else(|| Code::WriteKeyMissing.into())
+}
+
+/// What a batch's call says about it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct About<'a> {
+    pub(super) request_id: &'a str,
+    pub(super) deadline: Option<&'a Deadline>,
+    pub(super) caller: &'a Caller,
 }
 
 /// The batch that any of the three requests carries.
@@ -235,15 +261,20 @@ impl<'a> Batch<'a> {
     /// The batch as the path behind all doors takes it.
     pub(super) fn submission(
         &self,
-        request_id: &'a str,
-        deadline: Option<&'a Deadline>,
+        about: About<'a>,
         span: Span,
     ) -> Result<Submission<'a>, RequestError> {
+        let About {
+            request_id,
+            deadline,
+            caller,
+        } = about;
         let stream = self
             .stream_name()
             .ok_or_else(|| RequestError::from(Code::InvalidStream).in_field("stream"))?;
         Ok(Submission {
             protocol: Protocol::Grpc,
+            caller,
             request_id,
             stream: StreamOf::Named(stream),
             kind: None,

@@ -117,7 +117,8 @@ impl GrpcLayer {
             .and_then(|length| length.to_str().ok())
             .and_then(|length| length.parse().ok())
             .unwrap_or(0);
-        let held = Arc::new(self.ingress.gate(announced)?);
+        let caller = self.ingress.enter_call(&request)?;
+        let held = Arc::new(self.ingress.gate(announced, &caller)?);
         let metered = match request.uri().path() {
             COLLECT_PATH => MeteredBody::unary,
             _ => MeteredBody::stream,
@@ -126,6 +127,7 @@ impl GrpcLayer {
             request.map(|inner| Body::new(metered(inner, self.ingress.clone(), Arc::clone(&held))));
         // Held until the handler is done with the message.
         request.extensions_mut().insert(held);
+        request.extensions_mut().insert(caller);
         Ok(request)
     }
 

@@ -11,7 +11,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::routing::{MethodRouter, get, post};
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH};
+use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use tokio::time::Instant;
 
@@ -24,8 +24,8 @@ use super::sender::{Party, Sender};
 use super::shed::Held;
 use super::unpack::Encoding;
 use super::{
-    Ingress, Input, Protocol, Shared, StreamOf, Submission, admit, answer, request_id, segment,
-    spans, write_key,
+    Caller, Ingress, Input, Protocol, Shared, StreamOf, Submission, admit, answer, request_id,
+    segment, spans, write_key,
 };
 use crate::event::DEFAULT_STREAM;
 use crate::status::Code;
@@ -180,6 +180,11 @@ pub(super) async fn answered(
                     let all = HeaderValue::from_static(Encoding::NAMES);
                     headers.insert(ACCEPT_ENCODING, all);
                 }
+                (Code::WriteKeyMissing | Code::WriteKeyUnknown, _) => {
+                    // Not Basic, for which browsers would ask the person in front of them.
+                    let scheme = HeaderValue::from_static("Bearer realm=\"eventkit\"");
+                    headers.insert(WWW_AUTHENTICATE, scheme);
+                }
                 (Code::RateLimited, Some(wait)) => {
                     // Older clients of Segment's read when, and not for how long.
                     let wait = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
@@ -203,6 +208,7 @@ pub(super) async fn answered(
 /// body is read.
 pub(super) async fn read_body(
     ingress: &Ingress,
+    caller: &Caller,
     request: Request<Body>,
 ) -> Result<(Bytes, Held), RequestError> {
     let config = ingress.config();
@@ -211,7 +217,7 @@ pub(super) async fn read_body(
     if announced > config.body_bytes_max {
         return Err(RequestError::body_too_large(config.body_bytes_max));
     }
-    let held = ingress.gate(announced)?;
+    let held = ingress.gate(announced, caller)?;
     let limits = BodyLimits {
         bytes_max: config.body_bytes_max,
         pace: PaceLimits::of(config),
@@ -233,9 +239,12 @@ async fn store(
     request: Request<Body>,
 ) -> Result<Response<Body>, RequestError> {
     let stream = stream?;
+    let entrant = ingress.enter(&request)?;
+    ingress.check_stream(entrant.caller(), stream)?;
     let span = spans::of(request.extensions());
     let sender = Sender::of(&request, Party::Anyone, &ingress.config().trusted_proxies);
-    let (body, _held) = read_body(ingress, request).await?;
+    let (body, held) = read_body(ingress, entrant.caller(), request).await?;
+    let caller = entrant.named(ingress, &held, || write_key::of(&body))?;
     let items = scan::split(&body, ingress.config().batch_events_max).map_err(malformed)?;
     let events: Vec<Cow<'_, [u8]>> = items
         .iter()
@@ -245,6 +254,7 @@ async fn store(
     let outcomes = ingress
         .submit(Submission {
             protocol: Protocol::Http,
+            caller: &caller,
             request_id,
             stream: StreamOf::Named(stream),
             kind: None,

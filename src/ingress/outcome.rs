@@ -157,7 +157,21 @@ pub struct RequestError {
     pub text: Cow<'static, str>,
     /// The part of the request that is at fault, where that can be named.
     pub field: Option<&'static str>,
+    /// The limit that its sender went beyond.
+    pub quota: Option<Quota>,
 }
+
+/// A limit that a sender went beyond.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quota {
+    /// What it is a limit of.
+    pub subject: &'static str,
+    /// When there is something left again.
+    pub wait: Duration,
+}
+
+/// The longest time that a client is told to wait: SDKs take no longer one.
+const WAIT_MAX: Duration = Duration::from_secs(300);
 
 impl From<Code> for RequestError {
     fn from(code: Code) -> Self {
@@ -171,6 +185,7 @@ impl RequestError {
             code,
             text: text.into(),
             field: None,
+            quota: None,
         }
     }
 
@@ -213,9 +228,12 @@ impl RequestError {
             tonic::Code::Unavailable | tonic::Code::ResourceExhausted
         );
         (wanted && self.code.retry() == Retry::SameIds).then(|| {
-            // A full log needs a store that comes back; everything else passes in a moment.
-            let seconds = if self.code == Code::LogFull { 5 } else { 1 };
-            Duration::from_secs(seconds)
+            match (self.quota, self.code) {
+                (Some(quota), _) => quota.wait.min(WAIT_MAX),
+                // It needs a store that comes back; everything else passes in a moment.
+                (None, Code::LogFull) => Duration::from_secs(5),
+                (None, _) => Duration::from_secs(1),
+            }
         })
     }
 }

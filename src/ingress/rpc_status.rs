@@ -20,6 +20,9 @@ pub(crate) fn status(error: &RequestError) -> Status {
     if let Some(wait) = error.retry_after() {
         details.set_retry_info(Some(wait));
     }
+    if let Some(quota) = error.quota {
+        details.add_quota_failure_violation(quota.subject, error.text.as_ref());
+    }
     if error.code.grpc() == tonic::Code::InvalidArgument {
         details.add_bad_request_violation(error.field.unwrap_or_default(), error.text.as_ref());
     }

@@ -7,7 +7,7 @@
 //!   resend a whole batch on any error, others drop it.
 //! - An envelope's `context`, `integrations` and `sentAt` hold for each of its events. The events themselves are cut out
 //!   by the splitter, so that a bad one never costs its neighbours, and no tree is built.
-//! - `writeKey` is a credential: it is tolerated wherever clients put it, and never stored.
+//! - `writeKey` is a credential: it is looked for wherever clients put it, and never stored.
 
 use std::borrow::Cow;
 
@@ -24,7 +24,9 @@ use super::lines::Line;
 use super::outcome::{Outcome, RequestError};
 use super::sender::Sender;
 use super::shed::Held;
-use super::{Ingress, Input, Protocol, StreamOf, Submission, answer, request_id, spans, write_key};
+use super::{
+    Caller, Ingress, Input, Protocol, StreamOf, Submission, answer, request_id, spans, write_key,
+};
 use crate::status::Code;
 
 mod endpoints;
@@ -60,9 +62,12 @@ fn take(endpoint: Endpoint) -> MethodRouter<Ingress> {
                         headers: HeaderMap| {
                 let request_id = request_id::of(&headers, ingress.now());
                 // A key that is no text has no settings.
-                let response = key
-                    .map(|Path(key)| answer::loaded(&settings::of_project(&key), &request_id))
-                    .map_err(|_no_text| Code::NotFound.into());
+                let response = match key {
+                    Ok(Path(key)) => ingress
+                        .check_key(&key)
+                        .map(|()| answer::loaded(&settings::of_project(&key), &request_id)),
+                    Err(_no_text) => Err(Code::NotFound.into()),
+                };
                 let line = line(endpoint, &request_id);
                 door::answered(&ingress, line, std::future::ready(response)).await
             },
@@ -94,12 +99,16 @@ async fn answer_to(
                 store(ingress, endpoint, &request_id, request).await
             }
             Takes::Figures => {
-                let (body, _held) = door::read_body(ingress, request).await?;
+                // They come without a key.
+                let caller = ingress.passer_by(&request);
+                let (body, _held) = door::read_body(ingress, &caller, request).await?;
                 let max = ingress.config().batch_events_max;
                 ingress.count_figures(envelope::figures(&body, max));
                 Ok(answer::success(&[], &request_id))
             }
             Takes::Settings | Takes::SourceConfig => {
+                // The same for everyone, so that no key is no reason to refuse it; one that is not known is worth a word.
+                ingress.enter(&request)?;
                 Ok(answer::loaded(&settings::of_source(), &request_id))
             }
         }
@@ -113,17 +122,20 @@ async fn store(
     request_id: &str,
     request: Request<Body>,
 ) -> Result<Response<Body>, RequestError> {
+    let entrant = ingress.enter(&request)?;
     let span = spans::of(request.extensions());
     let sender = Sender::of(&request, endpoint.party, &ingress.config().trusted_proxies);
-    let (body, _held) = match endpoint.takes {
-        Takes::Pixel(_) => read_query(ingress, &request)?,
-        _ => door::read_body(ingress, request).await?,
+    let (body, held) = match endpoint.takes {
+        Takes::Pixel(_) => read_query(ingress, entrant.caller(), &request)?,
+        _ => door::read_body(ingress, entrant.caller(), request).await?,
     };
     let kind = endpoint.takes.kind();
     let envelope = match kind {
         Some(_) => Envelope::of_one(&body)?,
         None => Envelope::read(&body, ingress.config().batch_events_max)?,
     };
+    let key = envelope.write_key;
+    let caller = entrant.named(ingress, &held, || key.and_then(write_key::text))?;
     let events: Vec<Cow<'_, [u8]>> = envelope
         .items
         .iter()
@@ -133,6 +145,7 @@ async fn store(
     let outcomes = ingress
         .submit(Submission {
             protocol: Protocol::Http,
+            caller: &caller,
             request_id,
             stream: StreamOf::ItsType,
             kind,
@@ -163,8 +176,12 @@ async fn store(
 }
 
 /// The event that stands in a query, and its place in the budget.
-fn read_query(ingress: &Ingress, request: &Request<Body>) -> Result<(Bytes, Held), RequestError> {
+fn read_query(
+    ingress: &Ingress,
+    caller: &Caller,
+    request: &Request<Body>,
+) -> Result<(Bytes, Held), RequestError> {
     let query = request.uri().query().unwrap_or_default();
-    let held = ingress.gate(query.len())?;
+    let held = ingress.gate(query.len(), caller)?;
     Ok((pixel::event(query)?.into(), held))
 }

@@ -73,7 +73,7 @@ impl Sender {
 
 /// Whom the trusted proxies speak for: the last address of `X-Forwarded-For`, read from its end, that is none of theirs.
 /// What stands before that, the client may have written itself.
-fn behind(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+pub(super) fn behind(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let mut ip = peer.to_canonical();
     let is_trusted = |ip: IpAddr| trusted.iter().any(|network| network.contains(&ip));
     let values: Vec<&str> = headers

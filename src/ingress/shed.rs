@@ -1,7 +1,7 @@
 //! The bytes of request bodies under way, held against one limit.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// A number of bytes that all requests share. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -28,6 +28,7 @@ impl Budget {
     pub fn take(&self, bytes: usize) -> Option<Held> {
         let held = Held {
             budget: self.clone(),
+            share: OnceLock::new(),
             bytes: AtomicUsize::new(0),
         };
         held.grow_to(bytes).then_some(held)
@@ -37,6 +38,10 @@ impl Budget {
     #[must_use]
     pub fn used(&self) -> usize {
         self.0.used.load(Ordering::Relaxed)
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.0.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     fn reserve(&self, more: usize) -> bool {
@@ -55,6 +60,8 @@ impl Budget {
 #[derive(Debug)]
 pub struct Held {
     budget: Budget,
+    /// What they are taken from as well: the share of one sender.
+    share: OnceLock<Budget>,
     bytes: AtomicUsize,
 }
 
@@ -68,11 +75,29 @@ impl Held {
     /// Holds so many more bytes; false, and nothing changes, when there are not so many left.
     #[must_use]
     pub fn grow_by(&self, more: usize) -> bool {
-        let taken = self.budget.reserve(more);
-        if taken {
-            self.bytes.fetch_add(more, Ordering::Relaxed);
+        if !self.budget.reserve(more) {
+            return false;
         }
-        taken
+        if self.share.get().is_some_and(|share| !share.reserve(more)) {
+            self.budget.give_back(more);
+            return false;
+        }
+        self.bytes.fetch_add(more, Ordering::Relaxed);
+        true
+    }
+
+    /// From now on its bytes are a sender's, and taken from his share as well; false, and nothing changes, when that has not so
+    /// many left. Once.
+    #[must_use]
+    pub fn share(&self, share: &Budget) -> bool {
+        let bytes = self.bytes();
+        if !share.reserve(bytes) {
+            return false;
+        }
+        if self.share.set(share.clone()).is_err() {
+            share.give_back(bytes);
+        }
+        true
     }
 
     /// How many are held.
@@ -84,14 +109,16 @@ impl Held {
     /// Gives back everything, and can be used again.
     pub fn give_back(&self) {
         let bytes = self.bytes.swap(0, Ordering::Relaxed);
-        self.budget.0.used.fetch_sub(bytes, Ordering::Relaxed);
+        self.budget.give_back(bytes);
+        if let Some(share) = self.share.get() {
+            share.give_back(bytes);
+        }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let bytes = *self.bytes.get_mut();
-        self.budget.0.used.fetch_sub(bytes, Ordering::Relaxed);
+        self.give_back();
     }
 }
 
@@ -118,5 +145,21 @@ mod tests {
         assert_eq!(budget.used(), 5);
         drop(b);
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn a_sender_takes_no_more_than_his_share() {
+        let (budget, share) = (Budget::new(10), Budget::new(5));
+        let (a, b) = (budget.take(3).unwrap(), budget.take(3).unwrap());
+        assert!(a.share(&share));
+        assert!(!b.share(&share));
+        assert!(a.grow_by(2) && !a.grow_by(1));
+        assert_eq!((budget.used(), share.used()), (8, 5));
+        a.give_back();
+        assert_eq!((budget.used(), share.used()), (3, 0));
+        assert!(b.share(&share));
+        drop(b);
+        drop(a);
+        assert_eq!((budget.used(), share.used()), (0, 0));
     }
 }

@@ -16,12 +16,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::grpc::Batch;
+use super::grpc::{About, Batch};
 use super::lines::Line;
 use super::outcome::{Outcome, RequestError};
 use super::rpc_status;
 use super::shed::Held;
-use super::{Deadline, Ingress, spans};
+use super::{Caller, Deadline, Ingress, spans};
 use crate::status::Code;
 use crate::telemetry::Span;
 use crate::telemetry::metrics::{Raised, labels};
@@ -40,6 +40,8 @@ const CLIENT_GONE: u16 = 499;
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) ingress: Ingress,
+    /// Who opened it; looked up again when the keys have changed.
+    pub(super) caller: Caller,
     pub(super) request_id: Arc<str>,
     pub(super) deadline: Option<Deadline>,
     pub(super) drain: CancellationToken,
@@ -155,7 +157,13 @@ impl Call {
     /// [`RequestError`]: nothing of this batch was stored.
     pub(super) fn begin(&self, batch: &Batch<'_>, window: &mut Window) -> Result<(), RequestError> {
         let span = spans::of_message(self.ingress.tracing(), &self.span, batch.events.len());
-        let submission = batch.submission(&self.request_id, self.deadline.as_ref(), span)?;
+        let renewed = self.ingress.renewed(&self.caller)?;
+        let about = About {
+            request_id: &self.request_id,
+            deadline: self.deadline.as_ref(),
+            caller: renewed.as_ref().unwrap_or(&self.caller),
+        };
+        let submission = batch.submission(about, span)?;
         tracing::debug!(
             batch = batch.number,
             events = batch.events.len(),
@@ -165,7 +173,7 @@ impl Call {
         );
         let bytes: usize = batch.events.iter().map(bytes::Bytes::len).sum();
         let cost = bytes + batch.events.len() * OUTCOME_BYTES;
-        let held = self.ingress.hold(cost)?;
+        let held = self.ingress.hold(cost, about.caller)?;
         let pending = self.ingress.begin(submission)?.into_owned();
         let (ingress, number) = (self.ingress.clone(), batch.number);
         let settled = async move {

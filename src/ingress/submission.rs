@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::admit::Shared;
 use super::decode::scan::Item;
-use super::{Deadline, Outcome};
+use super::{Caller, Deadline, Outcome};
 use crate::event::{Client, DEFAULT_STREAM, Micros};
 use crate::telemetry::Span;
 use crate::wal::Commit;
@@ -88,6 +88,8 @@ impl Pending<'_> {
 pub struct Submission<'a> {
     /// How they came.
     pub protocol: Protocol,
+    /// Whose they are.
+    pub caller: &'a Caller,
     /// Identifies the request in the logs.
     pub request_id: &'a str,
     /// Where the events are stored.
@@ -106,4 +108,15 @@ pub struct Submission<'a> {
     pub span: Span,
     /// The events.
     pub inputs: Vec<Input<'a>>,
+}
+
+impl<'a> Submission<'a> {
+    /// The one stream of all its events, where they have one.
+    pub(super) fn one_stream(&self) -> Option<&'a str> {
+        match (self.stream, self.kind) {
+            (StreamOf::Named(name), _) => Some(name),
+            (StreamOf::ItsType, Some(kind)) => Some(self.stream.of(kind)),
+            (StreamOf::ItsType, None) => None,
+        }
+    }
 }

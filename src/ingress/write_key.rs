@@ -13,7 +13,26 @@ use super::decode::scan::{self, Member};
 use super::decode::{Id, id_text};
 
 /// The member of a body that is a key.
-const NAME: &str = "writeKey";
+pub(super) const NAME: &str = "writeKey";
+
+/// The key in a body that is one object; of several the last one counts.
+pub(super) fn of(body: &[u8]) -> Option<Cow<'_, str>> {
+    let mut found = None;
+    let outline = scan::members(body, |member| {
+        if name(&member) == NAME {
+            found = Some(member.value);
+        }
+    });
+    outline.ok().and(found).and_then(text)
+}
+
+/// The text of a member that is a key.
+pub(super) fn text(value: &[u8]) -> Option<Cow<'_, str>> {
+    match id_text(serde_json::from_slice(value).ok()?) {
+        Id::Text(text) => Some(text),
+        Id::Absent | Id::Invalid => None,
+    }
+}
 
 /// The event with `null` in the place of every top-level `writeKey`. Bytes that are no object are left as they are: they
 /// are rejected, and stored nowhere.
@@ -59,6 +78,25 @@ pub(super) fn name<'a>(member: &Member<'a>) -> Cow<'a, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_write_key_is_found_at_the_top_of_a_body_alone() {
+        for (body, key) in [
+            (
+                r#"{"batch":[{"writeKey":"inner"}],"writeKey":"k"}"#,
+                Some("k"),
+            ),
+            (r#"{"writeKey":"a","write\u004bey":"k\u0031"}"#, Some("k1")),
+            (r#"{"batch":[{"writeKey":"inner"}]}"#, None),
+            (r#"[{"writeKey":"k"}]"#, None),
+            (r#"{"writeKey":{"k":1}}"#, None),
+            (r#"{"writeKey":null}"#, None),
+            (r#"{"writeKey":"k""#, None),
+            ("", None),
+        ] {
+            assert_eq!(of(body.as_bytes()).as_deref(), key, "{body}");
+        }
+    }
 
     #[test]
     fn a_write_key_is_cut_out_wherever_it_stands() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use eventkit::clock::SystemClock;
-use eventkit::config::IngressConfig;
+use eventkit::config::{GuardConfig, IngressConfig};
 use eventkit::ingress::{Door, Ingress, Server, Stop};
 use eventkit::lifecycle::{Health, Tasks};
 use eventkit::telemetry::Metrics;
@@ -59,6 +59,7 @@ pub(crate) fn config() -> IngressConfig {
         idle_timeout: Duration::from_secs(60),
         in_flight_bytes_max: 1024 * 1024,
         reflection: true,
+        guard: GuardConfig::default(),
     }
 }
 

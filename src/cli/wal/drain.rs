@@ -27,7 +27,7 @@ pub(super) fn run(
     out: &mut dyn Write,
 ) -> anyhow::Result<u8> {
     let json = args.json;
-    let checked = config::validate(&placed(args, environment))?;
+    let checked = config::validate_without_ports(&placed(args, environment))?;
     let terminal = io::stderr().is_terminal();
     let colour = terminal && !environment.no_color();
     // Standard output carries the summary alone.

@@ -56,8 +56,12 @@ pub(super) fn lock_file(log: &Path) -> Result<Option<LockFile>, WalError> {
     }
 }
 
-/// Asks the owner.
-pub(super) fn ask(lock: &LockFile, path_and_query: &str) -> Result<String, WalError> {
+/// Asks the owner; `token` is what its admin port may ask for.
+pub(super) fn ask(
+    lock: &LockFile,
+    token: Option<&str>,
+    path_and_query: &str,
+) -> Result<String, WalError> {
     let failed = |what: String| WalError::Admin {
         pid: lock.pid,
         admin: lock.admin,
@@ -66,7 +70,7 @@ pub(super) fn ask(lock: &LockFile, path_and_query: &str) -> Result<String, WalEr
     let uri = format!("http://{}{path_and_query}", reachable(lock.admin))
         .parse()
         .map_err(|error| failed(format!("{error}")))?;
-    match get(uri, CONNECT_TIMEOUT, ANSWER_TIMEOUT) {
+    match get(uri, token, CONNECT_TIMEOUT, ANSWER_TIMEOUT) {
         Ok((status, text)) if status.is_success() => Ok(text),
         Ok((status, text)) => Err(failed(format!("{status}: {}", text.trim()))),
         Err(error) => Err(failed(error.to_string())),
@@ -118,7 +122,7 @@ mod tests {
                 .and_then(|listener| listener.local_addr())
                 .unwrap(),
         };
-        let error = ask(&lock, "/admin/wal/stat").unwrap_err().to_string();
+        let error = ask(&lock, None, "/admin/wal/stat").unwrap_err().to_string();
         assert!(error.contains("process 7"), "{error}");
         assert!(error.contains(&lock.admin.to_string()), "{error}");
     }

@@ -18,14 +18,23 @@ pub(super) struct Envelope<'a> {
     pub(super) items: Vec<Item<'a>>,
     pub(super) shared: Shared<'a>,
     pub(super) sent_at: Option<Micros>,
+    /// The value of the body's `writeKey`.
+    pub(super) write_key: Option<&'a [u8]>,
 }
 
 impl<'a> Envelope<'a> {
     /// A body that is one event. Its own `sentAt` is read with it.
     pub(super) fn of_one(body: &'a [u8]) -> Result<Self, RequestError> {
-        scan::members(body, |_member| {}).map_err(unusable)?;
+        let mut write_key = None;
+        scan::members(body, |member| {
+            if write_key::name(&member) == write_key::NAME {
+                write_key = Some(member.value);
+            }
+        })
+        .map_err(unusable)?;
         Ok(Self {
             items: scan::split(body, 1).map_err(unusable)?,
+            write_key,
             ..Self::default()
         })
     }
@@ -33,13 +42,15 @@ impl<'a> Envelope<'a> {
     /// `{"batch":[…],"context":…,"integrations":…,"sentAt":…}`; of a key that occurs twice the last value counts, and
     /// every other key is passed over.
     pub(super) fn read(body: &'a [u8], events_max: usize) -> Result<Self, RequestError> {
-        let (mut batch, mut context, mut integrations, mut sent_at) = (None, None, None, None);
+        let (mut batch, mut context, mut integrations) = (None, None, None);
+        let (mut sent_at, mut write_key) = (None, None);
         scan::members(body, |member| {
             let place = match write_key::name(&member).as_ref() {
                 "batch" => &mut batch,
                 "context" => &mut context,
                 "integrations" => &mut integrations,
                 "sentAt" => &mut sent_at,
+                write_key::NAME => &mut write_key,
                 _ => return,
             };
             *place = Some(member.value);
@@ -55,6 +66,7 @@ impl<'a> Envelope<'a> {
                 object("integrations", integrations)?,
             ),
             sent_at: sent_at.and_then(moment),
+            write_key,
         })
     }
 }

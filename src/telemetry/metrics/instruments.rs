@@ -154,6 +154,12 @@ instruments! {
     /// Requests turned away for our own want of capacity. Label `code`.
     requests_shed: Count = "eventkit_ingress_requests_shed", "Requests turned away for want of capacity",
         "code" of codes(Code::LogFull, Code::LogFailed);
+    /// Requests that their sender may not send, or not now. Label `code`.
+    requests_refused: Count = "eventkit_ingress_requests_refused", "Requests that their sender may not send, or not now",
+        "code" of codes(Code::WriteKeyMissing, Code::StreamNotAllowed).into_iter().chain([Code::RateLimited.as_str()]).collect();
+    /// Changed files of keys that were taken in, and that could not be. Label `outcome`: `taken`, `refused`.
+    keys_reloads: Count = "eventkit_ingress_keys_reloads", "Changes of the file of write keys",
+        "outcome" of vec!["taken", "refused"];
     /// Streaming calls under way.
     ingress_streams: Level = "eventkit_ingress_streams", "Streaming calls under way";
     /// Seconds from a request's headers to its answer. Labels `protocol`, `status`.

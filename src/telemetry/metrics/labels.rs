@@ -11,6 +11,13 @@ pub static HTTP: LazyLock<[KeyValue; 1]> = LazyLock::new(|| [KeyValue::new("prot
 /// `protocol="grpc"`.
 pub static GRPC: LazyLock<[KeyValue; 1]> = LazyLock::new(|| [KeyValue::new("protocol", "grpc")]);
 
+/// `outcome="taken"`, of a file that was changed.
+pub static RELOAD_TAKEN: LazyLock<[KeyValue; 1]> =
+    LazyLock::new(|| [KeyValue::new("outcome", "taken")]);
+/// `outcome="refused"`, of one that cannot be used.
+pub static RELOAD_REFUSED: LazyLock<[KeyValue; 1]> =
+    LazyLock::new(|| [KeyValue::new("outcome", "refused")]);
+
 /// For each code its label set; the last one stands for what is none.
 static CODES: LazyLock<Vec<[KeyValue; 1]>> = LazyLock::new(|| {
     let words = Code::ALL.iter().map(|code| code.as_str()).chain(["other"]);
