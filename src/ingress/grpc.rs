@@ -20,6 +20,7 @@ use super::lines::Line;
 use super::outcome::RequestError;
 use super::request_id::RequestId;
 use super::rpc_status::status;
+use super::sender::Sender;
 use super::shed::Held;
 use super::stream::{self, Call};
 use super::{
@@ -148,7 +149,13 @@ impl IngestService for Service {
         let line = Line::of_call(COLLECT_PATH, logged, &request_id);
         line.received();
         let span = spans::of(request.extensions());
-        let answer = match batch.submission(&request_id, deadline.as_ref(), span.clone()) {
+        let sender = sender(&request);
+        let by = By {
+            request_id: &request_id,
+            client: sender.client(),
+            deadline: deadline.as_ref(),
+        };
+        let answer = match batch.submission(by, span.clone()) {
             Ok(submission) => self.ingress.submit(submission).await,
             Err(error) => Err(error),
         };
@@ -207,11 +214,27 @@ impl Service {
             drain: self.drain.clone(),
             unread: request.extensions().get::<Arc<Held>>().cloned(),
             path,
+            sender: sender(request),
             span: spans::of(request.extensions()),
             started: Instant::now(),
             _open: Raised::by(&self.ingress.metrics().ingress_streams, 1),
         }
     }
+}
+
+/// The call that a batch came with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct By<'a> {
+    pub(super) request_id: &'a str,
+    /// Who calls, where that is a browser itself.
+    pub(super) client: Client<'a>,
+    pub(super) deadline: Option<&'a Deadline>,
+}
+
+/// Who makes a call, as the layer in front saw it.
+fn sender<T>(request: &Request<T>) -> Arc<Sender> {
+    let seen = request.extensions().get::<Arc<Sender>>();
+    seen.cloned().unwrap_or_default()
 }
 
 /// The batch that any of the three requests carries.
@@ -235,8 +258,7 @@ impl<'a> Batch<'a> {
     /// The batch as the path behind all doors takes it.
     pub(super) fn submission(
         &self,
-        request_id: &'a str,
-        deadline: Option<&'a Deadline>,
+        by: By<'a>,
         span: Span,
     ) -> Result<Submission<'a>, RequestError> {
         let stream = self
@@ -244,13 +266,13 @@ impl<'a> Batch<'a> {
             .ok_or_else(|| RequestError::from(Code::InvalidStream).in_field("stream"))?;
         Ok(Submission {
             protocol: Protocol::Grpc,
-            request_id,
+            request_id: by.request_id,
             stream: StreamOf::Named(stream),
             kind: None,
             shared: Shared::default(),
             sent_at: self.sent_at.map(micros).transpose()?,
-            client: Client::default(),
-            deadline,
+            client: by.client,
+            deadline: by.deadline,
             span,
             inputs: self.events.iter().map(Input::Event).collect(),
         })

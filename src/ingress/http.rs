@@ -234,7 +234,9 @@ async fn store(
 ) -> Result<Response<Body>, RequestError> {
     let stream = stream?;
     let span = spans::of(request.extensions());
-    let sender = Sender::of(&request, Party::Anyone, &ingress.config().trusted_proxies);
+    let trusted = &ingress.config().trusted_proxies;
+    let (headers, extensions) = (request.headers(), request.extensions());
+    let sender = Sender::of(headers, extensions, Party::Anyone, trusted);
     let (body, _held) = read_body(ingress, request).await?;
     let items = scan::split(&body, ingress.config().batch_events_max).map_err(malformed)?;
     let events: Vec<Cow<'_, [u8]>> = items

@@ -16,10 +16,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::grpc::Batch;
+use super::grpc::{Batch, By};
 use super::lines::Line;
 use super::outcome::{Outcome, RequestError};
 use super::rpc_status;
+use super::sender::Sender;
 use super::shed::Held;
 use super::{Deadline, Ingress, spans};
 use crate::status::Code;
@@ -46,6 +47,8 @@ pub(super) struct Call {
     /// The bytes that arrived and are not a whole message yet.
     pub(super) unread: Option<Arc<Held>>,
     pub(super) path: &'static str,
+    /// Who makes it, where that is a browser itself.
+    pub(super) sender: Arc<Sender>,
     pub(super) span: Span,
     pub(super) started: Instant,
     /// Counted as long as it lives.
@@ -155,7 +158,12 @@ impl Call {
     /// [`RequestError`]: nothing of this batch was stored.
     pub(super) fn begin(&self, batch: &Batch<'_>, window: &mut Window) -> Result<(), RequestError> {
         let span = spans::of_message(self.ingress.tracing(), &self.span, batch.events.len());
-        let submission = batch.submission(&self.request_id, self.deadline.as_ref(), span)?;
+        let by = By {
+            request_id: &self.request_id,
+            client: self.sender.client(),
+            deadline: self.deadline.as_ref(),
+        };
+        let submission = batch.submission(by, span)?;
         tracing::debug!(
             batch = batch.number,
             events = batch.events.len(),

@@ -21,11 +21,18 @@ pub(super) struct Envelope<'a> {
 }
 
 impl<'a> Envelope<'a> {
-    /// A body that is one event. Its own `sentAt` is read with it.
+    /// A body that is one event, which may say itself when it was sent.
     pub(super) fn of_one(body: &'a [u8]) -> Result<Self, RequestError> {
-        scan::members(body, |_member| {}).map_err(unusable)?;
+        let mut sent_at = None;
+        scan::members(body, |member| {
+            if member.key == br#""sentAt""# {
+                sent_at = Some(member.value);
+            }
+        })
+        .map_err(unusable)?;
         Ok(Self {
             items: scan::split(body, 1).map_err(unusable)?,
+            sent_at: sent_at.and_then(moment),
             ..Self::default()
         })
     }
