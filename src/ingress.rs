@@ -56,6 +56,7 @@ mod grpc_layer;
 mod lines;
 mod log;
 mod pace;
+mod places;
 mod quota;
 mod request_id;
 mod results;
@@ -66,6 +67,7 @@ mod sender;
 mod spans;
 mod stream;
 mod submission;
+mod tls;
 mod unpack;
 mod write_key;
 
@@ -75,6 +77,7 @@ pub use log::{Log, Published};
 pub use outcome::{Counts, Outcome, Quota, RequestError};
 pub use server::{Door, Server, Stop};
 pub use submission::{Input, Pending, Protocol, StreamOf, Submission};
+pub use tls::{Tls, TlsError, TlsFiles};
 
 use admit::{Admitted, Limits, Shared};
 use quota::{Addresses, Moment};

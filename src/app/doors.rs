@@ -12,7 +12,7 @@ use crate::admin;
 use crate::config::Config;
 use crate::ingress::auth::{self, KeyHash, KeysFile};
 use crate::ingress::server::{self, Door, Server};
-use crate::ingress::{Ingress, Keys, Log};
+use crate::ingress::{Ingress, Keys, Log, Tls, TlsFiles};
 use crate::wal::Wal;
 
 /// How many connections the kernel holds until they are accepted, as far as its own limit (`net.core.somaxconn`) allows. With
@@ -86,12 +86,21 @@ pub(super) fn servers(
 ) -> Vec<Running<()>> {
     let Public {
         listeners: [http, grpc],
-        guard: Guard { keys, keys_file },
+        guard: Guard {
+            keys,
+            keys_file,
+            tls,
+        },
     } = public;
     if let Some(file) = keys_file {
         let follow = file.follow(keys.clone(), shared.metrics.clone(), drain.clone());
         shared.tasks.spawn("write keys", follow);
     }
+    let tls = tls.map(|(tls, files)| {
+        let follow = files.follow(tls.clone(), shared.metrics.clone(), drain.clone());
+        shared.tasks.spawn("certificates", follow);
+        tls
+    });
     let ingress = Ingress::new(
         log,
         Arc::clone(&shared.clock),
@@ -104,7 +113,7 @@ pub(super) fn servers(
         drain: drain.clone(),
         grace: config.drain_timeout,
     };
-    let server = Server::new(ingress, shared.tasks.clone(), stop);
+    let server = Server::new(ingress, shared.tasks.clone(), stop).behind(tls);
     let doors = [(http, Door::Public), (grpc, Door::GrpcOnly)].map(|(listener, door)| {
         let server = server.clone();
         shared
@@ -132,13 +141,19 @@ pub(super) struct Public {
 pub(super) struct Guard {
     keys: Keys,
     keys_file: Option<KeysFile>,
+    tls: Option<(Tls, TlsFiles)>,
 }
 
 impl Guard {
     /// As the configuration has it.
     pub(super) fn load(config: &Config) -> anyhow::Result<Self> {
         let (keys, keys_file) = auth::load(&config.ingress.guard).context("load the write keys")?;
-        Ok(Self { keys, keys_file })
+        let tls = config.ingress.guard.tls.as_ref().map(Tls::load);
+        Ok(Self {
+            keys,
+            keys_file,
+            tls: tls.transpose().context("load the certificates")?,
+        })
     }
 }
 

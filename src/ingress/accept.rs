@@ -2,7 +2,8 @@
 //!
 //! hyper's own header timeout closes half a header, a dripped header and an idle HTTP/1.1 connection (so between two
 //! requests of one HTTP/1.1 connection the shorter of header and idle timeout counts). It does not close a connection
-//! that says nothing, or half a preface, or an idle HTTP/2 connection: these are timed here.
+//! that says nothing, or half a preface, or an idle HTTP/2 connection: these are timed here. A connection's first byte says
+//! whether it is TLS, so that who comes to the wrong port is told.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -10,6 +11,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
+
+use opentelemetry::KeyValue;
 
 use axum::body::Body;
 use axum::extract::ConnectInfo;
@@ -19,16 +22,21 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpConnectInfo;
 
+use super::Tls;
 use super::body::WireBody;
 use super::route::Front;
 use super::server::{Door, Stop};
+use super::tls;
 use crate::config::IngressConfig;
 use crate::lifecycle::Tasks;
+use crate::telemetry::metrics::Count;
 
 /// How often an HTTP/2 peer is asked whether it is still there, and how long it may take to say so.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(60);
@@ -63,6 +71,18 @@ pub(crate) struct Connections {
     pub(crate) stop: Stop,
     pub(crate) header_timeout: Duration,
     pub(crate) idle_timeout: Duration,
+    /// Connections that were closed before their first request.
+    pub(crate) refused: Count,
+    /// `None`: in clear.
+    pub(crate) tls: Option<Tls>,
+}
+
+/// Both ends of a connection, and when it began.
+#[derive(Debug, Clone, Copy)]
+struct Ends {
+    local: Option<SocketAddr>,
+    peer: SocketAddr,
+    opened: Instant,
 }
 
 /// The protocol settings of every connection.
@@ -87,14 +107,84 @@ pub(crate) fn builder(config: &IngressConfig) -> Builder<TokioExecutor> {
     builder
 }
 
+/// A connection that can be spoken on.
+enum Opened {
+    Clear(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
 impl Connections {
     /// One connection from its first byte to its end.
     pub(crate) async fn serve(self, stream: TcpStream, peer: SocketAddr) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "nodelay_refused");
         }
-        let local = stream.local_addr().ok();
-        let activity = Arc::new(Activity::new());
+        let ends = Ends {
+            local: stream.local_addr().ok(),
+            peer,
+            opened: Instant::now(),
+        };
+        // Nothing was asked yet, so that nothing is lost when it is dropped.
+        let opened = tokio::select! {
+            biased;
+            () = self.stop.drain.cancelled() => return,
+            opened = tokio::time::timeout(self.header_timeout, self.open(stream)) => opened,
+        };
+        match opened.ok().flatten() {
+            Some(Opened::Clear(stream)) => self.speak(stream, ends).await,
+            Some(Opened::Tls(stream)) => self.speak(stream, ends).await,
+            None => {}
+        }
+    }
+
+    /// Counts a connection that is closed before its first request.
+    pub(crate) fn refuse(&self, reason: &'static str) {
+        self.refused.add(1, &[KeyValue::new("reason", reason)]);
+    }
+
+    /// What the port speaks, once the client has said anything; `None`: it is over.
+    async fn open(&self, stream: TcpStream) -> Option<Opened> {
+        let mut first = [0];
+        // It stays where it is, for whoever reads the connection.
+        if stream.peek(&mut first).await.ok()? == 0 {
+            return None;
+        }
+        match (&self.tls, first == [tls::HANDSHAKE]) {
+            (None, false) => Some(Opened::Clear(stream)),
+            (Some(tls), true) => match tls.accept(stream).await {
+                Ok(stream) => Some(Opened::Tls(Box::new(stream))),
+                Err(error) => {
+                    tracing::debug!(%error, "tls_handshake_failed");
+                    self.refuse("handshake");
+                    None
+                }
+            },
+            (Some(_), false) => {
+                tracing::debug!("clear_text_on_tls_port");
+                self.refuse("not_tls");
+                tls::say_that_it_is_tls(stream).await;
+                None
+            }
+            (None, true) => {
+                tracing::info!(door = ?self.door, "tls_on_clear_text_port");
+                self.refuse("tls");
+                tls::say_that_it_is_not(stream).await;
+                None
+            }
+        }
+    }
+
+    /// HTTP in one of its versions, from the first request to the end.
+    async fn speak<S>(self, stream: S, ends: Ends)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Ends {
+            local,
+            peer,
+            opened,
+        } = ends;
+        let activity = Arc::new(Activity::new(opened));
         let close = CancellationToken::new();
         let service = {
             let (this, activity) = (self.clone(), Arc::clone(&activity));
@@ -179,9 +269,9 @@ struct Activity {
 }
 
 impl Activity {
-    fn new() -> Self {
+    fn new(opened: Instant) -> Self {
         Self {
-            opened: Instant::now(),
+            opened,
             state: Mutex::new(State::Fresh),
         }
     }

@@ -20,6 +20,7 @@ use super::lines::Line;
 use super::outcome::RequestError;
 use super::request_id::RequestId;
 use super::rpc_status::status;
+use super::sender::Sender;
 use super::shed::Held;
 use super::stream::{self, Call};
 use super::{
@@ -148,14 +149,16 @@ impl IngestService for Service {
         let line = Line::of_call(COLLECT_PATH, logged, &request_id);
         line.received();
         let span = spans::of(request.extensions());
+        let sender = sender(&request);
         let answer = match caller(request.extensions()) {
             Ok(caller) => {
-                let about = About {
+                let by = By {
                     request_id: &request_id,
-                    deadline: deadline.as_ref(),
                     caller,
+                    client: sender.client(),
+                    deadline: deadline.as_ref(),
                 };
-                match batch.submission(about, span.clone()) {
+                match batch.submission(by, span.clone()) {
                     Ok(submission) => self.ingress.submit(submission).await,
                     Err(error) => Err(error),
                 }
@@ -219,6 +222,7 @@ impl Service {
             drain: self.drain.clone(),
             unread: request.extensions().get::<Arc<Held>>().cloned(),
             path,
+            sender: sender(request),
             span: spans::of(request.extensions()),
             started: Instant::now(),
             _open: Raised::by(&self.ingress.metrics().ingress_streams, 1),
@@ -226,18 +230,27 @@ impl Service {
     }
 }
 
-/// Who calls, as the layer before the handlers found out. A call that did not pass there has no caller, and may nothing.
+/// Whose key came with a call, as the layer in front found out. A call that did not pass there has no caller, and may nothing.
 fn caller(extensions: &http::Extensions) -> Result<&Caller, RequestError> {
     let caller = extensions.get::<Caller>();
     caller.ok_or_else(|| Code::WriteKeyMissing.into())
 }
 
-/// What a batch's call says about it.
+/// The call that a batch came with.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct About<'a> {
+pub(super) struct By<'a> {
     pub(super) request_id: &'a str,
-    pub(super) deadline: Option<&'a Deadline>,
+    /// Whose key it came with.
     pub(super) caller: &'a Caller,
+    /// Who calls, where that is a browser itself.
+    pub(super) client: Client<'a>,
+    pub(super) deadline: Option<&'a Deadline>,
+}
+
+/// Who makes a call, as the layer in front saw it.
+fn sender<T>(request: &Request<T>) -> Arc<Sender> {
+    let seen = request.extensions().get::<Arc<Sender>>();
+    seen.cloned().unwrap_or_default()
 }
 
 /// The batch that any of the three requests carries.
@@ -261,27 +274,22 @@ impl<'a> Batch<'a> {
     /// The batch as the path behind all doors takes it.
     pub(super) fn submission(
         &self,
-        about: About<'a>,
+        by: By<'a>,
         span: Span,
     ) -> Result<Submission<'a>, RequestError> {
-        let About {
-            request_id,
-            deadline,
-            caller,
-        } = about;
         let stream = self
             .stream_name()
             .ok_or_else(|| RequestError::from(Code::InvalidStream).in_field("stream"))?;
         Ok(Submission {
             protocol: Protocol::Grpc,
-            caller,
-            request_id,
+            caller: by.caller,
+            request_id: by.request_id,
             stream: StreamOf::Named(stream),
             kind: None,
             shared: Shared::default(),
             sent_at: self.sent_at.map(micros).transpose()?,
-            client: Client::default(),
-            deadline,
+            client: by.client,
+            deadline: by.deadline,
             span,
             inputs: self.events.iter().map(Input::Event).collect(),
         })

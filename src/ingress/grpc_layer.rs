@@ -30,6 +30,7 @@ use super::lines::{self, Line};
 use super::outcome::RequestError;
 use super::request_id::{self, RequestId};
 use super::rpc_status::{self, status, translate};
+use super::sender::{Party, Sender};
 use super::{Deadline, Ingress};
 use crate::status::Code;
 use crate::telemetry::metrics::labels;
@@ -125,6 +126,10 @@ impl GrpcLayer {
         };
         let mut request =
             request.map(|inner| Body::new(metered(inner, self.ingress.clone(), Arc::clone(&held))));
+        let trusted = &self.ingress.config().trusted_proxies;
+        let (headers, extensions) = (request.headers(), request.extensions());
+        let sender = Sender::of(headers, extensions, Party::Anyone, trusted);
+        request.extensions_mut().insert(Arc::new(sender));
         // Held until the handler is done with the message.
         request.extensions_mut().insert(held);
         request.extensions_mut().insert(caller);

@@ -242,7 +242,9 @@ async fn store(
     let entrant = ingress.enter(&request)?;
     ingress.check_stream(entrant.caller(), stream)?;
     let span = spans::of(request.extensions());
-    let sender = Sender::of(&request, Party::Anyone, &ingress.config().trusted_proxies);
+    let trusted = &ingress.config().trusted_proxies;
+    let (headers, extensions) = (request.headers(), request.extensions());
+    let sender = Sender::of(headers, extensions, Party::Anyone, trusted);
     let (body, held) = read_body(ingress, entrant.caller(), request).await?;
     let caller = entrant.named(ingress, &held, || write_key::of(&body))?;
     let items = scan::split(&body, ingress.config().batch_events_max).map_err(malformed)?;

@@ -16,7 +16,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::routing::{MethodRouter, get, post};
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderName, Request, Response};
 
 use super::decode::scan::Item;
 use super::http as door;
@@ -27,7 +27,9 @@ use super::shed::Held;
 use super::{
     Caller, Ingress, Input, Protocol, StreamOf, Submission, answer, request_id, spans, write_key,
 };
+use crate::event::Micros;
 use crate::status::Code;
+use crate::worker::adapt::time;
 
 mod endpoints;
 mod envelope;
@@ -55,7 +57,19 @@ fn take(endpoint: Endpoint) -> MethodRouter<Ingress> {
     };
     match endpoint.takes {
         Takes::One(_) | Takes::Many | Takes::Figures => post(events),
-        Takes::Pixel(_) | Takes::SourceConfig => get(events),
+        Takes::SourceConfig => get(events),
+        // Whoever only looks whether the picture is there has not seen it.
+        Takes::Pixel(_) => get(events).head(
+            async move |State(ingress): State<Ingress>, headers: HeaderMap| {
+                let request_id = request_id::of(&headers, ingress.now());
+                let line = Line {
+                    method: "HEAD",
+                    ..line(endpoint, &request_id)
+                };
+                let picture = Ok(answer::picture(pixel::GIF, &request_id));
+                door::answered(&ingress, line, std::future::ready(picture)).await
+            },
+        ),
         Takes::Settings => get(
             async move |State(ingress): State<Ingress>,
                         key: Result<Path<String>, PathRejection>,
@@ -124,7 +138,10 @@ async fn store(
 ) -> Result<Response<Body>, RequestError> {
     let entrant = ingress.enter(&request)?;
     let span = spans::of(request.extensions());
-    let sender = Sender::of(&request, endpoint.party, &ingress.config().trusted_proxies);
+    let trusted = &ingress.config().trusted_proxies;
+    let (headers, extensions) = (request.headers(), request.extensions());
+    let sender = Sender::of(headers, extensions, endpoint.party, trusted);
+    let sent_at = sent_at(headers);
     let (body, held) = match endpoint.takes {
         Takes::Pixel(_) => read_query(ingress, entrant.caller(), &request)?,
         _ => door::read_body(ingress, entrant.caller(), request).await?,
@@ -150,7 +167,7 @@ async fn store(
             stream: StreamOf::ItsType,
             kind,
             shared: envelope.shared,
-            sent_at: envelope.sent_at,
+            sent_at: envelope.sent_at.or(sent_at),
             client: sender.client(),
             deadline: None,
             span,
@@ -173,6 +190,13 @@ async fn store(
             _ => answer::success(outcomes, request_id),
         }),
     }
+}
+
+/// When RudderStack's SDKs for browsers say that they sent a request. What the body says goes before.
+fn sent_at(headers: &HeaderMap) -> Option<Micros> {
+    const SENT_AT: HeaderName = HeaderName::from_static("sentat");
+    let text = headers.get(SENT_AT)?.to_str().ok()?;
+    time::parse(text).ok()
 }
 
 /// The event that stands in a query, and its place in the budget.

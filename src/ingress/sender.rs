@@ -2,20 +2,18 @@
 //!
 //! A browser or a telephone does not know its own address; a server that reports for others must not have its own put in
 //! their place. So address and user agent are looked at only when a client itself is the sender: by the path, which
-//! some SDKs have to themselves, or because a browser's headers say so.
+//! some SDKs have to themselves, or because a browser's header says so.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use axum::extract::ConnectInfo;
 use http::header::{ORIGIN, USER_AGENT};
-use http::{HeaderMap, HeaderName, Request};
+use http::{Extensions, HeaderMap, HeaderName};
 use ipnet::IpNet;
 
 use crate::event::Client;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-/// Only browsers send it, and no script can.
-const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 /// What jitsu-js asks for: `keep`, `remove` or `stripLastOctet`.
 const X_IP_POLICY: HeaderName = HeaderName::from_static("x-ip-policy");
 
@@ -29,7 +27,7 @@ pub(super) enum Party {
     Client,
     /// SDKs of servers.
     Server,
-    /// Anyone: a browser's headers decide.
+    /// Anyone: a browser's header decides.
     Anyone,
 }
 
@@ -42,17 +40,22 @@ pub(super) struct Sender {
 
 impl Sender {
     /// Whoever sent a request, as far as these proxies' word goes.
-    pub(super) fn of<B>(request: &Request<B>, party: Party, trusted: &[IpNet]) -> Self {
-        let headers = request.headers();
+    pub(super) fn of(
+        headers: &HeaderMap,
+        extensions: &Extensions,
+        party: Party,
+        trusted: &[IpNet],
+    ) -> Self {
         let is_client = match party {
             Party::Client => true,
             Party::Server => false,
-            Party::Anyone => headers.contains_key(ORIGIN) || headers.contains_key(SEC_FETCH_MODE),
+            // Every browser sends it with every POST. `Sec-Fetch-Mode`, Node.js sends as well.
+            Party::Anyone => headers.contains_key(ORIGIN),
         };
         if !is_client {
             return Self::default();
         }
-        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+        let peer = extensions.get::<ConnectInfo<SocketAddr>>();
         let ip = peer
             .map(|ConnectInfo(peer)| behind(peer.ip(), headers, trusted))
             .and_then(|ip| policed(ip, headers));
@@ -131,7 +134,13 @@ fn user_agent(headers: &HeaderMap) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use http::Request;
+
     use super::*;
+
+    fn of(request: &Request<()>, party: Party, trusted: &[IpNet]) -> Sender {
+        Sender::of(request.headers(), request.extensions(), party, trusted)
+    }
 
     fn request(peer: &str, headers: &[(&'static str, &str)]) -> Request<()> {
         let mut request = Request::new(());
@@ -145,7 +154,7 @@ mod tests {
 
     fn ip(peer: &str, headers: &[(&'static str, &str)], trusted: &[&str]) -> Option<String> {
         let trusted: Vec<IpNet> = trusted.iter().map(|net| net.parse().unwrap()).collect();
-        Sender::of(&request(peer, headers), Party::Client, &trusted).ip
+        of(&request(peer, headers), Party::Client, &trusted).ip
     }
 
     #[test]
@@ -212,7 +221,7 @@ mod tests {
     #[test]
     fn only_a_client_has_an_address_and_a_user_agent() {
         let origin = ("origin", "https://shop.example");
-        let fetch = ("sec-fetch-mode", "no-cors");
+        let fetch = ("sec-fetch-mode", "cors");
         let agent = ("user-agent", "Mozilla/5.0");
         type Headers<'a> = &'a [(&'static str, &'a str)];
         let cases: &[(Party, Headers<'_>, bool)] = &[
@@ -220,10 +229,10 @@ mod tests {
             (Party::Server, &[agent, origin], false),
             (Party::Anyone, &[agent], false),
             (Party::Anyone, &[agent, origin], true),
-            (Party::Anyone, &[agent, fetch], true),
+            (Party::Anyone, &[agent, fetch], false),
         ];
         for (party, headers, expected) in cases {
-            let sender = Sender::of(&request("192.0.2.1:80", headers), *party, &[]);
+            let sender = of(&request("192.0.2.1:80", headers), *party, &[]);
             let client = Client {
                 ip: Some("192.0.2.1"),
                 user_agent: Some("Mozilla/5.0"),
@@ -246,7 +255,7 @@ mod tests {
             let mut request = request("192.0.2.1:80", &[]);
             let value = http::HeaderValue::from_bytes(value.as_bytes()).unwrap();
             request.headers_mut().insert(USER_AGENT, value);
-            let sender = Sender::of(&request, Party::Client, &[]);
+            let sender = of(&request, Party::Client, &[]);
             assert_eq!(sender.user_agent.map(|text| text.len()), length);
         }
     }

@@ -9,8 +9,9 @@ use tokio_util::task::TaskTracker;
 
 use super::accept::{self, Connections};
 use super::grpc_layer::GrpcLayer;
+use super::places::Places;
 use super::route::Front;
-use super::{Ingress, grpc, http};
+use super::{Ingress, Tls, grpc, http};
 use crate::lifecycle::Tasks;
 
 /// How long accepting pauses when the process has no descriptors left.
@@ -41,6 +42,8 @@ pub struct Server {
     front: Front,
     tasks: Tasks,
     stop: Stop,
+    places: Places,
+    tls: Option<Tls>,
 }
 
 impl Server {
@@ -54,10 +57,18 @@ impl Server {
         };
         Self {
             front: Front::new(http::router(ingress.clone()), layer),
+            places: Places::new(ingress.config()),
             ingress,
             tasks,
             stop,
+            tls: None,
         }
+    }
+
+    /// The same behind certificates; `None`: in clear.
+    #[must_use]
+    pub fn behind(self, tls: Option<Tls>) -> Self {
+        Self { tls, ..self }
     }
 
     /// Serves connections until the drain, then waits for those that are open, at most for the grace.
@@ -71,6 +82,8 @@ impl Server {
             stop: self.stop.clone(),
             header_timeout: config.header_timeout,
             idle_timeout: config.idle_timeout,
+            refused: self.ingress.metrics().connections_refused.clone(),
+            tls: self.tls.clone(),
         };
         let open = TaskTracker::new();
         // Dropping what is not accepted yet is what a drain is for; the kernel keeps nothing of ours.
@@ -97,13 +110,17 @@ impl Server {
                     continue;
                 }
             };
+            let Some(place) = self.places.take(peer.ip()) else {
+                connections.refuse("address_limit");
+                continue;
+            };
             let mark = self.ingress.open_connection();
             let connection = connections.clone().serve(stream, peer);
             drop(self.tasks.spawn_isolated(
                 "connection",
                 open.track_future(async move {
                     connection.await;
-                    drop((permit, mark));
+                    drop((permit, place, mark));
                 }),
             ));
         }

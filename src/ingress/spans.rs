@@ -29,7 +29,11 @@ pub(super) fn begin<B>(ingress: &Ingress, kind: Kind, request: &mut Request<B>) 
     let span = match kind {
         Kind::Http => match door::route(&ingress.config().http_prefix, path) {
             Some("/health" | "/ready") => Span::none(),
-            route => tracing.request(request.headers(), || of_http(request, route)),
+            route => {
+                let is_secure = ingress.config().guard.tls.is_some();
+                let scheme = if is_secure { "https" } else { "http" };
+                tracing.request(request.headers(), || of_http(request, route, scheme))
+            }
         },
         Kind::Grpc | Kind::GrpcWeb => match path.strip_prefix('/') {
             Some(method) if path.starts_with(SERVICE_PATH) => {
@@ -47,6 +51,7 @@ pub(super) fn begin<B>(ingress: &Ingress, kind: Kind, request: &mut Request<B>) 
 fn of_http<B>(
     request: &Request<B>,
     route: Option<&'static str>,
+    scheme: &'static str,
 ) -> (Cow<'static, str>, Vec<KeyValue>) {
     let method = lines::method_name(request.method());
     let version = match request.version() {
@@ -56,7 +61,7 @@ fn of_http<B>(
     };
     let mut attributes = vec![
         KeyValue::new(names::HTTP_REQUEST_METHOD, method),
-        KeyValue::new(names::URL_SCHEME, "http"),
+        KeyValue::new(names::URL_SCHEME, scheme),
         KeyValue::new(names::NETWORK_PROTOCOL_VERSION, version),
     ];
     match route {

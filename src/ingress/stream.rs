@@ -16,12 +16,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::grpc::{About, Batch};
+use super::grpc::{Batch, By};
 use super::lines::Line;
 use super::outcome::{Outcome, RequestError};
 use super::rpc_status;
+use super::sender::Sender;
 use super::shed::Held;
 use super::{Caller, Deadline, Ingress, spans};
+use crate::clock::sleep_until;
 use crate::status::Code;
 use crate::telemetry::Span;
 use crate::telemetry::metrics::{Raised, labels};
@@ -48,6 +50,8 @@ pub(super) struct Call {
     /// The bytes that arrived and are not a whole message yet.
     pub(super) unread: Option<Arc<Held>>,
     pub(super) path: &'static str,
+    /// Who makes it, where that is a browser itself.
+    pub(super) sender: Arc<Sender>,
     pub(super) span: Span,
     pub(super) started: Instant,
     /// Counted as long as it lives.
@@ -117,19 +121,17 @@ impl Call {
         seconds.record(took.as_secs_f64(), labels::grpc_request(end.code()));
     }
 
-    /// Resolves when nothing more may be read: the deadline passed, or the server drains. Cancel safe.
-    pub(super) async fn told_to_end(&self) -> Code {
-        let late = async {
-            match &self.deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline.at()).await,
-                None => std::future::pending().await,
-            }
-        };
-        // Both arms are cancel safe: a token stays cancelled, a moment stays past.
+    /// Resolves when nothing more may be read: the deadline passed, the stream is too old, or the server drains. Cancel safe.
+    pub(super) async fn told_to_end(&self) -> RequestError {
+        let age_max = self.ingress.config().guard.stream_age_max;
+        let old_at = age_max.and_then(|age| self.started.checked_add(age));
+        let late_at = self.deadline.as_ref().map(Deadline::at);
+        // All arms are cancel safe: a token stays cancelled, a moment stays past.
         tokio::select! {
             biased;
-            () = self.drain.cancelled() => Code::Draining,
-            () = late => Code::DeadlineExceeded,
+            () = self.drain.cancelled() => Code::Draining.into(),
+            () = sleep_until(late_at) => Code::DeadlineExceeded.into(),
+            () = sleep_until(old_at) => too_old(age_max.unwrap_or_default()),
         }
     }
 
@@ -158,12 +160,13 @@ impl Call {
     pub(super) fn begin(&self, batch: &Batch<'_>, window: &mut Window) -> Result<(), RequestError> {
         let span = spans::of_message(self.ingress.tracing(), &self.span, batch.events.len());
         let renewed = self.ingress.renewed(&self.caller)?;
-        let about = About {
+        let by = By {
             request_id: &self.request_id,
-            deadline: self.deadline.as_ref(),
             caller: renewed.as_ref().unwrap_or(&self.caller),
+            client: self.sender.client(),
+            deadline: self.deadline.as_ref(),
         };
-        let submission = batch.submission(about, span)?;
+        let submission = batch.submission(by, span)?;
         tracing::debug!(
             batch = batch.number,
             events = batch.events.len(),
@@ -173,7 +176,7 @@ impl Call {
         );
         let bytes: usize = batch.events.iter().map(bytes::Bytes::len).sum();
         let cost = bytes + batch.events.len() * OUTCOME_BYTES;
-        let held = self.ingress.hold(cost, about.caller)?;
+        let held = self.ingress.hold(cost, by.caller)?;
         let pending = self.ingress.begin(submission)?.into_owned();
         let (ingress, number) = (self.ingress.clone(), batch.number);
         let settled = async move {
@@ -189,6 +192,15 @@ impl Call {
         window.under_way.push_back(Box::pin(settled));
         Ok(())
     }
+}
+
+/// Connections and streams that live for ever never find another gateway.
+fn too_old(age: Duration) -> RequestError {
+    let text = format!(
+        "the stream is {} s old and ends; what came before is answered; go on in another one with the same message ids",
+        age.as_secs_f64()
+    );
+    RequestError::new(Code::Draining, text)
 }
 
 /// The batches of a stream that are under way.

@@ -225,10 +225,14 @@ async fn two_rows_of_three(sdk: Sdk, expected_requests: usize, others: u64) {
     assert_eq!(seen.len(), expected_requests, "{seen:?}");
     assert!(seen.iter().all(|seen| seen.status == Some(200)), "{seen:?}");
     let rows = scene.rows(driver, 2 + others).await;
-    let events: Vec<_> = rows
+    let mut events: Vec<_> = rows
         .iter()
         .filter_map(|row| row["event"].as_str())
         .collect();
+    if sdk == STANDARD {
+        // Each call has a request of its own, and they race.
+        events.sort_unstable_by_key(|event| *event == "after");
+    }
     assert_eq!(events, ["before", "after"]);
 }
 

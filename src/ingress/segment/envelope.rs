@@ -23,11 +23,13 @@ pub(super) struct Envelope<'a> {
 }
 
 impl<'a> Envelope<'a> {
-    /// A body that is one event. Its own `sentAt` is read with it.
+    /// A body that is one event, which may say itself when it was sent.
     pub(super) fn of_one(body: &'a [u8]) -> Result<Self, RequestError> {
-        let mut write_key = None;
+        let (mut sent_at, mut write_key) = (None, None);
         scan::members(body, |member| {
-            if write_key::name(&member) == write_key::NAME {
+            if member.key == br#""sentAt""# {
+                sent_at = Some(member.value);
+            } else if write_key::name(&member) == write_key::NAME {
                 write_key = Some(member.value);
             }
         })
@@ -35,6 +37,7 @@ impl<'a> Envelope<'a> {
         Ok(Self {
             items: scan::split(body, 1).map_err(unusable)?,
             write_key,
+            sent_at: sent_at.and_then(moment),
             ..Self::default()
         })
     }

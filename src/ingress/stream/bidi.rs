@@ -180,7 +180,7 @@ impl Bidi {
                         return failed;
                     }
                 }
-                code = self.call.told_to_end(), if is_open => end = Some(self.told(code)),
+                error = self.call.told_to_end(), if is_open => end = Some(self.told(error)),
                 message = self.messages.message(), if has_room => end = self.take(message),
             }
         }
@@ -226,9 +226,8 @@ impl Bidi {
     }
 
     /// The end of a stream that the server ends; a client that can still choose where to go is told at once.
-    fn told(&mut self, code: Code) -> End {
-        let error = RequestError::from(code);
-        if code == Code::Draining {
+    fn told(&mut self, error: RequestError) -> End {
+        if error.code == Code::Draining {
             let retry_after = error
                 .retry_after()
                 .and_then(|wait| prost_types::Duration::try_from(wait).ok());

@@ -69,7 +69,7 @@ impl ClientStream {
                         Err(failed) => return failed,
                     }
                 }
-                code = self.call.told_to_end() => return self.failed(code.into()),
+                error = self.call.told_to_end() => return self.failed(error),
                 message = messages.message(), if has_room => message,
             };
             let message = match self.call.read(message) {

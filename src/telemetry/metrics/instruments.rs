@@ -160,6 +160,12 @@ instruments! {
     /// Changed files of keys that were taken in, and that could not be. Label `outcome`: `taken`, `refused`.
     keys_reloads: Count = "eventkit_ingress_keys_reloads", "Changes of the file of write keys",
         "outcome" of vec!["taken", "refused"];
+    /// Changed certificates that were taken in, and that could not be. Label `outcome`: `taken`, `refused`.
+    tls_reloads: Count = "eventkit_ingress_tls_reloads", "Changes of the certificate's files",
+        "outcome" of vec!["taken", "refused"];
+    /// Connections closed before their first request. Label `reason`: `address_limit`, `not_tls`, `tls`, `handshake`.
+    connections_refused: Count = "eventkit_ingress_connections_refused", "Connections closed before their first request",
+        "reason" of vec!["address_limit", "not_tls", "tls", "handshake"];
     /// Streaming calls under way.
     ingress_streams: Level = "eventkit_ingress_streams", "Streaming calls under way";
     /// Seconds from a request's headers to its answer. Labels `protocol`, `status`.

@@ -141,6 +141,74 @@ async fn a_pixel_is_a_picture_and_an_event() {
 }
 
 #[tokio::test]
+async fn a_pixel_that_is_only_looked_for_is_no_event() {
+    let gateway = gateway().await;
+    let path = "/pixel/v1/track?event=E&userId=u";
+    let answer = gateway
+        .send(format!(
+            "HEAD {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        ))
+        .await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.header("content-type"), Some("image/gif"));
+    assert!(answer.body.is_empty() && gateway.records().is_empty());
+    assert_eq!(gateway.get(path).await.status(), 200);
+    assert_eq!(gateway.records().len(), 1);
+}
+
+#[tokio::test]
+async fn a_header_says_when_it_was_sent_where_the_body_does_not() {
+    let gateway = gateway().await;
+    let header = "SentAt: 1970-01-01T00:00:02Z\r\n";
+    for (path, body, seconds) in [
+        ("/v1/track", r#"{"event":"E"}"#, Some(2)),
+        (
+            "/v1/track",
+            r#"{"event":"E","sentAt":"1970-01-01T00:00:01Z"}"#,
+            Some(1),
+        ),
+        ("/v1/batch", r#"{"batch":[{"type":"page"}]}"#, Some(2)),
+        (
+            "/v1/batch",
+            r#"{"batch":[{"type":"page"}],"sentAt":"1970-01-01T00:00:01Z"}"#,
+            Some(1),
+        ),
+    ] {
+        assert_eq!(gateway.post(path, header, body).await.status(), 200);
+        let sent_at = gateway.records().pop().unwrap().5;
+        assert_eq!(
+            sent_at,
+            seconds.map(|seconds| seconds * 1_000_000),
+            "{body}"
+        );
+    }
+    let soon = "SentAt: soon\r\n";
+    let answer = gateway.post("/v1/track", soon, r#"{"event":"E"}"#).await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(gateway.records().pop().unwrap().5, None);
+}
+
+#[tokio::test]
+async fn a_page_that_speaks_grpc_web_is_a_client_and_a_server_is_not() {
+    use prost::Message as _;
+    let gateway = gateway().await;
+    let message = grpc::batch(vec![grpc::event("")]).encode_to_vec();
+    let kind = "Content-Type: application/grpc-web+proto\r\nUser-Agent: Mozilla/5.0\r\n";
+    let origin = format!("{kind}Origin: https://shop.example\r\n");
+    for method in ["Collect", "CollectStream"] {
+        for (headers, ip) in [(kind, None), (&*origin, Some("127.0.0.1"))] {
+            let path = format!("/eventkit.v1.IngestService/{method}");
+            let answer = gateway.post(&path, headers, grpc::frame(&message)).await;
+            let text = String::from_utf8_lossy(&answer.body);
+            assert!(text.contains("grpc-status:0"), "{text}");
+            let found = seen(&gateway).pop().unwrap();
+            assert_eq!(found.0.as_deref(), ip, "{method} {headers}");
+            assert_eq!(found.1.as_deref(), ip.map(|_| "Mozilla/5.0"));
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_sdks_load_before_they_start() {
     let gateway = gateway().await;
     for path in spellings("/projects/a%22b/settings") {
@@ -388,7 +456,7 @@ async fn a_browser_may_ask_every_path_first() {
 
 #[tokio::test]
 async fn a_prefix_that_looks_like_a_path_takes_nothing_away() {
-    for prefix in ["/v1", "/collect", "/api/s", "/pixel"] {
+    for prefix in ["/v1", "/collect", "/api/s", "/beacon"] {
         let gateway = gateway_with(IngressConfig {
             http_prefix: prefix.into(),
             ..config()
@@ -404,6 +472,16 @@ async fn a_prefix_that_looks_like_a_path_takes_nothing_away() {
             assert_eq!(gateway.post(&path, "", "{}").await.status(), 200, "{path}");
         }
     }
+    // A path that is there without the prefix stays what it is.
+    let gateway = gateway_with(IngressConfig {
+        http_prefix: "/pixel".into(),
+        ..config()
+    })
+    .await;
+    let answer = gateway.get("/pixel/v1/track?userId=u&event=E").await;
+    assert_eq!(answer.header("content-type"), Some("image/gif"));
+    let answer = gateway.post("/pixel/v1/batch", "", r#"{"batch":[]}"#).await;
+    assert_eq!(answer.status(), 200);
 }
 
 #[tokio::test]

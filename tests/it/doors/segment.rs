@@ -52,7 +52,7 @@ async fn one_event_is_answered_as_clients_expect_it() {
             payload,
             nothing.clone(),
             nothing,
-            None
+            Some(1_767_225_600_000_000)
         )]
     );
     let again = gateway.post("/v1/track/", headers, body).await;
