@@ -106,7 +106,14 @@ fn every_problem_is_listed_and_nothing_starts() {
 #[test]
 fn a_good_configuration_passes_and_its_oddities_are_said() {
     let run = eventkit(
-        &["config", "check", "--event-store", "local"],
+        &[
+            "config",
+            "check",
+            "--event-store",
+            "local",
+            "--write-keys-file",
+            "keys.json",
+        ],
         &[("EVENTKIT_BUFFER_SIZE", "5")],
     );
     assert_eq!(run.code, Some(0), "{}", run.err);

@@ -39,12 +39,17 @@ fn store_dir(config: &Config) -> &Path {
     }
 }
 
+/// Who may send is no question of most of these tests.
+const KEYS: (&str, &str) = ("EVENTKIT_WRITE_KEYS_FILE", "/keys.json");
+
 fn serve(env: &[(&str, &str)]) -> Config {
-    validate(&inputs(Profile::Serve, env, &[])).unwrap().config
+    let env = [env, &[KEYS]].concat();
+    validate(&inputs(Profile::Serve, &env, &[])).unwrap().config
 }
 
 fn problems(profile: Profile, env: &[(&str, &str)]) -> Vec<String> {
-    let Problems(problems) = validate(&inputs(profile, env, &[])).unwrap_err();
+    let env = [&[KEYS], env].concat();
+    let Problems(problems) = validate(&inputs(profile, &env, &[])).unwrap_err();
     problems.iter().map(ToString::to_string).collect()
 }
 
@@ -103,8 +108,7 @@ fn dev_needs_no_configuration() {
 
 #[test]
 fn serve_listens_on_every_address_but_for_the_admin_port() {
-    let inputs = inputs(Profile::Serve, &[("EVENTKIT_EVENT_STORE", "local")], &[]);
-    let config = validate(&inputs).unwrap().config;
+    let config = serve(&[("EVENTKIT_EVENT_STORE", "local")]);
     assert_eq!(config.ingress.http_addr.to_string(), "0.0.0.0:8000");
     assert_eq!(config.ingress.grpc_addr.to_string(), "0.0.0.0:50051");
     assert_eq!(config.admin.addr.to_string(), "127.0.0.1:9090");
@@ -618,5 +622,104 @@ fn a_part_of_the_path_needs_only_its_own_settings() {
         ));
         assert_eq!(config.role.as_str(), role);
         assert!(config.loader.warehouse.is_none());
+    }
+}
+
+#[test]
+fn nobody_opens_the_ports_of_serve_without_having_said_so() {
+    let local = ("EVENTKIT_EVENT_STORE", "local");
+    let anonymous = ("EVENTKIT_ALLOW_ANONYMOUS", "true");
+    let loopback = [
+        ("EVENTKIT_HTTP_ADDR", "127.0.0.1:8000"),
+        ("EVENTKIT_GRPC_ADDR", "[::1]:50051"),
+    ];
+    let emulator = ("PUBSUB_EMULATOR_HOST", "localhost:8085");
+    let open = "no write key is needed: anyone who reaches the ports may send";
+    // Whether it starts, and whether it says that it is open.
+    for (profile, env, starts, says) in [
+        (Profile::Serve, vec![local], false, false),
+        (Profile::Serve, vec![local, loopback[0]], false, false),
+        (
+            Profile::Serve,
+            [vec![local], loopback.to_vec()].concat(),
+            true,
+            true,
+        ),
+        (Profile::Serve, vec![local, anonymous], true, true),
+        (Profile::Serve, vec![local, emulator], true, true),
+        (Profile::Serve, vec![local, KEYS], true, false),
+        (Profile::Serve, vec![local, KEYS, anonymous], true, true),
+        (Profile::Dev, vec![], true, false),
+        (
+            Profile::Dev,
+            vec![("EVENTKIT_HTTP_ADDR", "0.0.0.0:8000")],
+            true,
+            false,
+        ),
+    ] {
+        match validate(&inputs(profile, &env, &[])) {
+            Ok(checked) => {
+                let said = checked
+                    .warnings
+                    .iter()
+                    .filter(|warning| warning.text == open);
+                assert_eq!((starts, said.count()), (true, usize::from(says)), "{env:?}");
+            }
+            Err(problems) => {
+                assert!(!starts, "{env:?}: {problems}");
+                assert!(
+                    problems.to_string().contains("eventkit keys add"),
+                    "{problems}"
+                );
+            }
+        }
+        // What opens no port asks nobody.
+        assert!(
+            validate_without_ports(&inputs(profile, &env, &[])).is_ok(),
+            "{env:?}"
+        );
+    }
+}
+
+#[test]
+fn the_admin_port_is_on_loopback_or_has_a_token() {
+    let (everywhere, token) = (
+        ("EVENTKIT_ADMIN_ADDR", "0.0.0.0:9090"),
+        ("EVENTKIT_ADMIN_TOKEN", "0123456789abcdef"),
+    );
+    assert_eq!(
+        config(&[everywhere, token]).admin.token.as_deref(),
+        Some(token.1)
+    );
+    for (env, word) in [
+        (vec![everywhere], "set EVENTKIT_ADMIN_TOKEN"),
+        (vec![("EVENTKIT_ADMIN_TOKEN", "too short")], "16 or more"),
+        (
+            vec![("EVENTKIT_ADMIN_TOKEN", "with a space in it")],
+            "16 or more",
+        ),
+    ] {
+        let found = problems(Profile::Dev, &env);
+        assert!(found.len() == 1 && found[0].contains(word), "{found:?}");
+        assert!(
+            !found[0].contains("short") && !found[0].contains("space"),
+            "{found:?}"
+        );
+    }
+}
+
+#[test]
+fn certificates_come_with_their_keys() {
+    let [cert, key, roots] = [
+        ("EVENTKIT_TLS_CERT_FILE", "/cert.pem"),
+        ("EVENTKIT_TLS_KEY_FILE", "/key.pem"),
+        ("EVENTKIT_TLS_CLIENT_CA_FILE", "/roots.pem"),
+    ];
+    assert_eq!(config(&[]).ingress.guard.tls, None);
+    let tls = config(&[cert, key, roots]).ingress.guard.tls.unwrap();
+    assert_eq!(tls.client_roots.as_deref(), Some(Path::new("/roots.pem")));
+    assert!(!tls.clients_optional);
+    for env in [vec![cert], vec![key], vec![roots]] {
+        assert_eq!(problems(Profile::Dev, &env).len(), 1, "{env:?}");
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use eventkit::clock::SystemClock;
 use eventkit::config::{GuardConfig, IngressConfig};
-use eventkit::ingress::{Door, Ingress, Server, Stop};
+use eventkit::ingress::{Door, Ingress, Keys, Server, Stop};
 use eventkit::lifecycle::{Health, Tasks};
 use eventkit::telemetry::Metrics;
 use eventkit::wal::Wal;
@@ -21,6 +21,7 @@ mod drop_in;
 pub(crate) mod grpc;
 mod gzip;
 mod http;
+mod keys;
 mod logs;
 mod segment;
 mod services;
@@ -72,6 +73,10 @@ async fn gateway_with(config: IngressConfig) -> Gateway {
 }
 
 async fn gateway_over(wal: Wal, config: IngressConfig) -> Gateway {
+    guarded_gateway(wal, config, Keys::open()).await
+}
+
+async fn guarded_gateway(wal: Wal, config: IngressConfig, keys: Keys) -> Gateway {
     let bind = || TcpListener::bind(("127.0.0.1", 0));
     let (public, grpc_only) = (bind().await.unwrap(), bind().await.unwrap());
     let gateway = Gateway {
@@ -89,7 +94,8 @@ async fn gateway_over(wal: Wal, config: IngressConfig) -> Gateway {
         gateway.metrics.clone(),
         config,
         gateway.health.clone(),
-    );
+    )
+    .guarded(keys);
     let stop = Stop {
         drain: gateway.drain.clone(),
         grace: Duration::from_secs(2),

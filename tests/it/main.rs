@@ -28,6 +28,9 @@ mod e2e;
 mod roles;
 // One trace from the request to the row.
 mod chain;
+// Who may send, and over what.
+mod keys;
+mod tls;
 // The SDKs that other people wrote.
 mod sdks;
 // What no client should send, and what every one hears.
