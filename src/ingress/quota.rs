@@ -202,13 +202,16 @@ mod tests {
         assert_eq!(seconds(&buckets, 0.0), Some(("events", 0.0)));
         let refused = |now| buckets.check(at(now)).is_err();
         assert!(refused(0.0));
-        // One more each tenth of a second.
-        for step in 1..=10 {
-            let now = 0.1 * f64::from(step) + 0.001;
-            assert!(!refused(now), "{step}");
-            buckets.take(1, 0, at(now));
-            assert!(refused(now), "{step}");
+        // Whoever tries all the time gets the rate, and the one that the last of it lets in.
+        let mut taken = 0;
+        for step in 0..1_000 {
+            let now = 0.01 * f64::from(step);
+            if !refused(now) {
+                buckets.take(1, 0, at(now));
+                taken += 1;
+            }
         }
+        assert!((99..=101).contains(&taken), "{taken}");
         // Nobody saves up more than a burst.
         assert!(!refused(1_000.0));
         buckets.take(20, 0, at(1_000.0));

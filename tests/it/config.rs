@@ -7,6 +7,7 @@ use eventkit::config::settings::{self, Fallback};
 use eventkit::config::{
     Ack, BatchRules, Checked, Config, Endpoint, Engine, Inputs, LogLevel, Problems, Profile,
     PubSubOptions, QueueConfig, Role, Source, StoreConfig, WarehouseConfig, parse, validate,
+    validate_without_ports,
 };
 
 fn inputs(profile: Profile, env: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Inputs {
@@ -304,6 +305,7 @@ fn both_engines_of_the_log_can_be_chosen_by_every_command() {
     assert_eq!(config(&[]).wal.engine, Engine::Sled);
     for (word, engine) in [("sled", Engine::Sled), ("SQLite", Engine::Sqlite)] {
         let env = [
+            KEYS,
             ("EVENTKIT_EVENT_STORE", "local"),
             ("EVENTKIT_RING_BUFFER_MODE", word),
         ];

@@ -189,11 +189,19 @@ async fn tls_at_a_port_in_clear_ends_cleanly_and_is_said() {
         let error = connect(addr, &client).await.unwrap_err().to_string();
         assert!(error.contains("HandshakeFailure"), "{error}");
     }
-    let heard = gateway.heard();
-    let said = heard
-        .iter()
-        .filter(|line| line.contains("tls_on_clear_text_port"));
-    assert_eq!(said.count(), 2);
+    let said = || {
+        let heard = gateway.heard();
+        let lines = heard.iter();
+        lines
+            .filter(|line| line.contains("tls_on_clear_text_port"))
+            .count()
+    };
+    // The lines come by a pipe.
+    let since = Instant::now();
+    while said() < 2 {
+        assert!(since.elapsed() < Duration::from_secs(20), "{}", said());
+        sleep(Duration::from_millis(20)).await;
+    }
     gateway.kill().await.unwrap();
 }
 
