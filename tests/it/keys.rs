@@ -232,6 +232,61 @@ async fn the_admin_port_asks_for_its_token() {
     gateway.kill().await.unwrap();
 }
 
+/// Sends with a key in every place; no answer has it.
+async fn show_everywhere(endpoints: &Endpoints, key: &str, is_wrong: bool) {
+    let one = json!({"type": "track", "messageId": "m", "writeKey": key}).to_string();
+    let basic = STANDARD.encode(format!("{key}:"));
+    for (path, header, body) in [
+        (
+            "/collect".to_owned(),
+            format!("Authorization: Basic {basic}"),
+            "{}".to_owned(),
+        ),
+        (
+            "/v1/track".to_owned(),
+            format!("Authorization: Bearer {key}"),
+            "{}".to_owned(),
+        ),
+        (
+            "/api/s/track".to_owned(),
+            format!("X-Write-Key: {key}"),
+            "{}".to_owned(),
+        ),
+        (
+            format!("/v1/track?writeKey={key}"),
+            "X-A: b".to_owned(),
+            "{}".to_owned(),
+        ),
+        ("/collect".to_owned(), "X-A: b".to_owned(), one),
+        (
+            format!("/projects/{key}/settings"),
+            "X-A: b".to_owned(),
+            String::new(),
+        ),
+    ] {
+        let method = if body.is_empty() { "GET" } else { "POST" };
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{header}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let answer = send_to(endpoints.http.parse().unwrap(), request.as_bytes()).await;
+        let expected = if is_wrong { 401..402 } else { 200..203 };
+        assert!(expected.contains(&answer.status()), "{path}: {answer:?}");
+        // Its owner asked with it for the settings, which say it again.
+        if !path.ends_with("/settings") {
+            assert_clean(&String::from_utf8_lossy(&answer.body), &path);
+        }
+    }
+    let mut client = clients::grpc(endpoints).unwrap();
+    let mut request = tonic::Request::new(eventkit::proto::v1::CollectRequest::default());
+    request
+        .metadata_mut()
+        .insert("x-write-key", key.parse().unwrap());
+    if let Err(status) = client.collect(request).await {
+        assert_clean(&format!("{status:?}"), "a status");
+    }
+}
+
 #[tokio::test]
 async fn nothing_of_a_key_is_in_anything_that_is_shown() {
     let dir = tempfile::tempdir().unwrap();
@@ -247,58 +302,8 @@ async fn nothing_of_a_key_is_in_anything_that_is_shown() {
     let (gateway, endpoints) = Gateway::start(&dir.path().join("data"), &settings)
         .await
         .unwrap();
-    let one = |key: &str| json!({"type": "track", "messageId": "m", "writeKey": key}).to_string();
     for key in [key, wrong] {
-        let basic = STANDARD.encode(format!("{key}:"));
-        for (path, header, body) in [
-            (
-                "/collect".to_owned(),
-                format!("Authorization: Basic {basic}"),
-                "{}".to_owned(),
-            ),
-            (
-                "/v1/track".to_owned(),
-                format!("Authorization: Bearer {key}"),
-                "{}".to_owned(),
-            ),
-            (
-                "/api/s/track".to_owned(),
-                format!("X-Write-Key: {key}"),
-                "{}".to_owned(),
-            ),
-            (
-                format!("/v1/track?writeKey={key}"),
-                "X-A: b".to_owned(),
-                "{}".to_owned(),
-            ),
-            ("/collect".to_owned(), "X-A: b".to_owned(), one(key)),
-            (
-                format!("/projects/{key}/settings"),
-                "X-A: b".to_owned(),
-                String::new(),
-            ),
-        ] {
-            let method = if body.is_empty() { "GET" } else { "POST" };
-            let request = format!(
-                "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{header}\r\nContent-Length: {}\r\n\r\n{body}",
-                body.len()
-            );
-            let answer = send_to(endpoints.http.parse().unwrap(), request.as_bytes()).await;
-            let expected = if key == wrong { 401..402 } else { 200..203 };
-            assert!(expected.contains(&answer.status()), "{path}: {answer:?}");
-            // Its owner asked with it for the settings, which say it again.
-            if !path.ends_with("/settings") {
-                assert_clean(&String::from_utf8_lossy(&answer.body), &path);
-            }
-        }
-        let mut client = clients::grpc(&endpoints).unwrap();
-        let mut request = tonic::Request::new(eventkit::proto::v1::CollectRequest::default());
-        request
-            .metadata_mut()
-            .insert("x-write-key", key.parse().unwrap());
-        if let Err(status) = client.collect(request).await {
-            assert_clean(&format!("{status:?}"), "a status");
-        }
+        show_everywhere(&endpoints, key, key == wrong).await;
     }
     std::fs::write(&file, format!("{{\"version\":1,\"{key}\":1}}")).unwrap();
     until_metric(&endpoints, "keys_reloads_total{outcome=\"refused\"} 1").await;

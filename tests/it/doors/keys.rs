@@ -75,49 +75,43 @@ impl Gateway {
     }
 }
 
+const ONE: &str = r#"{"type":"track","userId":"u","event":"e"}"#;
+
+/// An event with a key in it.
+fn with_key(key: &str) -> String {
+    format!(r#"{{"type":"track","userId":"u","event":"e","writeKey":"{key}"}}"#)
+}
+
+/// A key in every place of a `POST`: path, header lines, body.
+fn places(key: &str) -> Vec<(String, String, String)> {
+    let of = |path: &str, headers: String, body: String| (path.to_owned(), headers, body);
+    let (one, batch) = (|| ONE.to_owned(), || format!(r#"{{"batch":[{ONE}]}}"#));
+    let batch_with_key = || format!(r#"{{"batch":[{ONE}],"writeKey":"{key}"}}"#);
+    let bearer = format!("Authorization: Bearer {key}\r\n");
+    let header = format!("X-Write-Key: {key}\r\n");
+    let oauth = "Authorization: Bearer an.oauth.token\r\n".to_owned();
+    let none = String::new;
+    vec![
+        of("/collect", basic(&format!("{key}:")), one()),
+        of("/collect/clicks", basic(key), one()),
+        of("/v1/track", basic(&format!("{key}:")), one()),
+        of("/collect", bearer.clone(), one()),
+        of("/v1/batch", bearer, batch()),
+        of("/api/s/track", header.clone(), one()),
+        of("/api/s/s2s/batch", header, batch()),
+        of(&format!("/beacon/v1/batch?writeKey={key}"), none(), batch()),
+        of(&format!("/collect?writekey={key}"), none(), one()),
+        of("/collect", none(), with_key(key)),
+        of("/t", none(), with_key(key)),
+        of("/v1/import/", none(), batch_with_key()),
+        of("/b", none(), batch_with_key()),
+        of("/v1/batch", oauth, batch_with_key()),
+    ]
+}
+
 #[tokio::test]
 async fn a_key_is_taken_in_every_place_where_clients_put_it() {
     let (gateway, _) = closed().await;
-    let track = |more: &str| format!(r#"{{"type":"track","userId":"u","event":"e"{more}}}"#);
-    let one = track("");
-    let in_body = |key: &str| track(&format!(r#","writeKey":"{key}""#));
-    let batch = |more: &str| format!(r#"{{"batch":[{one}]{more}}}"#);
-    let batch_key = |key: &str| batch(&format!(r#","writeKey":"{key}""#));
-    let places = |key: &str| -> Vec<(String, String, String)> {
-        let of = |path: &str, headers: String, body: String| (path.to_owned(), headers, body);
-        let (bearer, header) = (
-            format!("Authorization: Bearer {key}\r\n"),
-            format!("X-Write-Key: {key}\r\n"),
-        );
-        vec![
-            of("/collect", basic(&format!("{key}:")), one.clone()),
-            of("/collect/clicks", basic(key), one.clone()),
-            of("/v1/track", basic(&format!("{key}:")), one.clone()),
-            of("/collect", bearer.clone(), one.clone()),
-            of("/v1/batch", bearer, batch("")),
-            of("/api/s/track", header.clone(), one.clone()),
-            of("/api/s/s2s/batch", header, batch("")),
-            of(
-                &format!("/beacon/v1/batch?writeKey={key}"),
-                String::new(),
-                batch(""),
-            ),
-            of(
-                &format!("/collect?writekey={key}"),
-                String::new(),
-                one.clone(),
-            ),
-            of("/collect", String::new(), in_body(key)),
-            of("/t", String::new(), in_body(key)),
-            of("/v1/import/", String::new(), batch_key(key)),
-            of("/b", String::new(), batch_key(key)),
-            of(
-                "/v1/batch",
-                "Authorization: Bearer an.oauth.token\r\n".into(),
-                batch_key(key),
-            ),
-        ]
-    };
     for (n, (path, headers, body)) in places(SHOP).into_iter().enumerate() {
         let answer = gateway.post(&path, &headers, body).await;
         assert!(
@@ -127,7 +121,7 @@ async fn a_key_is_taken_in_every_place_where_clients_put_it() {
     }
     let pixel = format!("/pixel/v1/track?userId=u&event=e&writeKey={SHOP}");
     assert_eq!(gateway.get(&pixel).await.status(), 200);
-    let data = STANDARD.encode(in_body(SHOP));
+    let data = STANDARD.encode(with_key(SHOP));
     assert_eq!(
         gateway
             .get(&format!("/pixel/track?data={data}"))
@@ -152,11 +146,11 @@ async fn a_key_is_taken_in_every_place_where_clients_put_it() {
         assert!(!format!("{answer:?}").contains(NOBODY));
     }
     for (path, body) in [
-        ("/collect", one.clone()),
+        ("/collect", ONE.to_owned()),
         // A batch has no place for a key but its head.
-        ("/collect", format!("[{}]", in_body(SHOP))),
-        ("/v1/track", track(r#","writeKey":null"#)),
-        ("/v1/batch", format!(r#"{{"batch":[{}]}}"#, in_body(SHOP))),
+        ("/collect", format!("[{}]", with_key(SHOP))),
+        ("/v1/track", r#"{"type":"track","writeKey":null}"#.into()),
+        ("/v1/batch", format!(r#"{{"batch":[{}]}}"#, with_key(SHOP))),
     ] {
         let answer = gateway.post(path, "", body).await;
         assert_eq!(answer.error(), (401, "write_key_missing".into()), "{path}");
