@@ -202,6 +202,8 @@ async fn tls_at_a_port_in_clear_ends_cleanly_and_is_said() {
         assert!(since.elapsed() < Duration::from_secs(20), "{}", said());
         sleep(Duration::from_millis(20)).await;
     }
+    let http = crate::support::clients::Http::new(&endpoints);
+    assert_eq!(http.post("/collect", "{}").await.unwrap().0, 202);
     gateway.kill().await.unwrap();
 }
 

@@ -110,7 +110,6 @@ fn chunks() -> Vec<Case> {
 }
 
 fn heads() -> Vec<Case> {
-    let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec();
     let asks = |line: &str| format!("{line} HTTP/1.1\r\nContent-Length: 0\r\n\r\n").into_bytes();
     let headers = |header: &str, count| framed(&vec![header; count].join("\r\n"), "");
     let large = format!("X: {}", "y".repeat(100_000));
@@ -118,7 +117,6 @@ fn heads() -> Vec<Case> {
     let grpc = "Content-Type: application/grpc\r\n";
     let over_http1 = post("/eventkit.v1.IngestService/Collect", grpc, b"");
     vec![
-        not_http("TLS at a port without it", hello, 400),
         not_http("words", b"hello\r\n\r\n".to_vec(), 400),
         not_http("a space in the path", asks("POST /collect/a b"), 400),
         not_http(
