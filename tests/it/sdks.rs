@@ -14,8 +14,8 @@ use tokio::time::{Instant, sleep};
 use crate::support::gateway::Gateway;
 use crate::support::warehouse;
 
-mod driver;
-mod front;
+pub(crate) mod driver;
+pub(crate) mod front;
 
 use driver::{Driver, Sdk};
 use front::{Fault, Front};
@@ -69,6 +69,7 @@ impl Scene {
             sleep(Duration::from_millis(20)).await;
         }
         let said = driver.end().await;
+        assert!(said.contains("done"), "{said}");
         assert!(!said.contains("sdk error"), "{said}");
         let ended = self.gateway.terminate(DRAIN_WITHIN).await.unwrap();
         assert_eq!(ended.status.code(), Some(0), "{}", ended.said);
