@@ -16,8 +16,7 @@ import time
 import uuid
 
 import grpc
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
+from google.rpc import error_details_pb2, status_pb2
 
 from eventkit.v1 import event_pb2, ingest_service_pb2, ingest_service_pb2_grpc
 
@@ -170,17 +169,15 @@ class Stream:
             sender.changed.notify_all()
 
 
-def details(error):
-    status = rpc_status.from_call(error)
-    return status.details if status else []
-
-
 def retry_after(error):
     """How many seconds the server wants us to wait."""
-    for detail in details(error):
-        info = error_details_pb2.RetryInfo()
-        if detail.Unpack(info):
-            return info.retry_delay.seconds + info.retry_delay.nanos / 1e9
+    # By hand: grpc_status.rpc_status.from_call raises where the library left the text of the status encoded.
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin":
+            for detail in status_pb2.Status.FromString(value).details:
+                info = error_details_pb2.RetryInfo()
+                if detail.Unpack(info):
+                    return info.retry_delay.seconds + info.retry_delay.nanos / 1e9
     return 0
 
 
