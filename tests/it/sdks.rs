@@ -16,6 +16,7 @@ use crate::support::warehouse;
 
 pub(crate) mod driver;
 pub(crate) mod front;
+mod readme;
 
 use driver::{Driver, Sdk};
 use front::{Fault, Front};
@@ -57,6 +58,13 @@ impl Scene {
 
     /// Waits for the rows, lets the SDK and the gateway end, and looks that nothing came twice.
     async fn rows(self, driver: Driver, expected: u64) -> Vec<Value> {
+        let (rows, said) = self.all_rows(driver, expected).await;
+        assert!(said.contains("done"), "{said}");
+        rows
+    }
+
+    /// The same, and what was said.
+    async fn all_rows(self, driver: Driver, expected: u64) -> (Vec<Value>, String) {
         let began = Instant::now();
         while warehouse::counts(self.dir.path()).0 < expected {
             assert!(
@@ -69,13 +77,12 @@ impl Scene {
             sleep(Duration::from_millis(20)).await;
         }
         let said = driver.end().await;
-        assert!(said.contains("done"), "{said}");
         assert!(!said.contains("sdk error"), "{said}");
         let ended = self.gateway.terminate(DRAIN_WITHIN).await.unwrap();
         assert_eq!(ended.status.code(), Some(0), "{}", ended.said);
         assert!(!ended.said.contains("wk-SECRET"), "{}", ended.said);
         assert_eq!(warehouse::counts(self.dir.path()), (expected, 0));
-        rows(self.dir.path())
+        (rows(self.dir.path()), said)
     }
 }
 

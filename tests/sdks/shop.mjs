@@ -1,17 +1,16 @@
-// node shop.mjs FOLDER EVENTKIT CLICKS: serves a folder on an origin of its own, opens its page in Chromium and presses the button.
-// It stays open until standard input ends.
+// node shop.mjs FOLDER PAGE [EVENTKIT CLICKS]: serves a folder on an origin of its own, opens a page of it in Chromium and presses its
+// button so often. It stays open until standard input ends.
 import { once } from 'node:events'
 import { readFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import { extname, join, normalize } from 'node:path'
 import { chromium } from 'playwright-core'
 
-const [folder, eventkit, clicks] = process.argv.slice(2)
+const [folder, opened, eventkit, clicks = 0] = process.argv.slice(2)
 const types = { '.html': 'text/html', '.js': 'text/javascript' }
 
 const site = createServer(async (request, response) => {
-  const path = normalize(new URL(request.url, 'http://site').pathname)
-  const name = path === '/' ? 'index.html' : path
+  const name = normalize(new URL(request.url, 'http://site').pathname)
   try {
     const file = await readFile(join(folder, name))
     response.setHeader('content-type', types[extname(name)] ?? 'application/octet-stream')
@@ -30,10 +29,13 @@ const browser = await chromium.launch({
 const page = await browser.newPage()
 page.on('console', (message) => console.log('page:', message.text()))
 page.on('pageerror', (error) => console.log('page error:', String(error)))
-await page.goto(`http://127.0.0.1:${site.address().port}/?eventkit=${encodeURIComponent(eventkit)}`)
+const query = eventkit ? `?eventkit=${encodeURIComponent(eventkit)}` : ''
+await page.goto(`http://127.0.0.1:${site.address().port}/${opened}${query}`)
 for (let n = 0; n < Number(clicks); n += 1) await page.click('button')
-await page.getByText(`stored ${clicks}`).waitFor({ timeout: 90_000 })
-console.log(await page.textContent('p'))
+if (clicks > 0) {
+  await page.getByText(`stored ${clicks}`).waitFor({ timeout: 90_000 })
+  console.log(await page.textContent('p'))
+}
 process.stdin.resume()
 await once(process.stdin, 'end')
 await browser.close()

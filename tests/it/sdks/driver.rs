@@ -57,7 +57,7 @@ impl Sdk {
     }
 
     /// The program that runs the script; `None`: something is missing, and that is on the list of what was not run.
-    fn program(self) -> Option<PathBuf> {
+    pub(crate) fn program(self) -> Option<PathBuf> {
         let (program, needs) = match self {
             Self::Node | Self::Browser(_) => {
                 let package = match self {
