@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use opentelemetry::Context;
 use opentelemetry::context::{FutureExt as _, WithContext};
+use opentelemetry::trace::TraceContextExt as _;
 
-use super::{Contexts, Span};
+use super::{Contexts, Span, link_of, remote};
+use crate::event::TraceLink;
 
 /// See the module's page.
 #[derive(Debug, Clone, Default)]
@@ -35,10 +37,13 @@ impl Scope {
 
     /// Runs a future within it.
     pub fn around<F: Future>(&self, future: F) -> WithContext<F> {
-        // Without a span there is nothing to tell.
-        let context = match self.span.0 {
-            None => Context::new(),
-            Some(_) => Context::new().with_value(self.clone()),
+        let context = match (&self.span.0, self.span.link()) {
+            // Without a span there is nothing to tell.
+            (None, _) => Context::new(),
+            (Some(_), None) => Context::new().with_value(self.clone()),
+            (Some(_), Some(link)) => Context::new()
+                .with_remote_span_context(remote(link))
+                .with_value(self.clone()),
         };
         future.with_context(context)
     }
@@ -61,5 +66,17 @@ pub fn followed() -> Arc<Contexts> {
         scope
             .map(|scope| Arc::clone(&scope.followed))
             .unwrap_or_default()
+    })
+}
+
+/// The recorded span that the caller works in, as log lines name it.
+#[must_use]
+pub fn current_link() -> Option<TraceLink> {
+    Context::map_current(|context| {
+        if context.has_active_span() {
+            link_of(context.span().span_context())
+        } else {
+            None
+        }
     })
 }
