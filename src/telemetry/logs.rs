@@ -1,7 +1,8 @@
 //! Log lines: text for people, or one JSON object per line.
 //!
 //! A line is its name (`event`, a constant word), `level`, `timestamp` (UTC, microseconds), `logger` (the module), then
-//! `trace_id` and `span_id` where it was written within a recorded span, then its own fields. A line is written with one call, so that lines of several threads never mix.
+//! `trace_id` and `span_id` where it was written within a recorded span, then its own fields. A line is written with one
+//! call, so that lines of several threads never mix.
 //!
 //! A place in the program that warns again and again is cut short: of each window of 10 seconds its first 10 lines are
 //! written, and when the window is over one more, with `suppressed`: how many were not. The level can be changed while
@@ -15,7 +16,6 @@ use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Context, Identity, SubscriberExt as _};
-use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::reload;
 use tracing_subscriber::{Layer, Registry};
 
@@ -88,7 +88,7 @@ fn constant_text(payload: &(dyn Any + Send)) -> Option<&'static str> {
 pub fn subscriber<W, R>(
     level: LogLevel,
     lines: Lines<W, R>,
-) -> (impl Subscriber + for<'a> LookupSpan<'a> + Send + Sync, Logs)
+) -> (impl Subscriber + Send + Sync, Logs)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
     R: Layer<Registry> + Send + Sync,

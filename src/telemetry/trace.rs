@@ -323,11 +323,15 @@ impl Span {
     pub fn around<F: Future>(&self, future: F) -> Either<F, WithContext<F>> {
         match self.link() {
             None => Either::Left(future),
-            Some(link) => {
-                let context = Context::new().with_remote_span_context(remote(link));
-                Either::Right(future.with_context(context))
-            }
+            Some(_) => Either::Right(future.with_context(self.context())),
         }
+    }
+
+    /// Where it is the span in which the caller works, if it is recorded.
+    fn context(&self) -> Context {
+        self.link().map_or_else(Context::new, |link| {
+            Context::new().with_remote_span_context(remote(link))
+        })
     }
 }
 

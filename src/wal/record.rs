@@ -197,10 +197,7 @@ pub fn trace_link(record: &[u8]) -> Option<TraceLink> {
             (2 | 12.., _) => return None,
             (_, 0) => drop(number(&mut rest).ok()?),
             (_, 1) => rest = rest.get(8..)?,
-            (_, 2) => match rest.split_first()? {
-                (&length @ ..0x80, tail) => rest = tail.get(usize::from(length)..)?,
-                _ => drop(slice(&mut rest).ok()?),
-            },
+            (_, 2) => drop(slice(&mut rest).ok()?),
             _ => return None,
         }
     }

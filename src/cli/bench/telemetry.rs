@@ -38,7 +38,8 @@ What is compared, in interleaved rounds:
   hanging    every trace sampled, the endpoint takes connections and never answers
 
 Each is the gateway to Parquet, under single events over HTTP and batches over CollectBidi (a new stream every 16 of them,
-as a stream is sampled as a whole), closed loop; then it is waited until everything is settled, and the CPU time of all that is divided by the events.
+as a stream is sampled as a whole), closed loop; then it is waited until everything is settled, and the CPU time of all
+that is divided by the events.
 
 Examples:
   eventkit bench telemetry                               11 rounds, about 20 minutes

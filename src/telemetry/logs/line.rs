@@ -22,11 +22,9 @@ impl Fields {
     /// Those of every line within a span.
     pub(super) fn of(span: Option<TraceLink>) -> Self {
         let ids = span.map(|span| {
-            let trace_id = u128::from_be_bytes(span.trace_id);
-            let span_id = u64::from_be_bytes(span.span_id);
             [
-                ("trace_id", format!("{trace_id:032x}").into()),
-                ("span_id", format!("{span_id:016x}").into()),
+                ("trace_id", span.trace_id_text().into()),
+                ("span_id", span.span_id_text().into()),
             ]
         });
         Self {

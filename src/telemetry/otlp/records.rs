@@ -9,7 +9,7 @@ use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
 /// What carries telemetry: a record about it would be about itself for ever.
-const CARRIERS: [&str; 8] = [
+const CARRIERS: [&str; 7] = [
     "opentelemetry",
     "tonic",
     "tower",
@@ -17,7 +17,6 @@ const CARRIERS: [&str; 8] = [
     "hyper",
     "reqwest",
     "rustls",
-    "gcloud_sdk",
 ];
 
 /// See the module's page.

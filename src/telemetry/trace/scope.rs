@@ -8,7 +8,7 @@ use opentelemetry::Context;
 use opentelemetry::context::{FutureExt as _, WithContext};
 use opentelemetry::trace::TraceContextExt as _;
 
-use super::{Contexts, Span, link_of, remote};
+use super::{Contexts, Span, link_of};
 use crate::event::TraceLink;
 
 /// See the module's page.
@@ -37,15 +37,12 @@ impl Scope {
 
     /// Runs a future within it.
     pub fn around<F: Future>(&self, future: F) -> WithContext<F> {
-        let context = match (&self.span.0, self.span.link()) {
+        let context = self.span.context();
+        future.with_context(match self.span.0 {
             // Without a span there is nothing to tell.
-            (None, _) => Context::new(),
-            (Some(_), None) => Context::new().with_value(self.clone()),
-            (Some(_), Some(link)) => Context::new()
-                .with_remote_span_context(remote(link))
-                .with_value(self.clone()),
-        };
-        future.with_context(context)
+            None => context,
+            Some(_) => context.with_value(self.clone()),
+        })
     }
 }
 
