@@ -14,7 +14,7 @@ help: ## list the targets
 run: ## build and start everything embedded: log, queue, Parquet store, SQLite warehouse
 	cargo run --locked --release -- dev
 
-setup: ## install the test tools that are missing (grpcurl, sqlite3, strace)
+setup: ## install the test tools that are missing (grpcurl, sqlite3, strace, SDKs, what the examples need)
 	@scripts/setup
 
 test: ## everything: format, lints, unit, conformance, model, end to end, emulators, grpcurl, chaos and power cuts in their short forms

@@ -100,6 +100,18 @@ impl TraceLink {
     pub const fn is_sampled(&self) -> bool {
         self.flags & 1 == 1
     }
+
+    /// The trace id as people and back ends write it: 32 hexadecimal digits.
+    #[must_use]
+    pub fn trace_id_text(&self) -> String {
+        format!("{:032x}", u128::from_be_bytes(self.trace_id))
+    }
+
+    /// The span id in the same way: 16 of them.
+    #[must_use]
+    pub fn span_id_text(&self) -> String {
+        format!("{:016x}", u64::from_be_bytes(self.span_id))
+    }
 }
 
 impl fmt::Display for TraceLink {
@@ -107,9 +119,9 @@ impl fmt::Display for TraceLink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "00-{:032x}-{:016x}-{:02x}",
-            u128::from_be_bytes(self.trace_id),
-            u64::from_be_bytes(self.span_id),
+            "00-{}-{}-{:02x}",
+            self.trace_id_text(),
+            self.span_id_text(),
             self.flags
         )
     }

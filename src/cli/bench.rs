@@ -149,6 +149,7 @@ impl Bench<'_> {
                 connections: self.common.connections.into(),
                 batch: 1,
                 window: 1,
+                stream_batches: None,
                 rate: None,
             },
             Way::Bidi => Shape {
@@ -156,6 +157,7 @@ impl Bench<'_> {
                 connections: self.common.streams.into(),
                 batch: self.common.batch.into(),
                 window: self.common.window.into(),
+                stream_batches: None,
                 rate: None,
             },
         }

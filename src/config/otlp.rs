@@ -10,7 +10,7 @@ use super::raw::Source;
 use super::reader::Reader;
 use super::settings::otel::{self, Exporter};
 use super::settings::{self, Setting};
-use super::stages::{LogLevel, Role};
+use super::stages::Role;
 
 /// What the collector is spoken to in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,8 +110,6 @@ pub struct OtlpConfig {
     pub takes_trace_context: bool,
     /// Who reports.
     pub instance: Instance,
-    /// The least severe line that leaves as a log record.
-    pub level: LogLevel,
 }
 
 /// One of the three.
@@ -142,7 +140,7 @@ const LOGS: Signal = Signal {
 };
 
 /// Reads all of it.
-pub(super) fn otlp(reader: &mut Reader<'_>, role: Role, level: LogLevel) -> OtlpConfig {
+pub(super) fn otlp(reader: &mut Reader<'_>, role: Role) -> OtlpConfig {
     let disabled = is_true(reader, &otel::SDK_DISABLED);
     let mut leaves = |signal: &Signal| {
         // Read in any case, so that what is wrong is said.
@@ -178,7 +176,6 @@ pub(super) fn otlp(reader: &mut Reader<'_>, role: Role, level: LogLevel) -> Otlp
             is_named: reader.source(&settings::NODE) != Source::Default,
             role,
         },
-        level,
     }
 }
 

@@ -201,7 +201,7 @@ fn telemetry(reader: &mut Reader<'_>, role: Role) -> TelemetryConfig {
     TelemetryConfig {
         level,
         json: reader.bool(&settings::JSON_LOGS),
-        otlp: otlp::otlp(reader, role, level),
+        otlp: otlp::otlp(reader, role),
     }
 }
 

@@ -13,7 +13,6 @@ use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 use tonic_health::server::HealthReporter;
-use tracing::Instrument as _;
 
 use super::accept::CloseConnection;
 use super::lines::Line;
@@ -180,8 +179,8 @@ impl IngestService for Service {
         request: Request<Streaming<CollectStreamRequest>>,
     ) -> Result<Response<CollectStreamResponse>, Status> {
         let call = self.call(&request, STREAM_PATH)?;
-        let within = call.span.log_span();
-        let run = stream::client::run(call, request.into_inner()).instrument(within);
+        let span = call.span.clone();
+        let run = span.around(stream::client::run(call, request.into_inner()));
         let summary = match self.tasks.spawn_isolated("client stream", run).await {
             Ok(Some(summary)) => summary,
             // It panicked: what it stored is stored, and nobody knows what that is.

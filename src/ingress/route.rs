@@ -9,7 +9,6 @@ use http::{HeaderMap, Method, Request, Response, Version};
 use tonic_web::{GrpcWebLayer, GrpcWebService};
 use tower::ServiceExt as _;
 use tower_layer::Layer as _;
-use tracing::Instrument as _;
 
 use super::grpc_layer::GrpcLayer;
 use super::outcome::RequestError;
@@ -53,8 +52,7 @@ impl Front {
         let origin = request.headers().get(ORIGIN).cloned();
         let kind = kind(request.headers());
         let span = spans::begin(&self.0.ingress, kind, &mut request);
-        let answered = self.dispatch(door, kind, request);
-        let mut response = answered.instrument(span.log_span()).await;
+        let mut response = span.around(self.dispatch(door, kind, request)).await;
         spans::answered(&span, kind, &response);
         if door == Door::Public {
             cors::allow(origin.as_ref(), response.headers_mut());

@@ -59,11 +59,13 @@ fn of_http<B>(
         Version::HTTP_10 => "1.0",
         _ => "1.1",
     };
-    let mut attributes = vec![
+    // Room for what the answer adds.
+    let mut attributes = Vec::with_capacity(8);
+    attributes.extend([
         KeyValue::new(names::HTTP_REQUEST_METHOD, method),
         KeyValue::new(names::URL_SCHEME, scheme),
         KeyValue::new(names::NETWORK_PROTOCOL_VERSION, version),
-    ];
+    ]);
     match route {
         None => (method.into(), attributes),
         Some(route) => {

@@ -1,28 +1,27 @@
 //! Log lines: text for people, or one JSON object per line.
 //!
 //! A line is its name (`event`, a constant word), `level`, `timestamp` (UTC, microseconds), `logger` (the module), then
-//! the fields of the spans it was written in, from the outermost, then its own; of two fields with one name the
-//! inner one stands. A line is written with one call, so that lines of several threads never mix.
+//! `trace_id` and `span_id` where it was written within a recorded span, then its own fields. A line is written with one
+//! call, so that lines of several threads never mix.
 //!
 //! A place in the program that warns again and again is cut short: of each window of 10 seconds its first 10 lines are
 //! written, and when the window is over one more, with `suppressed`: how many were not. The level can be changed while
-//! the program runs, through [`Logs`].
+//! the program runs, through [`Logs`]. What leaves by OTLP are the same lines.
 
 use std::any::Any;
 use std::io::Write as _;
 use std::sync::Arc;
 
-use tracing::{Event, Level, Metadata, Subscriber, span};
-use tracing_subscriber::Layer;
+use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::layer::{Context, SubscriberExt as _};
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::layer::{Context, Identity, SubscriberExt as _};
 use tracing_subscriber::reload;
+use tracing_subscriber::{Layer, Registry};
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::{LogLevel, TelemetryConfig};
-use crate::telemetry::Otlp;
+use crate::telemetry::{Otlp, trace};
 
 mod control;
 mod limit;
@@ -68,9 +67,8 @@ where
         (false, true) => Form::Colour,
         (false, false) => Form::Text,
     };
-    let lines = Lines::new(form, out, Arc::new(SystemClock));
+    let lines = Lines::new(form, out, Arc::new(SystemClock)).and(otlp.log_layer());
     let (subscriber, logs) = subscriber(config.level, lines);
-    let subscriber = subscriber.with(otlp.log_layer());
     tracing::subscriber::set_global_default(subscriber)?;
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string);
@@ -87,34 +85,26 @@ fn constant_text(payload: &(dyn Any + Send)) -> Option<&'static str> {
 }
 
 /// Lines of our own from a level on; of other crates only what is at least a warning. And the hold on both.
-pub fn subscriber<W>(
+pub fn subscriber<W, R>(
     level: LogLevel,
-    lines: Lines<W>,
-) -> (impl Subscriber + for<'a> LookupSpan<'a> + Send + Sync, Logs)
+    lines: Lines<W, R>,
+) -> (impl Subscriber + Send + Sync, Logs)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+    R: Layer<Registry> + Send + Sync,
 {
     let (filter, handle) = reload::Layer::new(filter(level));
     let apply = move |level| {
         // Fails only when nobody writes lines any more.
         handle.reload(self::filter(level)).unwrap_or_default();
     };
-    let out: Arc<dyn Sweep> = Arc::<Out<W>>::clone(&lines.0);
+    let out: Arc<dyn Sweep> = Arc::<Out<W>>::clone(&lines.out);
     let logs = Logs::new(level, Box::new(apply), out);
     let subscriber = tracing_subscriber::registry().with(lines.with_filter(filter));
     (subscriber, logs)
 }
 
 fn filter(level: LogLevel) -> Targets {
-    from_level_on(level)
-        // It says each failed request as an error of its own; the store that repeats it says all there is to say.
-        .with_target("gcloud_sdk", LevelFilter::OFF)
-        // It says each failed export; `telemetry::otlp` says when a collector goes away and when it is back.
-        .with_target("opentelemetry", LevelFilter::OFF)
-}
-
-/// Our own from a level on; of other crates what is at least a warning.
-pub(super) fn from_level_on(level: LogLevel) -> Targets {
     let ours = match level {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Info => LevelFilter::INFO,
@@ -124,6 +114,10 @@ pub(super) fn from_level_on(level: LogLevel) -> Targets {
     Targets::new()
         .with_default(ours.min(LevelFilter::WARN))
         .with_target(env!("CARGO_CRATE_NAME"), ours)
+        // It says each failed request as an error of its own; the store that repeats it says all there is to say.
+        .with_target("gcloud_sdk", LevelFilter::OFF)
+        // It says each failed export; `telemetry::otlp` says when a collector goes away and when it is back.
+        .with_target("opentelemetry", LevelFilter::OFF)
 }
 
 /// What a line looks like.
@@ -137,9 +131,12 @@ pub enum Form {
     Json,
 }
 
-/// Writes each line.
+/// Writes each line, and hands it on.
 #[derive(Debug)]
-pub struct Lines<W>(Arc<Out<W>>);
+pub struct Lines<W, R = Identity> {
+    out: Arc<Out<W>>,
+    records: R,
+}
 
 /// Where lines go, and what is known about those before.
 #[derive(Debug)]
@@ -155,13 +152,25 @@ impl<W> Lines<W> {
     /// Lines of this form, to this writer.
     #[must_use]
     pub fn new(form: Form, writer: W, clock: Arc<dyn Clock>) -> Self {
-        Self(Arc::new(Out {
+        let out = Out {
             form,
             writer,
             clock,
             limiter: Limiter::default(),
             tally: Tally::default(),
-        }))
+        };
+        Self {
+            out: Arc::new(out),
+            records: Identity::new(),
+        }
+    }
+
+    /// The same lines to these as well.
+    pub fn and<R>(self, records: R) -> Lines<W, R> {
+        Lines {
+            out: self.out,
+            records,
+        }
     }
 }
 
@@ -231,40 +240,17 @@ where
     }
 }
 
-impl<S, W> Layer<S> for Lines<W>
+impl<S, W, R> Layer<S> for Lines<W, R>
 where
-    S: Subscriber + for<'a> LookupSpan<'a>,
+    S: Subscriber,
     W: for<'a> MakeWriter<'a> + 'static,
+    R: Layer<S>,
 {
-    fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, ctx: Context<'_, S>) {
-        if let Some(span) = ctx.span(id) {
-            let mut fields = Fields::default();
-            attributes.record(&mut fields);
-            span.extensions_mut().insert(fields);
-        }
-    }
-
-    fn on_record(&self, id: &span::Id, values: &span::Record<'_>, ctx: Context<'_, S>) {
-        if let Some(span) = ctx.span(id)
-            && let Some(fields) = span.extensions_mut().get_mut::<Fields>()
-        {
-            values.record(fields);
-        }
-    }
-
     fn on_event(&self, event: &Event<'_>, ctx: Context<'_, S>) {
-        let mut fields = Fields::default();
-        for span in ctx.event_scope(event).into_iter().flatten() {
-            // From the innermost: what it says stands, what an outer one adds comes before it.
-            if let Some(outer) = span.extensions().get::<Fields>() {
-                fields.put_before(outer);
-            }
-        }
-        let mut own = Fields::default();
+        let mut own = Fields::of(trace::current_link());
         event.record(&mut own);
-        own.put_before(&fields);
 
-        let (out, metadata) = (&self.0, event.metadata());
+        let (out, metadata) = (&self.out, event.metadata());
         let line = Line {
             name: &own.name,
             level: *metadata.level(),
@@ -274,6 +260,7 @@ where
         };
         if !out.is_suppressed(&line, metadata) {
             out.write(metadata, &line);
+            self.records.on_event(event, ctx);
         }
     }
 }

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry::{InstrumentationScope, Key, KeyValue};
-use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
 use opentelemetry_otlp::ExporterBuildError;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::logs::{self, BatchLogProcessor, SdkLoggerProvider};
@@ -25,16 +24,16 @@ use opentelemetry_semantic_conventions::attribute::{
 use tokio::sync::oneshot;
 use tracing::Subscriber;
 use tracing_subscriber::Layer;
-use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::registry::LookupSpan;
 
 use super::Metrics;
 use super::trace::Ids;
-use crate::config::{Collector, Instance, LogLevel, OtlpConfig, Protocol, QueueLimits, Sampling};
+use crate::config::{Collector, Instance, OtlpConfig, Protocol, QueueLimits, Sampling};
 
 mod driver;
 mod exporters;
 mod ledger;
+mod records;
 mod watched;
 
 use driver::Driver;
@@ -77,7 +76,6 @@ struct Inner {
     resource: Resource,
     sampler: Sampler,
     takes_trace_context: bool,
-    level: LogLevel,
     ended: AtomicBool,
 }
 
@@ -113,7 +111,6 @@ impl Otlp {
             resource,
             sampler: sampler(config.sampling),
             takes_trace_context: config.takes_trace_context,
-            level: config.level,
             ended: AtomicBool::new(false),
         })))
     }
@@ -130,7 +127,6 @@ impl Otlp {
             resource: Resource::builder_empty().build(),
             sampler: Sampler::AlwaysOff,
             takes_trace_context: true,
-            level: LogLevel::Error,
             ended: AtomicBool::new(false),
         }))
     }
@@ -165,27 +161,14 @@ impl Otlp {
         }
     }
 
-    /// What makes log records of log lines, where these leave: our own from the configured level on, of other crates
-    /// what is at least a warning, and nothing of what carries telemetry itself.
+    /// What makes log records of log lines, where these leave: of all that it is given but what carries telemetry itself.
     #[must_use]
     pub fn log_layer<S>(&self) -> Option<impl Layer<S> + use<S>>
     where
         S: Subscriber + for<'a> LookupSpan<'a>,
     {
         let provider = self.0.logger.as_ref()?;
-        let carriers = [
-            "opentelemetry",
-            "tonic",
-            "tower",
-            "h2",
-            "hyper",
-            "reqwest",
-            "rustls",
-            "gcloud_sdk",
-        ];
-        let filter = super::logs::from_level_on(self.0.level)
-            .with_targets(carriers.map(|target| (target, LevelFilter::OFF)));
-        Some(OpenTelemetryTracingBridge::new(provider).with_filter(filter))
+        Some(records::Records::to(provider))
     }
 
     /// Spans that were ended and not exported: no room in the queue, or no collector that took them.

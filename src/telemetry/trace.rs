@@ -16,13 +16,15 @@
 //! 4. *Nothing personal.* No attribute holds what a client made up.
 //!
 //! Spans are made through OpenTelemetry's own interface and not through `tracing`: a `tracing` span costs about a microsecond
-//! whether or not it is recorded.
+//! whether or not it is recorded. Log lines find theirs in OpenTelemetry's context.
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use futures::future::Either;
 use http::HeaderMap;
+use opentelemetry::context::{FutureExt as _, WithContext};
 use opentelemetry::propagation::TextMapPropagator as _;
 use opentelemetry::trace::{
     Link, Span as _, SpanBuilder, SpanContext, SpanId, SpanKind, Status, TraceContextExt as _,
@@ -42,7 +44,7 @@ mod contexts;
 mod scope;
 
 pub use contexts::Contexts;
-pub use scope::{Scope, current, followed};
+pub use scope::{Scope, current, current_link, followed};
 
 /// To how many requests a span links.
 pub const LINKS_MAX: usize = 128;
@@ -252,14 +254,8 @@ impl Span {
     }
 
     fn recorded(span: opentelemetry_sdk::trace::Span) -> Self {
-        let context = span.span_context();
-        let link = context.is_sampled().then(|| TraceLink {
-            trace_id: context.trace_id().to_bytes(),
-            span_id: context.span_id().to_bytes(),
-            flags: context.trace_flags().to_u8(),
-        });
         Self(Some(Arc::new(Live {
-            link,
+            link: link_of(span.span_context()),
             state: Mutex::new(State::Recorded(Box::new(span))),
         })))
     }
@@ -323,18 +319,19 @@ impl Span {
         });
     }
 
-    /// The ids for the log lines written within it.
-    #[must_use]
-    pub fn log_span(&self) -> tracing::Span {
+    /// Runs a future within it: the log lines that it writes carry its ids.
+    pub fn around<F: Future>(&self, future: F) -> Either<F, WithContext<F>> {
         match self.link() {
-            None => tracing::Span::none(),
-            // At the highest level, so that it is there at every level of the lines in it.
-            Some(link) => tracing::error_span!(
-                "request",
-                trace_id = format!("{:032x}", u128::from_be_bytes(link.trace_id)),
-                span_id = format!("{:016x}", u64::from_be_bytes(link.span_id)),
-            ),
+            None => Either::Left(future),
+            Some(_) => Either::Right(future.with_context(self.context())),
         }
+    }
+
+    /// Where it is the span in which the caller works, if it is recorded.
+    fn context(&self) -> Context {
+        self.link().map_or_else(Context::new, |link| {
+            Context::new().with_remote_span_context(remote(link))
+        })
     }
 }
 
@@ -355,6 +352,15 @@ impl Live {
             change(span);
         }
     }
+}
+
+/// What others link to, of a span that is recorded.
+fn link_of(context: &SpanContext) -> Option<TraceLink> {
+    context.is_sampled().then(|| TraceLink {
+        trace_id: context.trace_id().to_bytes(),
+        span_id: context.span_id().to_bytes(),
+        flags: context.trace_flags().to_u8(),
+    })
 }
 
 /// A span of another process, or of this one before it was started anew.

@@ -187,16 +187,18 @@ pub fn place(record: &[u8]) -> (Lane, crate::event::Micros) {
 #[must_use]
 pub fn trace_link(record: &[u8]) -> Option<TraceLink> {
     let mut rest = record;
+    // Every record is walked through twice for it and most have none: all keys before it are one byte.
     loop {
-        match decode_key(&mut rest).ok()? {
-            (11, WireType::LengthDelimited) => return trace(slice(&mut rest).ok()?).ok(),
-            // The payload comes last, and most records have no link.
+        let (key, tail) = rest.split_first()?;
+        rest = tail;
+        match (key >> 3, key & 7) {
+            (11, 2) => return trace(slice(&mut rest).ok()?).ok(),
+            // The payload comes last.
             (2 | 12.., _) => return None,
-            (_, WireType::LengthDelimited) => drop(slice(&mut rest).ok()?),
-            (tag, wire) => {
-                let context = prost::encoding::DecodeContext::default();
-                skip_field(wire, tag, &mut rest, context).ok()?;
-            }
+            (_, 0) => drop(number(&mut rest).ok()?),
+            (_, 1) => rest = rest.get(8..)?,
+            (_, 2) => drop(slice(&mut rest).ok()?),
+            _ => return None,
         }
     }
 }

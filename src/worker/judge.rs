@@ -167,9 +167,7 @@ fn error_row(
 }
 
 fn trace_id(event: &Event<'_>) -> Option<String> {
-    event
-        .trace
-        .map(|trace| format!("{:032x}", u128::from_be_bytes(trace.trace_id)))
+    event.trace.map(|trace| trace.trace_id_text())
 }
 
 #[cfg(test)]

@@ -6,6 +6,10 @@ use std::sync::{Arc, Mutex};
 use eventkit::clock::ManualClock;
 use eventkit::config::LogLevel;
 use eventkit::telemetry::logs::{Form, LINES_MAX, Lines, Logs, WINDOW, subscriber};
+use opentelemetry::Context;
+use opentelemetry::trace::{
+    SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState,
+};
 use serde_json::Value;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -66,31 +70,6 @@ fn a_json_line_has_its_keys_in_order_and_its_fields_flat() {
             "\n"
         )]
     );
-}
-
-#[test]
-fn lines_carry_the_fields_of_their_request() {
-    let written = lines(Form::Json, LogLevel::Debug, || {
-        let request = tracing::info_span!(
-            target: "eventkit::ingress",
-            "ingest",
-            request_id = "r1",
-            stream = tracing::field::Empty
-        );
-        request.record("stream", "users");
-        request.in_scope(|| {
-            let inner =
-                tracing::info_span!(target: "eventkit", "inner", stream = "events", lane = 3);
-            inner.in_scope(|| tracing::debug!(target: "eventkit", lane = 4, "event_sequenced"));
-        });
-    });
-    let line: Value = serde_json::from_str(&written[0]).unwrap();
-    assert_eq!(line["request_id"], "r1");
-    assert_eq!(line["stream"], "events");
-    assert_eq!(line["lane"], 4);
-    let order = ["request_id", "stream", "lane"].map(|key| written[0].find(key).unwrap());
-    assert!(order.is_sorted(), "{written:?}");
-    assert_eq!(written[0].matches("\"stream\"").count(), 1);
 }
 
 #[test]
@@ -168,23 +147,32 @@ fn text_has_colours_only_on_demand_and_no_field_can_pose_as_another() {
 #[test]
 fn lines_in_a_sampled_span_say_which_trace_they_belong_to() {
     let (trace, span) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
+    let within = |flags| {
+        Context::new().with_remote_span_context(SpanContext::new(
+            TraceId::from_hex(trace).unwrap(),
+            SpanId::from_hex(span).unwrap(),
+            flags,
+            true,
+            TraceState::default(),
+        ))
+    };
     let written = lines(Form::Json, LogLevel::Info, || {
-        let request = tracing::info_span!(
-            target: "eventkit::ingress",
-            "request",
-            trace_id = trace,
-            span_id = tracing::field::Empty
-        );
-        request.record("span_id", span);
-        request.in_scope(|| tracing::info!(target: "eventkit", "request_completed"));
-        tracing::info!(target: "eventkit", "flush_completed");
+        let say = || tracing::info!(target: "eventkit", status_code = 202, "request_completed");
+        for flags in [TraceFlags::SAMPLED, TraceFlags::NOT_SAMPLED] {
+            let _within = within(flags).attach();
+            say();
+        }
+        say();
     });
+    let order = ["trace_id", "span_id", "status_code"].map(|key| written[0].find(key).unwrap());
+    assert!(order.is_sorted(), "{written:?}");
     let line: Value = serde_json::from_str(&written[0]).unwrap();
     assert_eq!(
         (&line["trace_id"], &line["span_id"]),
         (&trace.into(), &span.into())
     );
     assert!(!written[1].contains("trace_id"), "{written:?}");
+    assert!(!written[2].contains("trace_id"), "{written:?}");
 }
 
 /// Lines that are written one by one, under a clock that can be put.

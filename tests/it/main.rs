@@ -44,8 +44,9 @@ mod client;
 mod send;
 // The measuring tool; its figures are nobody's promise.
 mod bench;
-// Every script of `grpcurl-examples/`.
+// Every script of `grpcurl-examples/`, every program of `examples/`.
 mod grpcurl;
+mod examples;
 // How it is started, what it says, and the tools.
 mod config;
 mod cli;

@@ -6,12 +6,17 @@ mod process;
 mod tls;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use eventkit::config::{Inputs, OtlpConfig, Profile, validate};
+use eventkit::clock::SystemClock;
+use eventkit::config::{Inputs, LogLevel, OtlpConfig, Profile, validate};
+use eventkit::telemetry::logs::{Form, LINES_MAX, Lines, subscriber};
+use eventkit::telemetry::trace::Tracing;
 use eventkit::telemetry::{Metrics, Otlp};
 use mock_collector::{MockServer, Protocol, ServerHandle};
 use opentelemetry::trace::{Span as _, Tracer as _};
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use tokio::time::{Instant, timeout};
 use tracing_subscriber::layer::SubscriberExt as _;
 
@@ -145,10 +150,11 @@ async fn spans_metrics_and_log_records_arrive() {
 }
 
 #[tokio::test]
-async fn what_carries_telemetry_does_not_become_telemetry() {
+async fn records_are_the_lines_but_for_those_of_what_carries_them() {
     let server = mock("grpc", 0).await;
     let otlp = start("grpc", &format!("http://{}", server.addr()), &[]);
-    let subscriber = tracing_subscriber::registry().with(otlp.log_layer());
+    let lines = Lines::new(Form::Json, std::io::sink, Arc::new(SystemClock)).and(otlp.log_layer());
+    let (subscriber, logs) = subscriber(LogLevel::Info, lines);
     tracing::subscriber::with_default(subscriber, || {
         tracing::error!(target: "opentelemetry_sdk", "export_failed");
         tracing::error!(target: "hyper_util::client", "connect_failed");
@@ -157,17 +163,50 @@ async fn what_carries_telemetry_does_not_become_telemetry() {
         tracing::warn!(target: "another_crate", "warns");
         tracing::debug!(target: "eventkit::somewhere", "too_detailed");
         tracing::info!(target: "eventkit::somewhere", "a_line");
+        logs.set_level(LogLevel::Debug, "test");
+        tracing::debug!(target: "eventkit::somewhere", "detailed");
+        for _ in 0..LINES_MAX + 5 {
+            tracing::warn!(target: "eventkit::somewhere", "repeated");
+        }
     });
     otlp.shutdown(LONG).await;
     let bodies = server.with_collector(|got| {
-        let records = got.logs().iter();
-        let bodies = records.map(|record| format!("{:?}", record.log_record().body));
+        let bodies = got.logs().iter().map(|record| {
+            let body = record.log_record().body.clone();
+            match body.and_then(|body| body.value) {
+                Some(Value::StringValue(body)) => body,
+                other => panic!("{other:?}"),
+            }
+        });
         bodies.collect::<Vec<_>>()
     });
     let mut bodies = bodies.await;
+    let before = bodies.len();
+    bodies.retain(|body| body != "repeated");
+    assert_eq!(before - bodies.len(), usize::try_from(LINES_MAX).unwrap());
     bodies.sort();
-    assert_eq!(bodies.len(), 2, "{bodies:?}");
-    assert!(bodies[0].contains("a_line") && bodies[1].contains("warns"));
+    assert_eq!(bodies, ["a_line", "detailed", "log_level_changed", "warns"]);
+}
+
+#[tokio::test]
+async fn records_of_a_request_name_its_span() {
+    let server = mock("grpc", 0).await;
+    let otlp = start("grpc", &format!("http://{}", server.addr()), &[]);
+    let tracing = Tracing::new(otlp.tracer().unwrap(), otlp.sampler().clone(), true);
+    let span = tracing.request(&http::HeaderMap::new(), || ("a request".into(), vec![]));
+    let link = span.link().unwrap();
+    let subscriber = tracing_subscriber::registry().with(otlp.log_layer());
+    let _default = tracing::subscriber::set_default(subscriber);
+    span.around(async { tracing::info!("a_line") }).await;
+    drop(span);
+    otlp.shutdown(LONG).await;
+    server
+        .with_collector(|got| {
+            let record = got.logs()[0].log_record();
+            assert_eq!(record.trace_id, link.trace_id);
+            assert_eq!(record.span_id, link.span_id);
+        })
+        .await;
 }
 
 #[tokio::test]

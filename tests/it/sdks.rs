@@ -14,8 +14,9 @@ use tokio::time::{Instant, sleep};
 use crate::support::gateway::Gateway;
 use crate::support::warehouse;
 
-mod driver;
-mod front;
+pub(crate) mod driver;
+pub(crate) mod front;
+mod readme;
 
 use driver::{Driver, Sdk};
 use front::{Fault, Front};
@@ -57,6 +58,13 @@ impl Scene {
 
     /// Waits for the rows, lets the SDK and the gateway end, and looks that nothing came twice.
     async fn rows(self, driver: Driver, expected: u64) -> Vec<Value> {
+        let (rows, said) = self.all_rows(driver, expected).await;
+        assert!(said.contains("done"), "{said}");
+        rows
+    }
+
+    /// The same, and what was said.
+    async fn all_rows(self, driver: Driver, expected: u64) -> (Vec<Value>, String) {
         let began = Instant::now();
         while warehouse::counts(self.dir.path()).0 < expected {
             assert!(
@@ -74,7 +82,7 @@ impl Scene {
         assert_eq!(ended.status.code(), Some(0), "{}", ended.said);
         assert!(!ended.said.contains("wk-SECRET"), "{}", ended.said);
         assert_eq!(warehouse::counts(self.dir.path()), (expected, 0));
-        rows(self.dir.path())
+        (rows(self.dir.path()), said)
     }
 }
 

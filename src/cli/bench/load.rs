@@ -60,6 +60,8 @@ pub(super) struct Shape {
     pub(super) batch: usize,
     /// Batches under way on one stream.
     pub(super) window: usize,
+    /// Batches after which a stream is closed and another one opened, if ever.
+    pub(super) stream_batches: Option<u64>,
     /// Events per second, or as many as go.
     pub(super) rate: Option<f64>,
 }
@@ -301,6 +303,7 @@ mod tests {
             connections: 4,
             batch: 100,
             window: 1,
+            stream_batches: None,
             rate,
         }
     }

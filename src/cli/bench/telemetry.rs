@@ -17,7 +17,7 @@ use clap::{Args, ValueEnum};
 use tokio::time::Instant;
 
 use super::args::{CommonArgs, Sizes};
-use super::load::{Latency, Load, Way};
+use super::load::{Latency, Load, Shape, Way};
 use super::process::{Process, Server, Setup};
 use super::{Bench, BenchError, run_on};
 use crate::config::Environment;
@@ -37,8 +37,9 @@ What is compared, in interleaved rounds:
   refusing   every trace sampled, nobody listens at the endpoint
   hanging    every trace sampled, the endpoint takes connections and never answers
 
-Each is the gateway to Parquet, under single events over HTTP and batches over CollectBidi, closed loop; then it is
-waited until everything is settled, and the CPU time of all that is divided by the events.
+Each is the gateway to Parquet, under single events over HTTP and batches over CollectBidi (a new stream every 16 of them,
+as a stream is sampled as a whole), closed loop; then it is waited until everything is settled, and the CPU time of all
+that is divided by the events.
 
 Examples:
   eventkit bench telemetry                               11 rounds, about 20 minutes
@@ -118,6 +119,8 @@ pub struct TelemetryArgs {
 
 /// Rounds, if nobody says anything: an interval needs some.
 const ROUNDS: u32 = 11;
+/// A stream is sampled as a whole: of a few long ones 1 % would be none.
+const STREAM_BATCHES: u64 = 16;
 /// How long the last events may take until they are settled.
 const SETTLED_WITHIN: Duration = Duration::from_secs(120);
 /// How often that is looked at.
@@ -247,7 +250,11 @@ async fn one(
     let endpoint = receiver.as_ref().map(Receiver::endpoint);
     let process = Process::start_as(bench, setup(what, endpoint, inherited)).await?;
     let cpu = process.cpu_seconds()?;
-    let load = Load::start(process.addr(way), bench.shape(way), &bench.prepared);
+    let shape = Shape {
+        stream_batches: Some(STREAM_BATCHES),
+        ..bench.shape(way)
+    };
+    let load = Load::start(process.addr(way), shape, &bench.prepared);
     load.warm_up(bench.warm_up()).await;
     let before = load.accepted();
     let started = Instant::now();

@@ -18,7 +18,6 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Status, Streaming};
-use tracing::Instrument as _;
 
 use super::super::accept::CloseConnection;
 use super::super::grpc::Batch;
@@ -59,7 +58,7 @@ pub(crate) fn open(
         call,
         messages,
     };
-    let within = stream.call.span.log_span();
+    let span = stream.call.span.clone();
     let run = async move {
         let answer = stream.run(to_client, &gone).await;
         drop(end.send(answer));
@@ -72,7 +71,7 @@ pub(crate) fn open(
             connection.close();
         }
     };
-    drop(tasks.spawn_isolated("bidi stream", run.instrument(within)));
+    drop(tasks.spawn_isolated("bidi stream", span.around(run)));
     answers
 }
 

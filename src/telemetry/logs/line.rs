@@ -8,10 +8,10 @@ use tracing::Level;
 use tracing::field::{Field, Visit};
 
 use super::Form;
-use crate::event::Micros;
+use crate::event::{Micros, TraceLink};
 use crate::telemetry::with_causes;
 
-/// The fields of a line or a span, and the line's name.
+/// The fields of a line, and its name.
 #[derive(Debug, Default)]
 pub(super) struct Fields {
     pub(super) name: String,
@@ -19,6 +19,20 @@ pub(super) struct Fields {
 }
 
 impl Fields {
+    /// Those of every line within a span.
+    pub(super) fn of(span: Option<TraceLink>) -> Self {
+        let ids = span.map(|span| {
+            [
+                ("trace_id", span.trace_id_text().into()),
+                ("span_id", span.span_id_text().into()),
+            ]
+        });
+        Self {
+            name: String::new(),
+            fields: ids.into_iter().flatten().collect(),
+        }
+    }
+
     fn put(&mut self, field: &Field, value: Value) {
         match field.name().trim_start_matches("r#") {
             "message" => {
@@ -32,17 +46,6 @@ impl Fields {
                 None => self.fields.push((name, value)),
             },
         }
-    }
-
-    pub(super) fn put_before(&mut self, outer: &Self) {
-        let mut fields: Vec<_> = outer
-            .fields
-            .iter()
-            .filter(|(name, _)| self.fields.iter().all(|(own, _)| own != name))
-            .cloned()
-            .collect();
-        fields.append(&mut self.fields);
-        self.fields = fields;
     }
 }
 

@@ -6,13 +6,16 @@ use super::LINKS_MAX;
 use crate::event::TraceLink;
 use crate::wal::record;
 
+/// From how many on a set is kept beside the list.
+const FEW: usize = 8;
+
 /// Distinct contexts in the order in which they were seen: the first so many of them, and how many more there were.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contexts {
     kept: Vec<TraceLink>,
     max: usize,
-    /// All of them; what is only read any more has none.
-    seen: HashSet<TraceLink>,
+    /// All of them, where they are many; what is only read any more has none.
+    seen: HashSet<TraceLink, ahash::RandomState>,
     left_out: usize,
 }
 
@@ -29,7 +32,7 @@ impl Contexts {
         Self {
             kept: Vec::new(),
             max,
-            seen: HashSet::new(),
+            seen: HashSet::default(),
             left_out: 0,
         }
     }
@@ -46,7 +49,7 @@ impl Contexts {
 
     /// Adds one. Events of one request lie side by side, so that most are the one before.
     pub fn add(&mut self, link: TraceLink) {
-        if self.kept.last() == Some(&link) || !self.seen.insert(link) {
+        if self.kept.last() == Some(&link) || !self.is_new(link) {
             return;
         }
         if self.kept.len() < self.max {
@@ -54,6 +57,17 @@ impl Contexts {
         } else {
             self.left_out += 1;
         }
+    }
+
+    /// Few are looked through: most requests, and most groups of them, have no more.
+    fn is_new(&mut self, link: TraceLink) -> bool {
+        if self.kept.len() < FEW.min(self.max) {
+            return !self.kept.contains(&link);
+        }
+        if self.seen.is_empty() {
+            self.seen.extend(&self.kept);
+        }
+        self.seen.insert(link)
     }
 
     /// The first of them.
@@ -90,13 +104,27 @@ impl Contexts {
 mod tests {
     use super::*;
 
-    #[test]
-    fn each_context_counts_once_and_only_the_first_are_kept() {
-        let link = |n: u8| TraceLink {
+    fn link(n: u8) -> TraceLink {
+        TraceLink {
             trace_id: [n; 16],
             span_id: [n; 8],
             flags: 1,
-        };
+        }
+    }
+
+    #[test]
+    fn many_contexts_count_once_each_as_few_do() {
+        let mut contexts = Contexts::new(20);
+        for n in (0..30).chain(0..40) {
+            contexts.add(link(n));
+        }
+        let kept: Vec<_> = (0..20).map(link).collect();
+        assert_eq!(contexts.kept(), kept);
+        assert_eq!(contexts.left_out(), 20);
+    }
+
+    #[test]
+    fn each_context_counts_once_and_only_the_first_are_kept() {
         let mut contexts = Contexts::new(2);
         assert!(contexts.is_empty());
         for n in [1, 1, 2, 1, 3, 3, 4, 2] {

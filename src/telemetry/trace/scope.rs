@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use opentelemetry::Context;
 use opentelemetry::context::{FutureExt as _, WithContext};
+use opentelemetry::trace::TraceContextExt as _;
 
-use super::{Contexts, Span};
+use super::{Contexts, Span, link_of};
+use crate::event::TraceLink;
 
 /// See the module's page.
 #[derive(Debug, Clone, Default)]
@@ -35,12 +37,12 @@ impl Scope {
 
     /// Runs a future within it.
     pub fn around<F: Future>(&self, future: F) -> WithContext<F> {
-        // Without a span there is nothing to tell.
-        let context = match self.span.0 {
-            None => Context::new(),
-            Some(_) => Context::new().with_value(self.clone()),
-        };
-        future.with_context(context)
+        let context = self.span.context();
+        future.with_context(match self.span.0 {
+            // Without a span there is nothing to tell.
+            None => context,
+            Some(_) => context.with_value(self.clone()),
+        })
     }
 }
 
@@ -61,5 +63,17 @@ pub fn followed() -> Arc<Contexts> {
         scope
             .map(|scope| Arc::clone(&scope.followed))
             .unwrap_or_default()
+    })
+}
+
+/// The recorded span that the caller works in, as log lines name it.
+#[must_use]
+pub fn current_link() -> Option<TraceLink> {
+    Context::map_current(|context| {
+        if context.has_active_span() {
+            link_of(context.span().span_context())
+        } else {
+            None
+        }
     })
 }

@@ -38,7 +38,14 @@ async fn telemetry_is_measured_with_a_receiver_and_with_those_that_do_not_do_the
         }
     }
     assert_eq!(ways.len(), 2);
-    for word in ["/ off", "95 % interval", "target"] {
+    for word in ["/ off", "95 % interval"] {
         assert!(table.contains(word), "{word}: {table}");
     }
+    // What exported nothing says so instead of being within its target.
+    let rows = ways.iter().flat_map(|way| way["rows"].as_array().unwrap());
+    let (without, with): (Vec<_>, Vec<_>) = rows
+        .filter(|row| positive(&row["cpu_target"]))
+        .partition(|row| row["spans_received"] == 0);
+    assert_eq!(table.matches("NOT MEASURED").count(), without.len());
+    assert_eq!(table.matches("target: CPU").count(), with.len());
 }

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinSet;
 
@@ -18,7 +18,7 @@ const ENDS_WITHIN: Duration = Duration::from_secs(30);
 
 /// An SDK and how it is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sdk {
+pub(crate) enum Sdk {
     Node,
     Python {
         gzip: bool,
@@ -27,11 +27,21 @@ pub(super) enum Sdk {
     Browser(&'static str),
 }
 
-fn tools() -> PathBuf {
+pub(crate) fn tools() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/sdks")
 }
 
-fn chromium() -> Option<PathBuf> {
+/// Puts what is not run on the list; with `CI=true` it is a failure.
+pub(crate) fn missing(name: &'static str, not_run: &str) {
+    assert_ne!(
+        setting("CI").as_deref(),
+        Some("true"),
+        "{name} is missing: scripts/setup installs what this machine can have"
+    );
+    emulators::list_not_run(name, not_run);
+}
+
+pub(crate) fn chromium() -> Option<PathBuf> {
     let named = setting("CHROMIUM").map(PathBuf::from);
     let places = ["/usr/bin/chromium", "/usr/bin/chromium-browser"].map(PathBuf::from);
     named.into_iter().chain(places).find(|place| place.exists())
@@ -47,7 +57,7 @@ impl Sdk {
     }
 
     /// The program that runs the script; `None`: something is missing, and that is on the list of what was not run.
-    fn program(self) -> Option<PathBuf> {
+    pub(crate) fn program(self) -> Option<PathBuf> {
         let (program, needs) = match self {
             Self::Node | Self::Browser(_) => {
                 let package = match self {
@@ -70,12 +80,7 @@ impl Sdk {
         if is_there {
             return Some(program);
         }
-        assert_ne!(
-            setting("CI").as_deref(),
-            Some("true"),
-            "{name} is missing: scripts/setup installs what this machine can have"
-        );
-        emulators::list_not_run(
+        missing(
             name,
             &format!("SDK tests with {name} (scripts/setup says why)"),
         );
@@ -85,7 +90,7 @@ impl Sdk {
 
 /// A running SDK. Dropped, it is killed.
 #[derive(Debug)]
-pub(super) struct Driver {
+pub(crate) struct Driver {
     child: Child,
     stdin: Option<ChildStdin>,
     said: Arc<Mutex<String>>,
@@ -94,7 +99,7 @@ pub(super) struct Driver {
 
 impl Driver {
     /// Makes these calls; `None`: the SDK is not there.
-    pub(super) fn start(sdk: Sdk, host: &str, calls: &str) -> Option<Self> {
+    pub(crate) fn start(sdk: Sdk, host: &str, calls: &str) -> Option<Self> {
         let program = sdk.program()?;
         let mut command = Command::new(program);
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdks");
@@ -103,9 +108,7 @@ impl Driver {
             Sdk::Python { .. } => sources.join(sdk.script()),
             Sdk::Node | Sdk::Browser(_) => {
                 let copy = tools().join(sdk.script());
-                if !is_same(&sources.join(sdk.script()), &copy) {
-                    place(&sources.join(sdk.script()), &copy);
-                }
+                place(&sources.join(sdk.script()), &copy);
                 copy
             }
         };
@@ -120,28 +123,44 @@ impl Driver {
                 command.envs(chromium().map(|place| ("CHROMIUM", place)));
             }
         }
+        Some(Self::of(command))
+    }
+
+    /// A program that reads its standard input to its end.
+    pub(crate) fn of(mut command: Command) -> Self {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .expect("the SDK's program runs");
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let said = Arc::new(Mutex::new(String::new()));
         let mut reading = JoinSet::new();
         let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
         reading.spawn(read(stdout, Arc::clone(&said)));
         reading.spawn(read(stderr, Arc::clone(&said)));
-        Some(Self {
+        Self {
             stdin: child.stdin.take(),
             child,
             said,
             reading,
-        })
+        }
+    }
+
+    /// Writes to its standard input.
+    pub(crate) async fn feed(&mut self, text: &str) {
+        let stdin = self.stdin.as_mut().expect("its input is open");
+        let fed = tokio::time::timeout(ENDS_WITHIN, stdin.write_all(text.as_bytes())).await;
+        assert!(
+            matches!(fed, Ok(Ok(()))),
+            "it does not read:\n{}",
+            self.said()
+        );
     }
 
     /// What it said so far.
-    pub(super) fn said(&self) -> String {
+    pub(crate) fn said(&self) -> String {
         self.said
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -149,7 +168,7 @@ impl Driver {
     }
 
     /// Lets it end, and returns what it said.
-    pub(super) async fn end(mut self) -> String {
+    pub(crate) async fn end(mut self) -> String {
         drop(self.stdin.take());
         let ended = tokio::time::timeout(ENDS_WITHIN, self.child.wait()).await;
         let status = ended
@@ -158,7 +177,6 @@ impl Driver {
         while self.reading.join_next().await.is_some() {}
         let said = self.said();
         assert!(status.success(), "{status}:\n{said}");
-        assert!(said.contains("done"), "{said}");
         said
     }
 }
@@ -176,8 +194,11 @@ fn is_same(a: &Path, b: &Path) -> bool {
     std::fs::read(a).ok() == std::fs::read(b).ok()
 }
 
-/// Copies a file in one step: other tests may be reading it.
-fn place(from: &Path, to: &Path) {
+/// Copies a file in one step, if it is not there already: other tests may be reading it.
+pub(crate) fn place(from: &Path, to: &Path) {
+    if is_same(from, to) {
+        return;
+    }
     let folder = to.parent().expect("a file lies in a folder");
     let mut fresh = tempfile::NamedTempFile::new_in(folder).unwrap();
     fresh.write_all(&std::fs::read(from).unwrap()).unwrap();

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 
 /// What is done to a request that carries events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// It is answered with this status and "come again in a second", and goes nowhere.
     Status(u16),
     /// It is passed on and stored, and the connection ends without the answer.
@@ -30,17 +30,17 @@ pub(super) enum Fault {
 
 /// A request with events that arrived here.
 #[derive(Debug, Clone)]
-pub(super) struct Seen {
-    pub(super) path: String,
-    pub(super) headers: HeaderMap,
+pub(crate) struct Seen {
+    pub(crate) path: String,
+    pub(crate) headers: HeaderMap,
     /// The answer that the client got, if it got one.
-    pub(super) status: Option<u16>,
+    pub(crate) status: Option<u16>,
 }
 
 /// A port of its own in front of a gateway. Ends when it is dropped.
 #[derive(Debug)]
-pub(super) struct Front {
-    pub(super) addr: SocketAddr,
+pub(crate) struct Front {
+    pub(crate) addr: SocketAddr,
     inner: Arc<Inner>,
     _accepting: JoinSet<()>,
 }
@@ -52,6 +52,8 @@ struct Inner {
     gateway: Mutex<Option<String>>,
     faults: Mutex<VecDeque<Fault>>,
     seen: Mutex<Vec<Seen>>,
+    /// The paths that a browser asked for before it sent.
+    asked: Mutex<Vec<String>>,
     /// How many faults were done.
     done: watch::Sender<usize>,
 }
@@ -73,7 +75,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Front {
-    pub(super) async fn to(gateway: &str, faults: &[Fault]) -> Self {
+    pub(crate) async fn to(gateway: &str, faults: &[Fault]) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let addr = listener.local_addr().unwrap();
         let client = Client::builder(TokioExecutor::new())
@@ -85,6 +87,7 @@ impl Front {
             gateway: Mutex::new(Some(gateway.to_owned())),
             faults: Mutex::new(faults.iter().copied().collect()),
             seen: Mutex::default(),
+            asked: Mutex::default(),
             done: watch::Sender::new(0),
         });
         let mut accepting = JoinSet::new();
@@ -113,18 +116,23 @@ impl Front {
     }
 
     /// Passes everything on to another gateway from now on.
-    pub(super) fn lead_to(&self, gateway: &str) {
+    pub(crate) fn lead_to(&self, gateway: &str) {
         *locked(&self.inner.gateway) = Some(gateway.to_owned());
     }
 
     /// Waits until so many faults were done.
-    pub(super) async fn faults_done(&self, faults: usize) {
+    pub(crate) async fn faults_done(&self, faults: usize) {
         let mut done = self.inner.done.subscribe();
         done.wait_for(|done| *done >= faults).await.unwrap();
     }
 
+    /// The paths that a browser asked for before it sent: preflights.
+    pub(crate) fn asked(&self) -> Vec<String> {
+        locked(&self.inner.asked).clone()
+    }
+
     /// Every request with events so far.
-    pub(super) fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn seen(&self) -> Vec<Seen> {
         locked(&self.inner.seen).clone()
     }
 }
@@ -141,6 +149,9 @@ impl Inner {
         };
         let origin = head.headers.get(ORIGIN).cloned();
         let (path, headers) = (head.uri.path().to_owned(), head.headers.clone());
+        if head.method == Method::OPTIONS {
+            locked(&self.asked).push(path.clone());
+        }
         let answer = match fault {
             Some(Fault::Status(status)) => Ok(refusal(status, origin)),
             _ => self.pass_on(Request::from_parts(head, body)).await,

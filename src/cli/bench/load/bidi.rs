@@ -48,7 +48,7 @@ impl Codec for Encoded {
     }
 }
 
-/// Sends until the load ends; a stream that breaks is opened again.
+/// Sends until the load ends; a stream that broke, or that had its share, is followed by another one.
 pub(super) async fn run(mut job: Job) {
     while !job.ledger.is_stopped() {
         if let Err(status) = stream(&mut job).await {
@@ -96,10 +96,11 @@ impl Stream {
     async fn run(mut self, job: &mut Job) -> Result<(), Status> {
         loop {
             let is_stopped = job.ledger.is_stopped();
-            if is_stopped && self.under_way.is_empty() {
+            let is_over = is_stopped || Some(self.last) == job.shape.stream_batches;
+            if is_over && self.under_way.is_empty() {
                 return Ok(());
             }
-            let is_open = !is_stopped && self.under_way.len() < job.shape.window;
+            let is_open = !is_over && self.under_way.len() < job.shape.window;
             let (pace, ledger) = (&job.pace, &job.ledger);
             // Both cancel safe: an answer that was not taken stays in the stream, an appointed time stays the same. A time
             // that has come goes before the answers, so that the window is filled first.

@@ -118,9 +118,12 @@ fn write_compared(compared: &Compared, out: &mut dyn Write) -> io::Result<()> {
             ratio(&row.p99_over_off),
             row.peak_bytes >> 20,
             row.spans_received,
-            row.cpu_target.map_or_else(String::new, |target| format!(
-                "   target: CPU / off at most {target}"
-            )),
+            match row.cpu_target {
+                // Else what exports nothing would be within its target.
+                Some(_) if row.spans_received == 0 => "   NOT MEASURED: no span came".to_owned(),
+                Some(target) => format!("   target: CPU / off at most {target}"),
+                None => String::new(),
+            },
             match row.failed {
                 0 => String::new(),
                 failed => format!("   {failed} events failed"),
