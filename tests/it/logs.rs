@@ -1,7 +1,7 @@
 //! Log lines, as they are written.
 
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use eventkit::clock::ManualClock;
 use eventkit::config::LogLevel;
@@ -37,7 +37,16 @@ impl MakeWriter<'_> for Capture {
     }
 }
 
+/// What a test listens for is not lost to the others: while a process has one subscriber, `tracing` asks only the thread that comes by
+/// a line first whether anybody wants it, and remembers a no for all threads. With a second one it asks both.
+pub(crate) fn several_subscribers() {
+    static SECOND: LazyLock<tracing::Dispatch> =
+        LazyLock::new(|| tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default()));
+    LazyLock::force(&SECOND);
+}
+
 fn lines(form: Form, level: LogLevel, write: impl FnOnce()) -> Vec<String> {
+    several_subscribers();
     let capture = Capture::default();
     let clock = Arc::new(ManualClock::new(1_700_000_000_123_456));
     let lines = Lines::new(form, capture.clone(), clock);
@@ -185,6 +194,7 @@ struct Bench {
 
 impl Bench {
     fn new(level: LogLevel) -> Self {
+        several_subscribers();
         let (capture, clock) = (Capture::default(), ManualClock::new(0));
         let lines = Lines::new(Form::Json, capture.clone(), Arc::new(clock.clone()));
         let (subscriber, logs) = subscriber(level, lines);

@@ -72,6 +72,7 @@ fn spans(otlp: &Otlp, count: usize) {
 }
 
 fn lines(otlp: &Otlp, count: usize) {
+    crate::logs::several_subscribers();
     let subscriber = tracing_subscriber::registry().with(otlp.log_layer());
     tracing::subscriber::with_default(subscriber, || {
         for _ in 0..count {
@@ -153,6 +154,7 @@ async fn spans_metrics_and_log_records_arrive() {
 async fn records_are_the_lines_but_for_those_of_what_carries_them() {
     let server = mock("grpc", 0).await;
     let otlp = start("grpc", &format!("http://{}", server.addr()), &[]);
+    crate::logs::several_subscribers();
     let lines = Lines::new(Form::Json, std::io::sink, Arc::new(SystemClock)).and(otlp.log_layer());
     let (subscriber, logs) = subscriber(LogLevel::Info, lines);
     tracing::subscriber::with_default(subscriber, || {
@@ -195,6 +197,7 @@ async fn records_of_a_request_name_its_span() {
     let tracing = Tracing::new(otlp.tracer().unwrap(), otlp.sampler().clone(), true);
     let span = tracing.request(&http::HeaderMap::new(), || ("a request".into(), vec![]));
     let link = span.link().unwrap();
+    crate::logs::several_subscribers();
     let subscriber = tracing_subscriber::registry().with(otlp.log_layer());
     let _default = tracing::subscriber::set_default(subscriber);
     span.around(async { tracing::info!("a_line") }).await;

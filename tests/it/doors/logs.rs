@@ -46,6 +46,7 @@ impl<'a> MakeWriter<'a> for Lines {
 
 /// Listens to this thread: the test's runtime has no other.
 fn listen(level: tracing::Level) -> (Lines, tracing::subscriber::DefaultGuard) {
+    crate::logs::several_subscribers();
     let lines = Lines::default();
     let subscriber = tracing_subscriber::fmt()
         .json()
