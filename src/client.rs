@@ -8,9 +8,12 @@
 //!    sent again safely: what had been stored is answered as a duplicate.
 //! 3. A refusal that invites a retry is retried, not before the moment that the gateway asks for (`Retry-After`, `RetryInfo`), and
 //!    with a capped, jittered backoff. Any other is not. A batch that is too large is cut in two.
-//! 4. Memory is bounded by what the callers hold: nothing is queued without a limit.
+//! 4. Memory is bounded: by what the callers of [`Client::send`] hold, or by the limits of a [`Batcher`].
 //!
 //! Events of one [`Client::send`] keep their order. Sends that are under way at the same time have none among each other.
+//!
+//! Two complete programs are in the repository: `examples/rust/send.rs` (one batch) and `examples/rust/service.rs` (a service that
+//! sends as it goes: a queue, outcomes, a flush at its end).
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -31,22 +34,31 @@ use crate::backoff::Backoff;
 use crate::clock::{Clock, SystemClock};
 use crate::ingress::admit::is_stream_name;
 
+mod batcher;
 mod bidi;
 mod deliver;
 mod event;
 mod failure;
 mod grpc;
 mod http;
+mod key;
 mod proto;
+mod stats;
 mod target;
+mod tls;
 
+pub use batcher::{BatchOptions, Batcher, EnqueueError, FlushError, OnOutcome, WhenFull};
 pub use deliver::{Delivery, Outcome};
 pub use event::{BuildError, Builder, Event, FromJsonError};
 pub use failure::AttemptError;
+pub use key::{InvalidWriteKey, WriteKey};
 pub(crate) use proto::event as to_proto;
+pub use stats::Stats;
 pub use target::{ParseTargetError, Protocol, Target};
+pub use tls::{TlsError, TlsOptions};
 
 use deliver::Transport;
+use stats::Counts;
 
 /// How batches travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +112,10 @@ pub struct Options {
     pub target: Target,
     /// How batches travel.
     pub rpc: Rpc,
+    /// The write key, where the gateway asks for one.
+    pub write_key: Option<WriteKey>,
+    /// Whom a connection by TLS (`https://`, `grpcs://`) trusts.
+    pub tls: TlsOptions,
     /// The stream that events are stored under; `None` leaves it to the gateway.
     pub stream: Option<String>,
     /// Whether bodies and messages are gzipped.
@@ -126,6 +142,8 @@ impl Options {
                 Protocol::Grpc => Rpc::Unary,
             },
             target,
+            write_key: None,
+            tls: TlsOptions::default(),
             stream: None,
             gzip: false,
             retry: RetryPolicy::default(),
@@ -146,7 +164,9 @@ pub enum NewError {
     )]
     InvalidStream,
     /// The target speaks gRPC alone, and HTTP was asked for.
-    #[error("a grpc:// target takes no HTTP requests; give the http:// address instead")]
+    #[error(
+        "a grpc:// or grpcs:// target takes no HTTP requests; give the http:// or https:// address instead"
+    )]
     HttpToGrpc,
     /// gRPC has no paths below which a gateway could be.
     #[error("a target for gRPC is a host and a port, without a path")]
@@ -154,6 +174,9 @@ pub enum NewError {
     /// The address cannot be connected to.
     #[error("the address is not usable for gRPC")]
     Address(#[source] tonic::transport::Error),
+    /// The certificates cannot be used.
+    #[error("prepare TLS")]
+    Tls(#[from] TlsError),
 }
 
 /// Sends events to one gateway. Connects when it is used, and again after a connection broke. Cheap to clone.
@@ -161,6 +184,7 @@ pub enum NewError {
 pub struct Client {
     transport: Arc<Transport>,
     retry: RetryPolicy,
+    counts: Arc<Counts>,
 }
 
 impl Client {
@@ -184,7 +208,7 @@ impl Client {
         }
         let retry = options.retry;
         let transport = match options.rpc {
-            Rpc::Http => Transport::Http(http::Http::new(options)),
+            Rpc::Http => Transport::Http(http::Http::new(options)?),
             Rpc::Unary => Transport::Unary(grpc::Grpc::new(options)?),
             Rpc::Stream => Transport::Stream(grpc::Grpc::new(options)?),
             Rpc::Bidi => Transport::Bidi(bidi::Bidi::open(grpc::Grpc::new(options)?)),
@@ -192,14 +216,33 @@ impl Client {
         Ok(Self {
             transport: Arc::new(transport),
             retry,
+            counts: Arc::new(Counts::new()),
         })
+    }
+
+    /// A queue before this client. Must be called within a runtime.
+    #[must_use]
+    pub fn batching(self, options: BatchOptions) -> Batcher {
+        Batcher::new(self, options)
+    }
+
+    /// What became of everything so far, by this client and its clones.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.counts.now()
     }
 
     /// Sends a batch until everything is answered or the limits of [`RetryPolicy`] are reached. Never fails as a whole:
     /// each event has its outcome, in the order of the batch.
     ///
+    /// Requests belong to the trace of OpenTelemetry's current context. A stream does not, as it is everybody's: with [`Rpc::Bidi`], and
+    /// for events from a queue, [`Builder::traceparent`] names the trace of an event.
+    ///
     /// Dropped before its end, what became of the batch is unknown; sending the same events again is safe.
     pub async fn send(&self, events: &[Event]) -> Delivery {
-        deliver::deliver(&self.transport, &self.retry, events).await
+        let trace = key::current_trace();
+        let delivery = deliver::deliver(&self.transport, &self.retry, events, trace).await;
+        self.counts.delivered(&delivery);
+        delivery
     }
 }

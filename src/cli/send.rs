@@ -5,7 +5,7 @@
 //! What cannot be sent is reported with its line and never stops the rest.
 
 use std::io::{self, IsTerminal as _, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +16,8 @@ use tokio::time::Instant;
 use super::EXIT_USAGE;
 use super::progress::Progress;
 use crate::client::{
-    Client, Delivery, NewError, Options, Protocol, RetryPolicy, Rpc, STREAM_CALL_EVENTS, Target,
+    Client, Delivery, InvalidWriteKey, NewError, Options, Protocol, RetryPolicy, Rpc,
+    STREAM_CALL_EVENTS, Target, TlsOptions, WriteKey,
 };
 use crate::clock::{Clock, SystemClock};
 use crate::lifecycle::Stop;
@@ -42,6 +43,7 @@ Examples:
   eventkit send events.jsonl --stream imports       a file, one JSON object per line
   zcat old.jsonl.gz | eventkit send - --gzip --json
   eventkit send --to grpc://127.0.0.1:50051 --rpc bidi --concurrency 16 --count 100000
+  eventkit send --to https://events.example --write-key-file key.txt events.jsonl
 
 Every event has a message id before it is first sent and keeps it, so what was not acknowledged
 is sent again safely (--retry-for); what had been stored is then answered as a duplicate. A line
@@ -77,13 +79,27 @@ impl RpcArg {
     }
 }
 
+/// How connections by TLS are made.
+#[derive(Debug, Args)]
+pub struct TlsArgs {
+    /// Authorities to trust instead of the system's (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca_file: Option<PathBuf>,
+    /// A certificate of one's own, for a gateway that asks for one (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_key_file")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert_file")]
+    pub tls_key_file: Option<PathBuf>,
+}
+
 /// What `send` can be told.
 #[derive(Debug, Args)]
 pub struct SendArgs {
     /// JSON lines to send: a file, or - for standard input [default: made-up events]
     #[arg(value_name = "FILE")]
     pub input: Option<PathBuf>,
-    /// The gateway: http://HOST:PORT[/PREFIX] or grpc://HOST:PORT
+    /// The gateway: http://HOST:PORT[/PREFIX] or grpc://HOST:PORT, https:// and grpcs:// for TLS
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8000")]
     pub to: Target,
     /// How to send [default: http to http://, unary to grpc://]
@@ -109,6 +125,12 @@ pub struct SendArgs {
     /// Compress what is sent
     #[arg(long)]
     pub gzip: bool,
+    /// A file with the write key, where the gateway asks for one
+    #[arg(long, value_name = "FILE")]
+    pub write_key_file: Option<PathBuf>,
+    /// How https:// and grpcs:// connect.
+    #[command(flatten)]
+    pub tls: TlsArgs,
     /// Keep trying for so long without any progress before giving events up; 0: never retry
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub retry_for: u32,
@@ -143,6 +165,10 @@ enum UsageError {
     Input(#[from] OpenError),
     #[error("--seed is for made-up events, not for a file")]
     SeedWithInput,
+    #[error("read {}", .0.display())]
+    File(PathBuf, #[source] io::Error),
+    #[error("use the write key in {}", .0.display())]
+    WriteKey(PathBuf, #[source] InvalidWriteKey),
 }
 
 /// Sends and prints the summary; returns the exit code.
@@ -210,6 +236,8 @@ async fn prepare(args: &SendArgs) -> Result<(Client, Source, Option<u64>), Usage
             RpcArg::Bidi => Rpc::Bidi,
         },
         stream: args.stream.clone(),
+        write_key: args.write_key_file.as_deref().map(write_key).transpose()?,
+        tls: args.tls.read()?,
         gzip: args.gzip,
         retry: RetryPolicy {
             elapsed_max: Duration::from_secs(args.retry_for.into()),
@@ -244,6 +272,28 @@ async fn prepare(args: &SendArgs) -> Result<(Client, Source, Option<u64>), Usage
             Ok((client, Source::made_up(seed, clock, limits), Some(seed)))
         }
     }
+}
+
+impl TlsArgs {
+    fn read(&self) -> Result<TlsOptions, UsageError> {
+        let pem = |path: &Option<PathBuf>| path.as_deref().map(read).transpose();
+        let own = (pem(&self.tls_cert_file)?, pem(&self.tls_key_file)?);
+        Ok(TlsOptions {
+            roots: pem(&self.tls_ca_file)?,
+            identity: own.0.zip(own.1),
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, UsageError> {
+    std::fs::read(path).map_err(|error| UsageError::File(path.to_owned(), error))
+}
+
+/// A key, as `eventkit keys add` prints it.
+fn write_key(path: &Path) -> Result<WriteKey, UsageError> {
+    let bytes = read(path)?;
+    let key = WriteKey::new(String::from_utf8_lossy(&bytes).trim());
+    key.map_err(|error| UsageError::WriteKey(path.to_owned(), error))
 }
 
 /// What one batch came to.

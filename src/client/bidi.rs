@@ -138,7 +138,7 @@ impl Session {
         let mut responses = grpc
             .client
             .clone()
-            .collect_bidi(ReceiverStream::new(receiver))
+            .collect_bidi(grpc.keyed(ReceiverStream::new(receiver), None))
             .await
             .map_err(|status| AttemptError::from_status(&status))?
             .into_inner();

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 
+use http::HeaderValue;
 use tokio::time::{Instant, sleep};
 
 use super::bidi::Bidi;
@@ -98,11 +99,11 @@ impl Attempt {
 }
 
 impl Transport {
-    async fn attempt(&self, events: &[&Event]) -> Attempt {
+    async fn attempt(&self, events: &[&Event], trace: Option<&HeaderValue>) -> Attempt {
         match self {
-            Self::Http(http) => http.attempt(events).await,
-            Self::Unary(grpc) => over_grpc(events, |events| grpc.unary(events)).await,
-            Self::Stream(grpc) => over_grpc(events, |events| grpc.stream(events)).await,
+            Self::Http(http) => http.attempt(events, trace).await,
+            Self::Unary(grpc) => over_grpc(events, |events| grpc.unary(events, trace)).await,
+            Self::Stream(grpc) => over_grpc(events, |events| grpc.stream(events, trace)).await,
             Self::Bidi(bidi) => over_grpc(events, |events| bidi.attempt(events)).await,
         }
     }
@@ -143,6 +144,8 @@ async fn over_grpc<F: Future<Output = Attempt>>(
 /// A batch on its way.
 struct Run<'a> {
     events: &'a [Event],
+    /// The `traceparent` of its requests.
+    trace: Option<HeaderValue>,
     outcomes: Vec<Option<Outcome>>,
     requests: u32,
     retries: u32,
@@ -154,9 +157,11 @@ pub(super) async fn deliver(
     transport: &Transport,
     retry: &RetryPolicy,
     events: &[Event],
+    trace: Option<HeaderValue>,
 ) -> Delivery {
     let mut run = Run {
         events,
+        trace,
         outcomes: vec![None; events.len()],
         requests: 0,
         retries: 0,
@@ -241,7 +246,7 @@ impl Run<'_> {
     ) -> Option<AttemptError> {
         let events: Vec<&Event> = part.iter().filter_map(|at| self.events.get(*at)).collect();
         // The futures of the transports are large; callers keep many of them.
-        let attempt = Box::pin(transport.attempt(&events)).await;
+        let attempt = Box::pin(transport.attempt(&events, self.trace.as_ref())).await;
         self.requests = self.requests.saturating_add(1);
         let mut left = Vec::new();
         for (at, outcome) in part.drain(..).zip(attempt.outcomes) {

@@ -1,7 +1,7 @@
 //! An event as a client sends it: one JSON object that has its message id.
 
 use bytes::Bytes;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::ingress::decode::{DecodeError, Id, id_text, json_event};
 
@@ -130,7 +130,7 @@ impl Builder {
         self.field("traits", Value::Object(traits))
     }
 
-    /// The circumstances: library, device, page, campaign.
+    /// The circumstances: library, device, page, campaign. In place of those that were there.
     #[must_use]
     pub fn context(self, context: Map<String, Value>) -> Self {
         self.field("context", Value::Object(context))
@@ -140,6 +140,16 @@ impl Builder {
     #[must_use]
     pub fn timestamp(self, timestamp: impl Into<String>) -> Self {
         self.text("timestamp", timestamp.into())
+    }
+
+    /// The trace that the event belongs to, as a `traceparent` (<https://www.w3.org/TR/trace-context/>): part of its context.
+    #[must_use]
+    pub fn traceparent(mut self, traceparent: impl Into<String>) -> Self {
+        let context = self.0.entry("context").or_insert_with(|| json!({}));
+        if let Some(context) = context.as_object_mut() {
+            context.insert("traceparent".into(), Value::String(traceparent.into()));
+        }
+        self
     }
 
     /// Any field, under its JSON name.

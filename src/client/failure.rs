@@ -149,11 +149,19 @@ fn known(word: &str) -> Option<Code> {
     Code::ALL.iter().copied().find(|code| code.as_str() == word)
 }
 
-/// Whether the code says that what was sent will never be taken, rather than that it was sent to the wrong place.
+/// Whether the code says that what was sent will never be taken, rather than that it was sent to the wrong place or with the wrong
+/// key.
 fn is_about_the_events(code: Code) -> bool {
     !matches!(
         code,
-        Code::NotFound | Code::MethodNotAllowed | Code::Unimplemented | Code::UnsupportedEncoding
+        Code::NotFound
+            | Code::MethodNotAllowed
+            | Code::Unimplemented
+            | Code::UnsupportedEncoding
+            | Code::WriteKeyMissing
+            | Code::WriteKeyUnknown
+            | Code::OriginNotAllowed
+            | Code::StreamNotAllowed
     )
 }
 
@@ -175,7 +183,11 @@ mod tests {
                 Code::NotFound
                 | Code::MethodNotAllowed
                 | Code::Unimplemented
-                | Code::UnsupportedEncoding => Verdict::GiveUp,
+                | Code::UnsupportedEncoding
+                | Code::WriteKeyMissing
+                | Code::WriteKeyUnknown
+                | Code::OriginNotAllowed
+                | Code::StreamNotAllowed => Verdict::GiveUp,
                 _ => Verdict::Reject,
             };
             assert_eq!(error.verdict(), expected, "{code}");

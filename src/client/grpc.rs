@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
+use http::{HeaderMap, HeaderValue};
 use tonic::codec::CompressionEncoding;
+use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Response, Status};
+use tonic::{Extensions, Request, Response, Status};
 
 use super::deliver::{Attempt, Outcome};
 use super::failure::AttemptError;
-use super::{ANSWER_BYTES_MAX, NewError, Options};
+use super::key::{TRACEPARENT, X_WRITE_KEY};
+use super::tls::{Version, connector};
+use super::{ANSWER_BYTES_MAX, NewError, Options, WriteKey};
 use crate::proto::v1;
 use crate::proto::v1::EventStatus;
 use crate::proto::v1::ingest_service_client::IngestServiceClient;
@@ -19,15 +23,16 @@ pub(super) struct Grpc {
     pub(super) stream: String,
     pub(super) answer_timeout: Duration,
     message_events: usize,
+    write_key: Option<WriteKey>,
 }
 
 impl Grpc {
     pub(super) fn new(options: Options) -> Result<Self, NewError> {
+        let connector = connector(&options, Version::Http2)?;
         let channel = Endpoint::from_shared(options.target.url())
             .map_err(NewError::Address)?
             .connect_timeout(options.connect_timeout)
-            .tcp_nodelay(true)
-            .connect_lazy();
+            .connect_with_connector_lazy(connector);
         // What is sent has no limit here: the gateway says what is too large, and then the batch is cut.
         let mut client =
             IngestServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
@@ -41,17 +46,23 @@ impl Grpc {
             stream: options.stream.unwrap_or_default(),
             answer_timeout: options.answer_timeout,
             message_events: options.message_events.max(1),
+            write_key: options.write_key,
         })
     }
 
     /// One `Collect` with these events.
-    pub(super) async fn unary(&self, events: Vec<v1::Event>) -> Attempt {
+    pub(super) async fn unary(
+        &self,
+        events: Vec<v1::Event>,
+        trace: Option<&HeaderValue>,
+    ) -> Attempt {
         let count = events.len();
-        let request = self.request(v1::CollectRequest {
+        let request = v1::CollectRequest {
             events,
             stream: self.stream.clone(),
             sent_at: None,
-        });
+        };
+        let request = self.request(request, trace);
         let mut client = self.client.clone();
         match self.answer(client.collect(request)).await {
             Ok(answer) => read_results(count, answer.results),
@@ -60,7 +71,11 @@ impl Grpc {
     }
 
     /// One `CollectStream` with these events.
-    pub(super) async fn stream(&self, events: Vec<v1::Event>) -> Attempt {
+    pub(super) async fn stream(
+        &self,
+        events: Vec<v1::Event>,
+        trace: Option<&HeaderValue>,
+    ) -> Attempt {
         let count = events.len();
         let mut messages = Vec::with_capacity(count.div_ceil(self.message_events));
         let mut events = events.into_iter();
@@ -75,7 +90,7 @@ impl Grpc {
                 sent_at: None,
             });
         }
-        let request = self.request(tokio_stream::iter(messages));
+        let request = self.request(tokio_stream::iter(messages), trace);
         let mut client = self.client.clone();
         match self.answer(client.collect_stream(request)).await {
             Ok(summary) => read_summary(count, self.message_events, summary),
@@ -84,10 +99,26 @@ impl Grpc {
     }
 
     /// The deadline goes to the gateway too: what passed it is not stored needlessly.
-    fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
+    fn request<T>(&self, message: T, trace: Option<&HeaderValue>) -> Request<T> {
+        let mut request = self.keyed(message, trace);
         request.set_timeout(self.answer_timeout);
         request
+    }
+
+    /// Without a deadline: a stream has none.
+    pub(super) fn keyed<T>(&self, message: T, trace: Option<&HeaderValue>) -> Request<T> {
+        let mut headers = HeaderMap::new();
+        if let Some(key) = &self.write_key {
+            headers.insert(X_WRITE_KEY, key.header().clone());
+        }
+        if let Some(trace) = trace {
+            headers.insert(TRACEPARENT, trace.clone());
+        }
+        Request::from_parts(
+            MetadataMap::from_headers(headers),
+            Extensions::default(),
+            message,
+        )
     }
 
     async fn answer<T>(

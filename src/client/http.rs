@@ -8,9 +8,10 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
+use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -19,7 +20,9 @@ use serde::Deserialize;
 use super::deliver::{Attempt, Outcome};
 use super::event::Event;
 use super::failure::AttemptError;
-use super::{ANSWER_BYTES_MAX, Options};
+use super::key::{TRACEPARENT, X_WRITE_KEY};
+use super::tls::{Version, connector};
+use super::{ANSWER_BYTES_MAX, NewError, Options, WriteKey};
 use crate::clock::Clock;
 use crate::event::Micros;
 
@@ -28,36 +31,36 @@ const SHOWN_CHARS_MAX: usize = 120;
 
 #[derive(Debug)]
 pub(super) struct Http {
-    client: legacy::Client<HttpConnector, Full<Bytes>>,
+    client: legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     url: String,
+    write_key: Option<WriteKey>,
     gzip: bool,
     answer_timeout: Duration,
     clock: Arc<dyn Clock>,
 }
 
 impl Http {
-    pub(super) fn new(options: Options) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(options.connect_timeout));
+    pub(super) fn new(options: Options) -> Result<Self, NewError> {
+        let connector = connector(&options, Version::Http1)?;
         let url = match &options.stream {
             None => format!("{}/collect", options.target.url()),
             Some(stream) => format!("{}/collect/{stream}", options.target.url()),
         };
-        Self {
+        Ok(Self {
             client: legacy::Client::builder(TokioExecutor::new())
                 .pool_timer(TokioTimer::new())
                 .build(connector),
             url,
+            write_key: options.write_key,
             gzip: options.gzip,
             answer_timeout: options.answer_timeout,
             clock: options.clock,
-        }
+        })
     }
 
     /// One request with these events.
-    pub(super) async fn attempt(&self, events: &[&Event]) -> Attempt {
-        match tokio::time::timeout(self.answer_timeout, self.post(events)).await {
+    pub(super) async fn attempt(&self, events: &[&Event], trace: Option<&HeaderValue>) -> Attempt {
+        match tokio::time::timeout(self.answer_timeout, self.post(events, trace)).await {
             Err(_elapsed) => {
                 Attempt::failed(events.len(), AttemptError::Timeout(self.answer_timeout))
             }
@@ -71,9 +74,16 @@ impl Http {
     async fn post(
         &self,
         events: &[&Event],
+        trace: Option<&HeaderValue>,
     ) -> Result<(StatusCode, HeaderMap, Bytes), AttemptError> {
         let connection = AttemptError::Connection;
         let mut request = Request::post(&self.url).header(CONTENT_TYPE, "application/json");
+        if let Some(key) = &self.write_key {
+            request = request.header(X_WRITE_KEY, key.header());
+        }
+        if let Some(trace) = trace {
+            request = request.header(TRACEPARENT, trace);
+        }
         let mut body = array(events);
         if self.gzip {
             request = request.header(CONTENT_ENCODING, "gzip");

@@ -15,10 +15,12 @@ pub enum Protocol {
     Grpc,
 }
 
-/// A gateway's address: `http://host:port[/prefix]` or `grpc://host:port`, without a trailing slash.
+/// A gateway's address: `http://host:port[/prefix]` or `grpc://host:port`, with `https://` and `grpcs://` for TLS, without a
+/// trailing slash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     protocol: Protocol,
+    tls: bool,
     authority: String,
     prefix: String,
 }
@@ -30,11 +32,8 @@ pub enum ParseTargetError {
     #[error("not a URL like http://127.0.0.1:8000 or grpc://127.0.0.1:50051")]
     NotAUrl(#[source] http::uri::InvalidUri),
     /// The scheme is missing or another one.
-    #[error("the address must begin with http:// or grpc://")]
+    #[error("the address must begin with http://, https://, grpc:// or grpcs://")]
     Scheme,
-    /// TLS is asked for.
-    #[error("TLS is not supported yet; use http:// or grpc://")]
-    Tls,
     /// There is no host.
     #[error("the address names no host")]
     NoHost,
@@ -54,17 +53,26 @@ impl Target {
         !self.prefix.is_empty()
     }
 
-    /// The `http://` URL of the whole.
+    /// Whether connections are made by TLS.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        self.tls
+    }
+
+    /// The `http://` or `https://` URL of the whole.
     pub(super) fn url(&self) -> String {
-        format!("http://{}{}", self.authority, self.prefix)
+        let scheme = if self.tls { "https" } else { "http" };
+        format!("{scheme}://{}{}", self.authority, self.prefix)
     }
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = match self.protocol {
-            Protocol::Http => "http",
-            Protocol::Grpc => "grpc",
+        let scheme = match (self.protocol, self.tls) {
+            (Protocol::Http, false) => "http",
+            (Protocol::Http, true) => "https",
+            (Protocol::Grpc, false) => "grpc",
+            (Protocol::Grpc, true) => "grpcs",
         };
         write!(f, "{scheme}://{}{}", self.authority, self.prefix)
     }
@@ -75,10 +83,11 @@ impl FromStr for Target {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let uri: Uri = text.parse().map_err(ParseTargetError::NotAUrl)?;
-        let protocol = match uri.scheme_str() {
-            Some("http") => Protocol::Http,
-            Some("grpc") => Protocol::Grpc,
-            Some("https" | "grpcs") => return Err(ParseTargetError::Tls),
+        let (protocol, tls) = match uri.scheme_str() {
+            Some("http") => (Protocol::Http, false),
+            Some("https") => (Protocol::Http, true),
+            Some("grpc") => (Protocol::Grpc, false),
+            Some("grpcs") => (Protocol::Grpc, true),
             _ => return Err(ParseTargetError::Scheme),
         };
         let authority = uri.authority().ok_or(ParseTargetError::NoHost)?;
@@ -91,6 +100,7 @@ impl FromStr for Target {
         let path = uri.path_and_query().map_or("", PathAndQuery::path);
         Ok(Self {
             protocol,
+            tls,
             authority: authority.as_str().to_owned(),
             prefix: path.trim_end_matches('/').to_owned(),
         })
@@ -108,8 +118,8 @@ mod tests {
             ("http://gateway/", Ok("http://gateway")),
             ("http://gateway/events/", Ok("http://gateway/events")),
             ("grpc://[::1]:9000", Ok("grpc://[::1]:9000")),
-            ("https://gateway", Err("TLS")),
-            ("grpcs://gateway", Err("TLS")),
+            ("https://gateway/", Ok("https://gateway")),
+            ("grpcs://gateway:443", Ok("grpcs://gateway:443")),
             ("ftp://gateway", Err("begin with http://")),
             ("gateway:8000", Err("begin with http://")),
             ("/collect", Err("begin with http://")),

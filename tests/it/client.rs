@@ -18,6 +18,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+mod batcher;
+mod guarded;
+
 const RPCS: [Rpc; 4] = [Rpc::Http, Rpc::Unary, Rpc::Stream, Rpc::Bidi];
 
 struct Gateway {

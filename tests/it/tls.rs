@@ -20,13 +20,13 @@ use crate::doors::{Answer, read_to_end, within};
 use crate::support::gateway::{DEBUG, Endpoints, Gateway};
 
 /// A root and what it signs.
-struct Authority {
+pub(crate) struct Authority {
     root: rcgen::Certificate,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -37,8 +37,13 @@ impl Authority {
         }
     }
 
+    /// The root itself.
+    pub(crate) fn pem(&self) -> String {
+        self.root.pem()
+    }
+
     /// A certificate and its key, as PEM.
-    fn sign(&self) -> (String, String) {
+    pub(crate) fn sign(&self) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
@@ -68,12 +73,12 @@ impl Authority {
     }
 }
 
-struct Files {
+pub(crate) struct Files {
     dir: tempfile::TempDir,
 }
 
 impl Files {
-    fn new((certificate, key): &(String, String)) -> Self {
+    pub(crate) fn new((certificate, key): &(String, String)) -> Self {
         let files = Self {
             dir: tempfile::tempdir().unwrap(),
         };
@@ -82,15 +87,15 @@ impl Files {
         files
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn write(&self, name: &str, text: &str) {
+    pub(crate) fn write(&self, name: &str, text: &str) {
         std::fs::write(self.path(name), text).unwrap();
     }
 
-    async fn start(&self, more: &[(&str, &Path)]) -> (Gateway, Endpoints) {
+    pub(crate) async fn start(&self, more: &[(&str, &Path)]) -> (Gateway, Endpoints) {
         let paths = [
             ("EVENTKIT_TLS_CERT_FILE", &*self.path("certificate")),
             ("EVENTKIT_TLS_KEY_FILE", &*self.path("key")),
