@@ -6,7 +6,7 @@ SHELL := bash
 # Test tools that the set-up installs for this checkout alone.
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: help run setup test test-unit test-integration emulators-up emulators-down fmt fmt-check lint lint-deploy it crash chaos power grpcurl deny clean-data
+.PHONY: help run setup test test-unit test-integration emulators-up emulators-down fmt fmt-check lint lint-core lint-deploy build-times it crash chaos power grpcurl deny clean-data
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -41,6 +41,9 @@ fmt-check: ## fail when something is not formatted
 lint: ## clippy on every target, warnings denied
 	cargo clippy --locked --all-targets -- -D warnings
 
+lint-core: ## clippy on the program without the cloud features
+	cargo clippy --locked --no-default-features -- -D warnings
+
 lint-deploy: ## shell scripts, Dockerfiles, docker-compose.yml and deploy/, by linters and schemas
 	@scripts/check-deploy
 
@@ -58,6 +61,9 @@ power: ## power cuts, rebuilt from a journal; EVENTKIT_CHAOS=long EVENTKIT_POWER
 
 grpcurl: setup ## the scripts of grpcurl-examples/ against a live server
 	cargo test --locked --test it grpcurl::
+
+build-times: ## how long a release build takes from nothing, with and without the cloud features; about 10 minutes
+	@scripts/build-times
 
 deny: ## licences and advisories of the dependencies (needs cargo-deny)
 	cargo deny check

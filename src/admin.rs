@@ -1,8 +1,9 @@
-//! The admin port: metrics, health, and questions to the live log. Never public by default: whoever reaches it can read
+//! The admin port: metrics, health, questions to the live log, and the level of the log lines. Never public by default: whoever reaches it can read
 //! what clients sent.
 
 use std::future::IntoFuture as _;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,8 +22,11 @@ use crate::event::Offset;
 use crate::lifecycle::Health;
 use crate::status::Code;
 use crate::telemetry::Metrics;
+use crate::telemetry::logs::Logs;
 use crate::wal::Wal;
 use crate::wal::inspect::{InspectError, Inspector};
+
+mod log_level;
 
 /// The most records of one `/admin/wal/dump`, without and with payloads: an answer is built in memory. Ask again with a
 /// higher `from` for more.
@@ -32,21 +36,41 @@ const DUMP_RECORDS_DEFAULT: usize = 100;
 /// How long requests may go on once the port is to close: a full read of the log is not worth waiting for.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// What the admin port shows and changes of the process.
+#[derive(Debug, Clone)]
+pub struct Process {
+    /// `/metrics`.
+    pub metrics: Metrics,
+    /// `/ready`.
+    pub health: Health,
+    /// `/admin/log-level`, where the log lines are this program's own.
+    pub logs: Option<Logs>,
+}
+
 /// Everything that the admin port answers.
-pub fn router(metrics: Metrics, wal: Wal, health: Health) -> Router {
-    closed(state_of_things(metrics, health).merge(questions(wal)))
+pub fn router(process: Process, wal: Wal) -> Router {
+    closed(state_of_things(process).merge(questions(wal)))
 }
 
 /// What the admin port of a process without a log answers.
-pub fn router_without_log(metrics: Metrics, health: Health) -> Router {
-    closed(state_of_things(metrics, health))
+pub fn router_without_log(process: Process) -> Router {
+    closed(state_of_things(process))
 }
 
-fn state_of_things(metrics: Metrics, health: Health) -> Router {
-    Router::new()
+fn state_of_things(process: Process) -> Router {
+    let Process {
+        metrics,
+        health,
+        logs,
+    } = process;
+    let router = Router::new()
         .route("/metrics", get(render_metrics).with_state(metrics))
         .route("/health", get(|| async { Json(json!({ "status": "ok" })) }))
-        .route("/ready", get(ready).with_state(health))
+        .route("/ready", get(ready).with_state(health));
+    match logs {
+        Some(logs) => router.merge(log_level::routes(logs)),
+        None => router,
+    }
 }
 
 /// The live log, which answers one question at a time: each may read all of it.
@@ -91,7 +115,8 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let closing = shutdown.clone();
-    let served = axum::serve(listener, router)
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    let served = axum::serve(listener, service)
         .with_graceful_shutdown(shutdown.cancelled_owned())
         .into_future();
     let deadline = async move {
@@ -235,6 +260,14 @@ mod tests {
 
     use super::*;
 
+    fn process(metrics: Metrics, health: Health) -> Process {
+        Process {
+            metrics,
+            health,
+            logs: None,
+        }
+    }
+
     async fn ask(method: &str, path: &str, health: &Health) -> (StatusCode, String, String) {
         let metrics = Metrics::new();
         metrics.wal_commits.add(3, &[]);
@@ -243,7 +276,7 @@ mod tests {
             .uri(path)
             .body(Body::empty())
             .unwrap();
-        let router = closed(state_of_things(metrics, health.clone()));
+        let router = router_without_log(process(metrics, health.clone()));
         let response = router.oneshot(request).await.unwrap();
         let status = response.status();
         let format = response.headers()[header::CONTENT_TYPE]
@@ -308,7 +341,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let shutdown = CancellationToken::new();
         shutdown.cancel();
-        let router = closed(state_of_things(Metrics::new(), Health::default()));
+        let router = router_without_log(process(Metrics::new(), Health::default()));
         serve(listener, router, shutdown).await.unwrap();
     }
 

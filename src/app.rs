@@ -18,7 +18,8 @@ use crate::config::{Ack, Config};
 use crate::ingress::Published;
 use crate::lifecycle::{Health, Stop, Tasks};
 use crate::loader::Loader;
-use crate::telemetry::Metrics;
+use crate::telemetry::logs::Logs;
+use crate::telemetry::{Metrics, Otlp, Telemetry, Tracing};
 use crate::wal::{LogState, Options, Unsettled, Wal};
 
 mod ahead;
@@ -42,6 +43,9 @@ const PENDING_EVERY: Duration = Duration::from_secs(5);
 /// What the last phases of a stop may take when those before have used the budget up.
 const LETTING_GO: Duration = Duration::from_secs(2);
 
+/// What the last export of telemetry may take; it is nobody's loss if it takes longer.
+const LAST_EXPORT: Duration = Duration::from_secs(2);
+
 /// A part that runs in the background: `None` when it panicked.
 type Running<T> = JoinHandle<Option<T>>;
 
@@ -50,20 +54,38 @@ type Running<T> = JoinHandle<Option<T>>;
 struct Shared {
     clock: Arc<dyn Clock>,
     metrics: Metrics,
+    otlp: Otlp,
     health: Health,
     tasks: Tasks,
     /// Ends writes that are being retried: what was not stored stays in the log.
     give_up: CancellationToken,
+    /// The log lines, where they are this program's own.
+    logs: Option<Logs>,
 }
 
 impl Shared {
     fn new() -> Self {
+        Self::reporting(Otlp::off())
+    }
+
+    /// With what leaves by OTLP.
+    fn reporting(otlp: Otlp) -> Self {
+        let tracing = match otlp.tracer() {
+            Some(tracer) => {
+                Tracing::new(tracer, otlp.sampler().clone(), otlp.takes_trace_context())
+            }
+            None => Tracing::off(),
+        };
+        let metrics = Metrics::extended(|builder| otlp.extend(builder)).with_tracing(tracing);
+        otlp.observe(&metrics);
         Self {
             clock: Arc::new(SystemClock),
-            metrics: Metrics::new(),
+            metrics,
+            otlp,
             health: Health::default(),
             tasks: Tasks::default(),
             give_up: CancellationToken::new(),
+            logs: None,
         }
     }
 }
@@ -73,16 +95,28 @@ impl Shared {
 /// # Errors
 ///
 /// A part that cannot be built; nothing was acknowledged then.
-pub async fn run(config: Config, stop: Stop) -> anyhow::Result<ExitCode> {
-    run_with(config, stop, Shared::new()).await
+pub async fn run(config: Config, stop: Stop, telemetry: Telemetry) -> anyhow::Result<ExitCode> {
+    let Telemetry { logs, otlp } = telemetry;
+    let shared = Shared {
+        logs: Some(logs),
+        ..Shared::reporting(otlp)
+    };
+    let ended = run_with(config, stop, shared.clone()).await;
+    // Last, however it ended: what went wrong is in there.
+    shared.otlp.shutdown(LAST_EXPORT).await;
+    ended
 }
 
 /// The same with what the parts share given.
 async fn run_with(config: Config, stop: Stop, shared: Shared) -> anyhow::Result<ExitCode> {
+    gauges::observe_process(&config, &shared);
+    if let Some(logs) = &shared.logs {
+        shared.tasks.spawn("log lines", logs.clone().sweep());
+    }
     let mut log = None;
     if config.role.takes_in() {
         let (wal, unsettled) = open_log(&config, &shared).await?;
-        gauges::observe(&wal, &shared);
+        gauges::observe(&wal, &config, &shared);
         log = Some((wal, unsettled));
     }
     let sockets = match &log {

@@ -1,4 +1,4 @@
-//! Capped exponential backoff with full jitter.
+//! Capped exponential backoff, half of each wait by chance.
 
 use std::time::Duration;
 

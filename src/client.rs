@@ -65,6 +65,9 @@ pub enum Rpc {
 /// How many events a `CollectStream` call carries at most so that its summary names each that was not accepted.
 pub const STREAM_CALL_EVENTS: usize = 1_000;
 
+/// The largest answer that is read.
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// When to give up on events that are not acknowledged. Progress starts the count anew.
 #[derive(Debug, Clone, Copy)]
 pub struct RetryPolicy {

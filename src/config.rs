@@ -7,11 +7,15 @@
 //! ```
 //!
 //! Architecture invariant: nothing outside `environment` reads the process's environment, and only a validated
-//! [`Config`] can build a part of the program.
+//! [`Config`] can build a part of the program. One exception: OpenTelemetry's crates read some of the `OTEL_*` variables
+//! themselves, as its specification demands of them (headers, compression, service name and resource attributes, a span's
+//! limits; see [`settings::otel`]).
 
+mod batch;
 mod cloud;
 mod endpoint;
 mod environment;
+mod otlp;
 pub mod parse;
 mod raw;
 mod reader;
@@ -20,12 +24,14 @@ pub mod settings;
 mod stages;
 mod validate;
 
+pub use batch::BatchRules;
 pub use endpoint::Endpoint;
 pub use environment::Environment;
+pub use otlp::{Collector, Instance, OtlpConfig, Protocol, QueueLimits, Roots, Sampling};
 pub use raw::{Inputs, Profile, Resolved, Source};
 pub use stages::{
-    Ack, AdminConfig, BatchRules, Config, Engine, IngressConfig, LoaderConfig, LogLevel,
-    PubSubConfig, PublisherConfig, QueueConfig, Role, StoreConfig, TelemetryConfig, WalConfig,
+    Ack, AdminConfig, Config, Engine, IngressConfig, LoaderConfig, LogLevel, PubSubConfig,
+    PubSubOptions, PublisherConfig, QueueConfig, Role, StoreConfig, TelemetryConfig, WalConfig,
     WarehouseConfig,
 };
 pub use validate::{

@@ -94,6 +94,65 @@ pub struct TraceLink {
     pub flags: u8,
 }
 
+impl TraceLink {
+    /// Whether whoever began the trace records it.
+    #[must_use]
+    pub const fn is_sampled(&self) -> bool {
+        self.flags & 1 == 1
+    }
+}
+
+impl fmt::Display for TraceLink {
+    /// As in the header `traceparent`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "00-{:032x}-{:016x}-{:02x}",
+            u128::from_be_bytes(self.trace_id),
+            u64::from_be_bytes(self.span_id),
+            self.flags
+        )
+    }
+}
+
+/// A text is not a `traceparent` (<https://www.w3.org/TR/trace-context/#traceparent-header>).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a traceparent")]
+pub struct NoTraceparent;
+
+impl FromStr for TraceLink {
+    type Err = NoTraceparent;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        fn number<T>(
+            digits: Option<&str>,
+            length: usize,
+            read: impl Fn(&str, u32) -> Result<T, std::num::ParseIntError>,
+        ) -> Result<T, NoTraceparent> {
+            let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+            digits
+                .filter(|digits| digits.len() == length && digits.bytes().all(is_digit))
+                .and_then(|digits| read(digits, 16).ok())
+                .ok_or(NoTraceparent)
+        }
+        let mut parts = text.split('-');
+        let version = number(parts.next(), 2, u8::from_str_radix)?;
+        let trace_id = number(parts.next(), 32, u128::from_str_radix)?;
+        let span_id = number(parts.next(), 16, u64::from_str_radix)?;
+        let flags = number(parts.next(), 2, u8::from_str_radix)?;
+        // A later version may add parts; this one has none.
+        let is_whole = version < 0xff && (version > 0 || parts.next().is_none());
+        if !is_whole || trace_id == 0 || span_id == 0 {
+            return Err(NoTraceparent);
+        }
+        Ok(Self {
+            trace_id: trace_id.to_be_bytes(),
+            span_id: span_id.to_be_bytes(),
+            flags,
+        })
+    }
+}
+
 /// What a client sent, once admitted: its own bytes and what the gateway decided about them.
 ///
 /// Borrowed, so that it can be written to and read from a log without copying its parts.
@@ -228,6 +287,30 @@ mod tests {
             &format!("x{batch}"),
         ] {
             assert_eq!(BatchId::parse(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_traceparent_is_read_as_it_is_written_and_nothing_else_is() {
+        let text = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let link: TraceLink = text.parse().unwrap();
+        assert!(link.is_sampled());
+        assert_eq!(link.to_string(), text);
+        let later = "cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-what-comes";
+        assert_eq!(later.parse(), Ok(link));
+        for wrong in [
+            "",
+            "00",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e473-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-é",
+            "00-+bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        ] {
+            assert_eq!(wrong.parse::<TraceLink>(), Err(NoTraceparent), "{wrong}");
         }
     }
 }

@@ -26,11 +26,12 @@ use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
 use crate::config::IngressConfig;
-use crate::event::{DEFAULT_SOURCE, Event, EventKey, Lane, Micros};
+use crate::event::{DEFAULT_SOURCE, Event, EventKey, Lane, Micros, PayloadFormat, TraceLink};
 use crate::lifecycle::Health;
 use crate::sequencer;
 use crate::status::Code;
-use crate::telemetry::Metrics;
+use crate::telemetry::metrics::labels;
+use crate::telemetry::{Metrics, Span, Tracing};
 use crate::wal::{Append, AppendError, CommitError};
 
 pub mod admit;
@@ -57,6 +58,7 @@ mod results;
 mod route;
 mod rpc_status;
 mod segment;
+mod spans;
 mod stream;
 mod submission;
 
@@ -107,6 +109,19 @@ impl Ingress {
         let connections = Arc::new(Semaphore::new(config.connections_max));
         let open = Arc::new(());
         let (bytes, opened) = (in_flight.clone(), Arc::downgrade(&open));
+        let limits = (config.connections_max, config.in_flight_bytes_max);
+        metrics.observe(
+            "eventkit_ingress_connections_limit",
+            "The most open connections",
+            vec![],
+            move || gauge(limits.0),
+        );
+        metrics.observe(
+            "eventkit_ingress_in_flight_bytes_limit",
+            "Bytes of request bodies under way at which work is shed",
+            vec![],
+            move || gauge(limits.1),
+        );
         metrics.observe(
             "eventkit_ingress_in_flight_bytes",
             "Bytes of request bodies under way",
@@ -151,6 +166,10 @@ impl Ingress {
         &self.0.metrics
     }
 
+    pub(crate) fn tracing(&self) -> &Tracing {
+        self.0.metrics.tracing()
+    }
+
     pub(crate) fn now(&self) -> Micros {
         self.0.clock.now()
     }
@@ -192,9 +211,7 @@ impl Ingress {
 
     /// Counts a request that is turned away for our own want of capacity.
     pub(crate) fn shed(&self, code: Code) {
-        self.metrics()
-            .requests_shed
-            .add(1, &[KeyValue::new("code", code.as_str())]);
+        self.metrics().requests_shed.add(1, labels::code(code));
     }
 
     /// Stores a request's events and says what became of each, in order.
@@ -224,11 +241,15 @@ impl Ingress {
             protocol_label(submission.protocol),
         );
         self.check_sizes(&submission)?;
-        let deadline = submission.deadline;
+        let (deadline, span) = (submission.deadline, submission.span.clone());
         let (outcomes, append) = self.prepare(submission);
         if append.is_empty() {
             let commit = None;
-            return Ok(Pending { outcomes, commit });
+            return Ok(Pending {
+                outcomes,
+                commit,
+                span,
+            });
         }
         if deadline.is_some_and(|deadline| !deadline.begin_append()) {
             return Err(Code::DeadlineExceeded.into());
@@ -241,6 +262,7 @@ impl Ingress {
         Ok(Pending {
             outcomes,
             commit: Some(commit),
+            span,
         })
     }
 
@@ -253,6 +275,7 @@ impl Ingress {
         let Pending {
             mut outcomes,
             commit,
+            span,
         } = pending;
         if let Some(commit) = commit {
             let committed = commit.await.map_err(commit_code)?;
@@ -262,7 +285,7 @@ impl Ingress {
             }
             outcome::mark_duplicates(&mut outcomes, &committed.duplicates);
         }
-        self.count(&outcomes);
+        self.count(&outcomes, &span);
         Ok(outcomes)
     }
 
@@ -355,7 +378,9 @@ impl Ingress {
                 lane,
                 received_at,
                 sent_at: submission.sent_at,
-                trace: None,
+                trace: self
+                    .trace_of(admitted.format, admitted.payload)
+                    .or(submission.span.link()),
                 batch_context: submission.shared.context,
                 batch_integrations: submission.shared.integrations,
             },
@@ -368,8 +393,18 @@ impl Ingress {
         (outcome, lane)
     }
 
-    fn count(&self, outcomes: &[Outcome<'_>]) {
+    /// The trace that an event names itself.
+    fn trace_of(&self, format: PayloadFormat, payload: &[u8]) -> Option<TraceLink> {
+        if self.tracing().follows() {
+            spans::own_context(format, payload)
+        } else {
+            None
+        }
+    }
+
+    fn count(&self, outcomes: &[Outcome<'_>], span: &Span) {
         let counts = Counts::of(outcomes);
+        spans::outcome(span, counts);
         let metrics = self.metrics();
         if counts.accepted > 0 {
             metrics.events_accepted.add(u64::from(counts.accepted), &[]);
@@ -381,8 +416,7 @@ impl Ingress {
         }
         if counts.rejected > 0 {
             for (code, rejected) in outcome::rejected_by_code(outcomes) {
-                let label = [KeyValue::new("code", code.as_str())];
-                metrics.events_rejected.add(rejected, &label);
+                metrics.events_rejected.add(rejected, labels::code(code));
             }
         }
     }
@@ -397,13 +431,9 @@ fn trace_event(submission: &Submission<'_>, kind: &'static str, lane: Lane) {
 }
 
 fn protocol_label(protocol: Protocol) -> &'static [KeyValue] {
-    static HTTP: std::sync::LazyLock<[KeyValue; 1]> =
-        std::sync::LazyLock::new(|| [KeyValue::new("protocol", "http")]);
-    static GRPC: std::sync::LazyLock<[KeyValue; 1]> =
-        std::sync::LazyLock::new(|| [KeyValue::new("protocol", "grpc")]);
     match protocol {
-        Protocol::Http => &*HTTP,
-        Protocol::Grpc => &*GRPC,
+        Protocol::Http => &*labels::HTTP,
+        Protocol::Grpc => &*labels::GRPC,
     }
 }
 

@@ -7,6 +7,7 @@
 // The wire contract, and the words every stage uses.
 pub mod proto;
 pub mod event;
+pub mod status;
 
 // 1. Bytes come in, by gRPC or HTTP; every event gets exactly one outcome.
 pub mod ingress;
@@ -36,5 +37,4 @@ pub mod clock;
 pub mod cloud;
 pub mod config;
 pub mod lifecycle;
-pub mod status;
 pub mod telemetry;

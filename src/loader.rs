@@ -28,9 +28,10 @@ use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use self::progress::Progress;
 use self::retention::Retention;
 use crate::backoff::Backoff;
 use crate::clock::Clock;
@@ -45,8 +46,11 @@ mod inbox;
 mod iso;
 pub mod manifest;
 mod open;
+mod pages;
+mod progress;
 mod rebuild;
 mod retention;
+mod spans;
 pub mod sqlite;
 pub mod warehouse;
 
@@ -121,6 +125,18 @@ pub enum RoundError {
 }
 
 impl RoundError {
+    /// What failed, as a word for the metrics.
+    #[must_use]
+    pub fn step(&self) -> &'static str {
+        match self {
+            Self::Store(_) => "store",
+            Self::Warehouse(_) => "warehouse",
+            Self::Load { .. } => "load",
+            Self::Merge { .. } => "merge",
+            Self::Newer { .. } | Self::Blocked { .. } | Self::Numbers => "inbox",
+        }
+    }
+
     /// Whether it stays until a person acts, as far as one can tell from here.
     #[must_use]
     pub fn needs_a_person(&self) -> bool {
@@ -192,6 +208,7 @@ pub struct Loader {
     limits: Limits,
     backoff: Backoff,
     retention: Option<Retention>,
+    progress: Progress,
     is_prepared: bool,
 }
 
@@ -205,6 +222,7 @@ impl Loader {
         interval: Duration,
     ) -> Self {
         Self {
+            progress: Progress::register(&context),
             objects,
             warehouse,
             context,
@@ -298,20 +316,26 @@ impl Loader {
         }
         self.prepare().await?;
         let Some(manifest) = self.next().await? else {
+            self.progress.caught_up();
             return Ok(Round::Idle);
         };
+        let objects = manifest.objects.len();
+        self.progress.behind(self.context.clock.now(), objects);
         if stop.is_cancelled() {
             return Ok(Round::Stopped);
         }
-        if self.load(&manifest).await? == Loaded::GivenUp {
+        let tracing = self.context.metrics.tracing().clone();
+        let span = spans::Way::begin(&tracing, &manifest);
+        if span.load(self.load(&manifest)).await? == Loaded::GivenUp {
             return Ok(Round::Worked);
         }
         if stop.is_cancelled() {
             return Ok(Round::Stopped);
         }
-        let merged = self.merge(&manifest).await?;
+        let merged = span.merge(self.merge(&manifest)).await?;
         // The record and the removal only shorten what the next start repeats, so a stop need not come between.
         self.record(&manifest, merged).await?;
+        span.tell_senders(&manifest);
         self.remove_markers(&manifest).await?;
         Ok(Round::Worked)
     }
@@ -338,7 +362,9 @@ impl Loader {
     ///
     /// [`RoundError`].
     pub async fn load(&mut self, manifest: &Manifest) -> Result<Loaded, RoundError> {
+        let began = Instant::now();
         let loaded = self.warehouse.load(manifest, &*self.objects).await;
+        self.took("load", began);
         let failed = |source| RoundError::Load {
             number: manifest.number,
             source,
@@ -369,10 +395,16 @@ impl Loader {
     /// [`RoundError`].
     pub async fn merge(&mut self, manifest: &Manifest) -> Result<Merged, RoundError> {
         let number = manifest.number;
-        self.warehouse
-            .merge(manifest)
-            .await
-            .map_err(|source| RoundError::Merge { number, source })
+        let began = Instant::now();
+        let merged = self.warehouse.merge(manifest).await;
+        self.took("merge", began);
+        merged.map_err(|source| RoundError::Merge { number, source })
+    }
+
+    fn took(&self, step: &'static str, began: Instant) {
+        let seconds = &self.context.metrics.loader_step_seconds;
+        let labels = [KeyValue::new("step", step)];
+        seconds.record(began.elapsed().as_secs_f64(), &labels);
     }
 
     /// Step 4: the manifest and its objects are done.
@@ -426,7 +458,11 @@ impl Loader {
     /// Says what failed, once; answers how long to wait.
     fn failed(&self, error: &RoundError, failures: u32) -> Duration {
         let wait = self.backoff.wait(failures);
-        self.context.metrics.loader_failures.add(1, &[]);
+        let metrics = &self.context.metrics;
+        metrics.loader_failures.add(1, &[]);
+        let step = [KeyValue::new("step", error.step())];
+        metrics.loader_step_failures.add(1, &step);
+        self.progress.behind(self.context.clock.now(), 0);
         let text = with_causes(error);
         if error.needs_a_person() {
             tracing::error!(error = %text, failures, ?wait, "loader_round_failed");

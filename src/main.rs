@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use eventkit::app;
 use eventkit::cli::{self, Cli, Command};
 use eventkit::config::{self, Config, Environment, Inputs, Profile};
 use eventkit::lifecycle::Stop;
-use eventkit::{app, telemetry};
+use eventkit::telemetry::{Otlp, Telemetry, logs};
 
 fn main() -> ExitCode {
     #[cfg(feature = "cloud")]
@@ -34,7 +35,7 @@ fn main() -> ExitCode {
         }
         Command::BenchServer(args) => {
             let inputs = cli::inputs(Profile::Serve, args.flags, &environment);
-            start(&inputs, colour, |config, stop| {
+            start(&inputs, colour, |config, stop, _telemetry| {
                 app::run_yardstick(args.yardstick, config, stop)
             })
         }
@@ -62,13 +63,15 @@ fn main() -> ExitCode {
 fn start<R>(
     inputs: &Inputs,
     colour: bool,
-    run: impl FnOnce(Config, Stop) -> R,
+    run: impl FnOnce(Config, Stop, Telemetry) -> R,
 ) -> anyhow::Result<ExitCode>
 where
     R: Future<Output = anyhow::Result<ExitCode>>,
 {
     let checked = config::validate(inputs)?;
-    telemetry::logs::init(&checked.config.telemetry, colour).context("set up the log lines")?;
+    let config = &checked.config.telemetry;
+    let otlp = Otlp::start(&config.otlp).context("set up telemetry")?;
+    let logs = logs::init(config, colour, &otlp).context("set up the log lines")?;
     for warning in &checked.warnings {
         tracing::warn!(setting = warning.setting, problem = %warning.text, "setting_questionable");
     }
@@ -78,10 +81,19 @@ where
         .context("start the runtime")?;
     let ended = runtime.block_on(async {
         let stop = Stop::on_signals().context("listen to signals")?;
-        run(checked.config, stop).await
+        // At a terminal it means that the terminal is gone.
+        if !io::stdout().is_terminal() {
+            logs.on_hangup().context("listen to SIGHUP")?;
+        }
+        let telemetry = Telemetry {
+            logs: logs.clone(),
+            otlp,
+        };
+        run(checked.config, stop, telemetry).await
     });
     // The app has drained; a question to the log that is still being answered is not worth waiting for.
     runtime.shutdown_timeout(Duration::from_secs(1));
+    logs.flush();
     ended
 }
 

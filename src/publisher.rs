@@ -16,7 +16,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,21 +29,26 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::sleep_until;
 use crate::config::{BatchRules, PublisherConfig};
-use crate::event::{Day, Lane, Offset};
-use crate::queue::{Batch, Producer, SendError, Verdict, input_hash};
+use crate::event::{Lane, Offset};
+use crate::queue::{Producer, Verdict};
 use crate::telemetry::Metrics;
-use crate::wal::{Checkpoint, Group, LaneCheckpoint, ReadError, Seal, Unsettled, Wal, record};
+use crate::wal::{Checkpoint, LaneCheckpoint, ReadError, Unsettled, Wal};
 
+mod gauges;
 mod lane;
+mod read;
+mod send;
+mod spans;
+mod verify;
 
+use gauges::Gauges;
 use lane::{HELD_MAX, LaneState, Offered};
+use read::{place, read, records};
+use send::send;
+use verify::Verifier;
 
-/// How much of the log is read at a time, in bytes of records.
-const READ_BYTES: usize = 1 << 20;
 /// A lane whose batch is under way for longer is stalled, if others could go on.
 const STALL: Duration = Duration::from_secs(5);
-/// The shortest time between two questions to the queue about what it holds.
-const VERIFY_EVERY_MIN: Duration = Duration::from_secs(1);
 
 /// Why the publisher ended although it was not told to.
 #[derive(Debug, thiserror::Error)]
@@ -74,9 +78,6 @@ pub enum PublishError {
 /// A batch on its way: resolves when the queue took it.
 type Sending = BoxFuture<'static, Result<Lane, PublishError>>;
 
-/// A question to the queue, about everything that it took in this round and before.
-type Verifying = BoxFuture<'static, (u64, Verdict)>;
-
 /// See the module's page.
 #[derive(Debug)]
 pub struct Publisher {
@@ -90,17 +91,11 @@ pub struct Publisher {
     /// Records that were read and not yet offered.
     read: VecDeque<(Offset, Bytes)>,
     sending: FuturesUnordered<Sending>,
-    verifying: FuturesUnordered<Verifying>,
-    /// How often the queue was asked what it owns; batches are held under the number of the next question.
-    round: u64,
-    /// When to ask next, while it holds something.
-    verify_at: Option<Instant>,
-    last_asked: Option<Instant>,
+    verifier: Verifier,
     checkpoint: Checkpoint,
     /// Everything below is with the queue.
     sent: watch::Sender<Offset>,
-    /// How far each lane is settled, for the gauges.
-    settled: Arc<[AtomicU64]>,
+    gauges: Arc<Gauges>,
 }
 
 impl Publisher {
@@ -125,16 +120,16 @@ impl Publisher {
                 .collect();
             LaneState::new(Lane(lane), log_id, settled.unwrap_or_default(), resumed)
         });
-        let settled: Arc<[AtomicU64]> = (0..count)
-            .map(|_| AtomicU64::new(checkpoint.offset))
-            .collect();
-        observe(&metrics, &wal, &settled);
         // Each lane may hold two batches: its share of the budget is the same whatever the others do.
         let share = config.budget_bytes / (2 * count.max(1));
+        let bytes = config.batch.bytes.min(share).max(1);
+        let at = (count, checkpoint.offset);
+        let verifier = Verifier::new(Arc::clone(&producer));
+        let gauges = Gauges::register(&metrics, &wal, at, bytes.saturating_mul(count));
         Self {
             lanes: lanes.collect(),
             rules: BatchRules {
-                bytes: config.batch.bytes.min(share).max(1),
+                bytes,
                 ..config.batch
             },
             wal,
@@ -143,13 +138,10 @@ impl Publisher {
             scanned: checkpoint.offset,
             read: VecDeque::new(),
             sending: FuturesUnordered::new(),
-            verifying: FuturesUnordered::new(),
-            round: 0,
-            verify_at: None,
-            last_asked: None,
+            verifier,
             sent: watch::Sender::new(checkpoint.offset),
             checkpoint,
-            settled,
+            gauges,
         }
     }
 
@@ -179,19 +171,16 @@ impl Publisher {
             if draining && self.is_settled(tail) {
                 return self.move_checkpoint().await;
             }
+            self.gauges.holds(&self.lanes, self.sending.len());
             let waiting = self.scanned >= tail;
-            let deadline = self
-                .lanes
-                .iter()
-                .filter_map(|lane| lane.deadline(&self.rules))
-                .min();
+            let ripe = self.lanes.iter();
+            let ripe = ripe.filter_map(|lane| lane.deadline(&self.rules));
+            let deadline = ripe.chain(self.verifier.due()).min();
             tokio::select! {
                 // Cancel safe: the futures stay in the set.
                 Some(sent) = self.sending.next() => self.took(sent?).await?,
                 // Cancel safe: the question stays in the set.
-                Some((round, verdict)) = self.verifying.next() => self.verified(round, verdict).await?,
-                // Cancel safe: the moment is looked at again above.
-                () = sleep_until(self.verify_at), if self.verifying.is_empty() => {}
+                Some((round, verdict)) = self.verifier.answer() => self.verified(round, verdict).await?,
                 // Cancel safe: the value is looked at again above.
                 changed = durable.changed(), if waiting => {
                     changed.map_err(|_gone| PublishError::LogClosed)?;
@@ -220,7 +209,7 @@ impl Publisher {
             }
             let now = Instant::now();
             while let Some((offset, bytes)) = self.read.front().cloned() {
-                let (lane, day) = self.place(&bytes);
+                let (lane, day) = place(&bytes, self.lanes.len());
                 let rules = self.rules;
                 let Some(state) = self.lanes.get_mut(lane) else {
                     break;
@@ -269,7 +258,7 @@ impl Publisher {
                     if offset < from || offset >= scanned {
                         continue;
                     }
-                    let (at, day) = self.place(&bytes);
+                    let (at, day) = place(&bytes, self.lanes.len());
                     let Some(state) = self.lanes.get_mut(lane) else {
                         break;
                     };
@@ -305,37 +294,22 @@ impl Publisher {
             return false;
         };
         let (wal, producer) = (self.wal.clone(), Arc::clone(&self.producer));
+        let tracing = self.metrics.tracing().clone();
         self.sending
-            .push(Box::pin(send(wal, producer, seal, batch)));
+            .push(Box::pin(send(wal, producer, tracing, seal, batch)));
         true
     }
 
     /// Asks the queue what it owns, when it is time to.
     fn start_verifying(&mut self, draining: bool) {
-        let now = Instant::now();
-        let crowded = || self.lanes.iter().any(|lane| lane.held() * 2 > HELD_MAX);
-        let due = self.verify_at.is_some_and(|at| at <= now) || draining || crowded();
         let holds = self.lanes.iter().any(|lane| lane.held() > 0);
-        if !due || !holds || !self.verifying.is_empty() {
-            return;
-        }
         // At the end nothing new is sent, so that one question about all of it is enough.
-        if draining && !self.sending.is_empty() {
-            return;
+        let is_early = draining && !self.sending.is_empty();
+        if holds && !is_early {
+            let is_crowded = self.lanes.iter().any(|lane| lane.held() * 2 > HELD_MAX);
+            let hurry = draining || is_crowded;
+            self.verifier.ask(Instant::now(), hurry);
         }
-        if self
-            .last_asked
-            .is_some_and(|at| now - at < VERIFY_EVERY_MIN)
-        {
-            self.verify_at = self.last_asked.map(|at| at + VERIFY_EVERY_MIN);
-            return;
-        }
-        let (round, producer) = (self.round, Arc::clone(&self.producer));
-        self.round += 1;
-        self.verify_at = None;
-        self.last_asked = Some(now);
-        self.verifying
-            .push(Box::pin(async move { (round, producer.verify().await) }));
     }
 
     /// The queue answered about everything that it took up to this round.
@@ -352,29 +326,20 @@ impl Publisher {
             }
             Verdict::Unknown => {}
         }
-        self.verify_at = match self.lanes.iter().any(|lane| lane.held() > 0) {
-            // What was asked about and is still not known is asked about soon.
-            true if verdict == Verdict::Unknown => Some(Instant::now() + VERIFY_EVERY_MIN),
-            true => self.next_verify(),
-            false => None,
-        };
+        let holds = self.lanes.iter().any(|lane| lane.held() > 0);
+        self.verifier.answered(verdict, holds, Instant::now());
         self.move_checkpoint().await
-    }
-
-    fn next_verify(&self) -> Option<Instant> {
-        self.producer
-            .verify_every()
-            .map(|every| Instant::now() + every)
     }
 
     /// The queue took a batch.
     async fn took(&mut self, lane: Lane) -> Result<(), PublishError> {
-        let (now, round) = (Instant::now(), self.round);
-        let owned = self.producer.verify_every().is_none();
+        let (now, round) = (Instant::now(), self.verifier.round());
         if let Some(state) = self.lanes.get_mut(usize::from(lane.0)) {
             let took = state.busy_for(now).unwrap_or_default();
+            let seconds = &self.metrics.publisher_send_seconds;
+            seconds.record(took.as_secs_f64(), &[]);
             if let Some(seal) = state.hold(round) {
-                if owned {
+                if self.verifier.is_never_asked() {
                     self.metrics
                         .publisher_batches_settled
                         .add(state.settle(round), &[]);
@@ -387,9 +352,7 @@ impl Publisher {
                 );
             }
         }
-        if self.verify_at.is_none() && self.verifying.is_empty() {
-            self.verify_at = self.next_verify();
-        }
+        self.verifier.took(Instant::now());
         self.move_checkpoint().await
     }
 
@@ -409,9 +372,7 @@ impl Publisher {
             let sent = sent.unwrap_or(*below).max(*below);
             std::mem::replace(below, sent) < sent
         });
-        for (gauge, lane) in self.settled.iter().zip(&lanes) {
-            gauge.store(lane.settled_below, Ordering::Relaxed);
-        }
+        self.gauges.settled(&lanes);
         let offset = lanes
             .iter()
             .map(|lane| lane.settled_below)
@@ -439,95 +400,4 @@ impl Publisher {
         let done = |lane: &LaneState| lane.is_idle() && lane.held() == 0;
         self.scanned >= tail && self.sending.is_empty() && self.lanes.iter().all(done)
     }
-
-    /// The lane and the day of a record.
-    fn place(&self, bytes: &[u8]) -> (usize, Day) {
-        let (lane, received_at) = record::place(bytes);
-        (lane_index(lane, self.lanes.len()), Day::of(received_at))
-    }
-}
-
-/// A record that names no lane of this log cannot be read; lane 0 carries it to a worker, who reports it.
-fn lane_index(lane: Lane, lanes: usize) -> usize {
-    let lane = usize::from(lane.0);
-    if lane < lanes { lane } else { 0 }
-}
-
-/// A gauge per lane: the one that lags most is the one that pins the log.
-fn observe(metrics: &Metrics, wal: &Wal, settled: &Arc<[AtomicU64]>) {
-    let (wal, settled) = (wal.clone(), Arc::clone(settled));
-    metrics.observe_lanes(
-        "eventkit_publisher_lane_lag",
-        "Offsets between the durable tail and what the lane has settled",
-        settled.len(),
-        move |lane| {
-            let below = settled
-                .get(lane)
-                .map_or(0, |below| below.load(Ordering::Relaxed));
-            let lag = wal.durable().borrow().saturating_sub(below);
-            u32::try_from(lag).map_or(f64::from(u32::MAX), f64::from)
-        },
-    );
-}
-
-/// Records the seal of a new batch, or fetches the events of one that was sealed before; then hands it on.
-async fn send(
-    wal: Wal,
-    producer: Arc<dyn Producer>,
-    seal: Seal,
-    batch: Option<Batch>,
-) -> Result<Lane, PublishError> {
-    let batch = match batch {
-        Some(batch) if wal.seal(vec![seal]).await => batch,
-        Some(_) => return Err(PublishError::LogClosed),
-        None => load(wal, seal).await?,
-    };
-    producer
-        .send(Arc::new(batch))
-        .await
-        .map_err(|SendError::Closed| PublishError::QueueClosed)?;
-    Ok(seal.batch.lane)
-}
-
-/// Fetches the events between a seal's offsets from the log.
-async fn load(wal: Wal, seal: Seal) -> Result<Batch, PublishError> {
-    let (id, lanes) = (seal.batch, usize::from(wal.lanes()));
-    let mut found = Vec::new();
-    let mut from = id.first;
-    while from <= id.last {
-        let groups = read(wal.clone(), from).await?;
-        let Some(end) = groups
-            .last()
-            .map(|group| group.first + group.records.len() as u64)
-        else {
-            break;
-        };
-        found.extend(records(groups).filter(|(offset, bytes)| {
-            (from..=id.last).contains(offset)
-                && lane_index(record::place(bytes).0, lanes) == usize::from(id.lane.0)
-        }));
-        from = end;
-    }
-    if found.len() as u64 != u64::from(seal.count) || input_hash(&found) != id.input_hash {
-        return Err(PublishError::SealMismatch {
-            lane: id.lane,
-            number: id.number,
-        });
-    }
-    Ok(Batch {
-        id,
-        day: seal.day,
-        records: found,
-    })
-}
-
-async fn read(wal: Wal, from: Offset) -> Result<Vec<Group>, PublishError> {
-    let read = tokio::task::spawn_blocking(move || wal.read(from, READ_BYTES)).await;
-    Ok(read.map_err(|_ended| PublishError::Runtime)??)
-}
-
-fn records(groups: Vec<Group>) -> impl Iterator<Item = (Offset, Bytes)> {
-    groups
-        .into_iter()
-        .flat_map(|group| (group.first..).zip(group.records))
 }

@@ -15,13 +15,14 @@
 //! 4. Nothing else is promised: a batch may be delivered more than once, to another worker, after a crash.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3Default;
 
-use crate::event::{BatchId, Day, Offset};
+use crate::event::{BatchId, Day, Offset, TraceLink};
+use crate::telemetry::trace;
 
 pub mod batch;
 pub mod gather;
@@ -40,6 +41,8 @@ pub struct Batch {
     pub day: Day,
     /// Each event's offset and its encoded record ([`crate::wal::record`]), in offset order.
     pub records: Vec<(Offset, Bytes)>,
+    /// The spans that sent it, one for each sealed batch in it that belongs to a trace.
+    pub sent_in: Vec<TraceLink>,
 }
 
 impl Batch {
@@ -129,6 +132,8 @@ pub struct Delivery {
     pub attempt: u32,
     /// The label of the gateway that took the events in, where that is another process.
     pub node: Option<Arc<str>>,
+    /// When it came.
+    pub since: SystemTime,
     settle: Option<Box<dyn Settle>>,
 }
 
@@ -140,6 +145,7 @@ impl Delivery {
             batch,
             attempt,
             node: None,
+            since: trace::now(),
             settle: Some(settle),
         }
     }

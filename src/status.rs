@@ -97,6 +97,8 @@ codes! {
     NotFound = "not_found", Unimplemented, 404, Never, "there is nothing here; do not retry";
     /// The path exists, but not for this HTTP method.
     MethodNotAllowed = "method_not_allowed", Unimplemented, 405, Never, "the path does not take this method; do not retry";
+    /// Only a process on the same machine may ask for it.
+    Forbidden = "forbidden", PermissionDenied, 403, Never, "this is answered only on the machine itself; do not retry";
     /// The RPC is in the contract but not in this server yet.
     Unimplemented = "unimplemented", Unimplemented, 404, Never, "this server does not implement the call yet; do not retry";
 

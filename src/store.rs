@@ -33,7 +33,7 @@ pub use self::firestore::FirestoreStore;
 pub use gcs::{GcsObjects, GcsOptions};
 pub use local::LocalObjects;
 pub use object_store::ObjectEventStore;
-pub use objects::{Marker, Objects, Table};
+pub use objects::{Marker, Objects, Table, Traces};
 pub use retry::Retrying;
 pub use row::{ErrorRow, Row};
 
@@ -83,6 +83,15 @@ pub enum WriteError {
 }
 
 impl WriteError {
+    /// The word for it in a span.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Unavailable { .. } => "unavailable",
+            Self::Denied { .. } => "denied",
+        }
+    }
+
     /// What to do about it.
     #[must_use]
     pub fn disposition(&self) -> Disposition {

@@ -25,13 +25,16 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::event::{BatchId, Day, Event, EventKey, Offset};
+use crate::telemetry::trace::Contexts;
 
 pub mod advice;
 mod committer;
 mod dedup;
 mod files;
+mod filling;
 pub mod frame;
 mod groups;
 mod handle;
@@ -46,6 +49,7 @@ mod room;
 pub mod storage;
 pub mod testing;
 
+pub(crate) use files::beside;
 pub use handle::Wal;
 use handle::{COMMANDS_MAX, Command, Shared};
 pub use open::{OpenError, Options};
@@ -64,6 +68,10 @@ pub struct Append {
     pub(crate) frames: Vec<u8>,
     /// Where each frame ends in `frames`, and its event's fingerprint.
     pub(crate) events: Vec<(u32, Fingerprint)>,
+    /// The requests that they came in, of those that are recorded.
+    pub(crate) contexts: Contexts,
+    /// Since when it waits; known only of one whose events came in a recorded request.
+    pub(crate) queued_at: Option<Instant>,
 }
 
 impl Append {
@@ -73,6 +81,7 @@ impl Append {
         Self {
             frames: Vec::with_capacity(bytes),
             events: Vec::with_capacity(events),
+            ..Self::default()
         }
     }
 
@@ -83,6 +92,9 @@ impl Append {
             u32::try_from(self.frames.len()).unwrap_or(u32::MAX),
             fingerprint,
         ));
+        if let Some(trace) = event.trace {
+            self.contexts.add(trace);
+        }
     }
 
     /// Number of events.

@@ -20,18 +20,24 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use tokio::time::Instant;
 
-use crate::event::BatchId;
+use crate::clock::{Clock, SystemClock};
+use crate::event::{BatchId, Micros};
 use crate::queue::{Batch, Consumer, Delivery};
 use crate::status::Code;
 use crate::store::{ErrorRow, ErrorStore, EventStore, Row, WriteError, Written};
 use crate::telemetry::Metrics;
+use crate::telemetry::metrics::{Raised, labels};
+use crate::telemetry::trace::Contexts;
+use crate::wal::record;
 
 pub mod adapt;
 pub mod judge;
+mod spans;
 pub mod validate;
 
 pub use judge::{Judge, Place, judge};
@@ -99,6 +105,8 @@ pub struct Worker {
     /// The label of this process in rows, unless a delivery names the gateway's.
     node: Arc<str>,
     metrics: Metrics,
+    /// Only tells how old stored events are.
+    clock: Arc<dyn Clock>,
     judge: Judge,
 }
 
@@ -109,6 +117,9 @@ struct Judged {
     /// For each row its place in the batch: the store names refused rows by their place among the rows.
     places: Vec<usize>,
     errors: Vec<ErrorRow>,
+    /// The recorded requests that the rows came in, and those of the error rows.
+    rows_of: Contexts,
+    errors_of: Contexts,
 }
 
 impl Worker {
@@ -125,6 +136,7 @@ impl Worker {
             stores,
             node,
             metrics,
+            clock: Arc::new(SystemClock),
             judge,
         }
     }
@@ -145,11 +157,19 @@ impl Worker {
 
     /// Settles one delivery: acknowledged when all of it is durable, else given back.
     async fn process(&self, delivery: Delivery) {
+        let _busy = Raised::by(&self.metrics.workers_busy, 1);
+        let began = Instant::now();
         let batch = Arc::clone(&delivery.batch);
         let node = delivery.node.as_ref().unwrap_or(&self.node);
-        match self.store(&batch, node).await {
-            Ok(()) => delivery.ack(),
+        let mut span = spans::Run::received(self.metrics.tracing(), &delivery);
+        match self.store(&batch, node, &mut span).await {
+            Ok(()) => {
+                let _settling = span.settling("acknowledged");
+                delivery.ack();
+            }
             Err(error) => {
+                span.failed(&error);
+                let _settling = span.settling("given_back");
                 tracing::info!(
                     lane = %batch.id.lane,
                     batch_number = batch.id.number,
@@ -160,14 +180,24 @@ impl Worker {
                 delivery.nack();
             }
         }
+        let took = began.elapsed().as_secs_f64();
+        self.metrics.worker_process_seconds.record(took, &[]);
     }
 
-    async fn store(&self, batch: &Arc<Batch>, node: &Arc<str>) -> Result<(), WriteError> {
+    async fn store(
+        &self,
+        batch: &Arc<Batch>,
+        node: &Arc<str>,
+        span: &mut spans::Run,
+    ) -> Result<(), WriteError> {
         let Judged {
             rows,
             places,
             mut errors,
+            rows_of,
+            errors_of,
         } = self.judge_all(batch, node).await?;
+        span.begin(&batch.id, &rows_of, &errors_of);
         tracing::debug!(
             lane = %batch.id.lane,
             batch_number = batch.id.number,
@@ -175,22 +205,29 @@ impl Worker {
             rejected_count = errors.len(),
             "event_validated"
         );
+        let oldest = rows.iter().map(|row| row.received_at).min();
         let mut stored = rows.len() as u64;
         if !rows.is_empty() {
             let began = Instant::now();
             let rows: Arc<[Row]> = rows.into();
-            let written = self
-                .stores
-                .events
-                .write_events(&batch.id, batch.day, Arc::clone(&rows))
+            let events = &self.stores.events;
+            let written = span
+                .scope(&rows_of)
+                .around(events.write_events(&batch.id, batch.day, Arc::clone(&rows)))
                 .await?;
-            log_write("events", (&batch.id, rows.len()), began, &written);
+            self.wrote("events", (&batch.id, rows.len()), began, &written);
             let refused = refused_rows(batch, &places, written.refused, node);
             stored = stored.saturating_sub(refused.len() as u64);
             errors.extend(refused);
         }
-        let codes = self.store_errors(batch, errors).await?;
+        let errors = self.store_errors(batch, errors);
+        let codes = span.scope(&errors_of).around(errors).await?;
         self.count(&batch.id, stored, &codes);
+        if let Some(oldest) = oldest {
+            let age = micros(self.clock.now().saturating_sub(oldest));
+            let seconds = &self.metrics.worker_batch_age_seconds;
+            seconds.record(age.as_secs_f64(), &[]);
+        }
         Ok(())
     }
 
@@ -215,7 +252,7 @@ impl Worker {
             .errors
             .write_errors(&batch.id, batch.day, errors.into())
             .await?;
-        log_write("errors", (&batch.id, count), began, &written);
+        self.wrote("errors", (&batch.id, count), began, &written);
         if !written.refused.is_empty() {
             // There is no further place for them: the batch stays with its queue rather than lose an event.
             tracing::error!(
@@ -235,7 +272,8 @@ impl Worker {
     /// Judges the batch where it may take its time.
     async fn judge_all(&self, batch: &Arc<Batch>, node: &Arc<str>) -> Result<Judged, WriteError> {
         let (batch, node, judge) = (Arc::clone(batch), Arc::clone(node), self.judge);
-        tokio::task::spawn_blocking(move || judge_batch(&batch, &node, judge))
+        let follows = self.metrics.tracing().is_on();
+        tokio::task::spawn_blocking(move || judge_batch(&batch, &node, judge, follows))
             .await
             .map_err(|ended| WriteError::Unavailable {
                 reason: "judging the batch ended early".to_owned(),
@@ -243,13 +281,35 @@ impl Worker {
             })
     }
 
+    /// Counts and says what a store took.
+    fn wrote(
+        &self,
+        kind: &'static str,
+        batch: (&BatchId, usize),
+        began: Instant,
+        written: &Written,
+    ) {
+        let bytes = &self.metrics.store_bytes_written;
+        bytes.add(written.bytes, &[KeyValue::new("kind", kind)]);
+        let (id, event_count) = batch;
+        tracing::info!(
+            kind,
+            lane = %id.lane,
+            batch_number = id.number,
+            event_count,
+            duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            object = %written.object,
+            created = written.created,
+            bytes = written.bytes,
+            "store_write"
+        );
+    }
+
     fn count(&self, batch: &BatchId, stored: u64, codes: &BTreeMap<String, u64>) {
         self.metrics.worker_events_stored.add(stored, &[]);
         for (code, count) in codes {
-            let labels = [KeyValue::new("code", code.clone())];
-            self.metrics
-                .worker_events_dead_lettered
-                .add(*count, &labels);
+            let dead_lettered = &self.metrics.worker_events_dead_lettered;
+            dead_lettered.add(*count, labels::code_word(code));
         }
         if !codes.is_empty() {
             let codes: Vec<String> = codes
@@ -266,15 +326,27 @@ impl Worker {
     }
 }
 
-fn judge_batch(batch: &Batch, node: &str, judge: Judge) -> Judged {
+/// A span of the wall clock, which may step back.
+fn micros(micros: Micros) -> Duration {
+    Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+}
+
+fn judge_batch(batch: &Batch, node: &str, judge: Judge, follows: bool) -> Judged {
     let mut judged = Judged::default();
     for (at, (offset, record)) in batch.records.iter().enumerate() {
-        match judge::judge_isolated(judge, record, &place(batch, *offset, node)) {
+        let contexts = match judge::judge_isolated(judge, record, &place(batch, *offset, node)) {
             Ok(row) => {
                 judged.rows.push(row);
                 judged.places.push(at);
+                &mut judged.rows_of
             }
-            Err(row) => judged.errors.push(*row),
+            Err(row) => {
+                judged.errors.push(*row);
+                &mut judged.errors_of
+            }
+        };
+        if follows && let Some(link) = record::trace_link(record) {
+            contexts.add(link);
         }
     }
     judged
@@ -309,21 +381,6 @@ fn place<'a>(batch: &Batch, offset: u64, node: &'a str) -> Place<'a> {
         day: batch.day,
         node,
     }
-}
-
-fn log_write(kind: &'static str, batch: (&BatchId, usize), began: Instant, written: &Written) {
-    let (id, event_count) = batch;
-    tracing::info!(
-        kind,
-        lane = %id.lane,
-        batch_number = id.number,
-        event_count,
-        duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-        object = %written.object,
-        created = written.created,
-        bytes = written.bytes,
-        "store_write"
-    );
 }
 
 #[cfg(test)]

@@ -33,6 +33,10 @@ pub(super) struct Store {
 }
 
 /// Opens the event store.
+#[cfg_attr(
+    not(feature = "cloud"),
+    expect(clippy::unused_async, reason = "only a cloud is asked first")
+)]
 pub(super) async fn store(config: &Config, shared: &Shared) -> anyhow::Result<Store> {
     match &config.store {
         StoreConfig::Local(dir) => {
@@ -100,6 +104,17 @@ pub(super) struct Queue {
 }
 
 /// Opens the queue. What feeds its consumers ends when `stop` fires.
+#[cfg_attr(
+    not(feature = "cloud"),
+    expect(
+        unused_variables,
+        reason = "in the process nothing feeds the consumers"
+    )
+)]
+#[cfg_attr(
+    not(feature = "cloud"),
+    expect(clippy::unused_async, reason = "only a cloud is asked first")
+)]
 pub(super) async fn queue(
     config: &Config,
     shared: &Shared,

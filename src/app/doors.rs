@@ -39,7 +39,7 @@ impl Doors {
             Some(public) => servers(answers, public, config, shared, &drain),
             None => Vec::new(),
         };
-        let router = admin::router(shared.metrics.clone(), wal.clone(), shared.health.clone());
+        let router = admin::router(state(shared), wal.clone());
         let stop_admin = CancellationToken::new();
         let serving = admin::serve(sockets.admin, router, stop_admin.clone());
         Self {
@@ -52,7 +52,7 @@ impl Doors {
 
     /// The admin port alone.
     pub(super) fn admin_only(sockets: Sockets, shared: &Shared) -> Self {
-        let router = admin::router_without_log(shared.metrics.clone(), shared.health.clone());
+        let router = admin::router_without_log(state(shared));
         let stop_admin = CancellationToken::new();
         let serving = admin::serve(sockets.admin, router, stop_admin.clone());
         Self {
@@ -61,6 +61,15 @@ impl Doors {
             drain: CancellationToken::new(),
             stop_admin,
         }
+    }
+}
+
+/// What the admin port shows and changes of the process.
+fn state(shared: &Shared) -> admin::Process {
+    admin::Process {
+        metrics: shared.metrics.clone(),
+        health: shared.health.clone(),
+        logs: shared.logs.clone(),
     }
 }
 

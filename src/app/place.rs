@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::{Ack, Config, QueueConfig};
+use crate::wal::beside;
 
 /// The log would lie in memory.
 #[derive(Debug, thiserror::Error)]
@@ -52,15 +53,10 @@ fn in_memory(path: &Path) -> Option<&'static str> {
 /// A log that was published to Pub/Sub says so in a file beside it. Batches that were handed on are not in the log any more, so
 /// that a process which does not pull from there would leave them where they are.
 fn remember_queue(config: &Config) {
-    let mut note = config.wal.path.clone().into_os_string();
-    note.push(".queue");
-    let note = PathBuf::from(note);
+    let note = beside(&config.wal.path, ".queue");
     let written = match &config.queue {
         QueueConfig::PubSub(pubsub) => {
-            let subscription = format!(
-                "projects/{}/subscriptions/{}",
-                pubsub.project, pubsub.subscription
-            );
+            let subscription = pubsub.options.subscription_path();
             let folder = note.parent().map_or(Ok(()), std::fs::create_dir_all);
             folder.and_then(|()| std::fs::write(&note, subscription))
         }

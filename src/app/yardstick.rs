@@ -80,7 +80,7 @@ async fn doors_alone(log: impl Log, config: &Config, stop: &Stop) -> anyhow::Res
 async fn without_pipeline(config: &Config, stop: &Stop) -> anyhow::Result<ExitCode> {
     let shared = Shared::new();
     let (wal, unsettled) = open_log(config, &shared).await?;
-    gauges::observe(&wal, &shared);
+    gauges::observe(&wal, config, &shared);
     let sockets = Sockets::bind(config, &wal)?;
     log_opened(&wal, &unsettled);
     let _doors = Doors::open(sockets, config, &shared, (&wal, wal.clone()));

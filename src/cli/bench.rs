@@ -23,21 +23,25 @@ mod disk;
 mod events;
 mod latency;
 mod load;
-mod process;
+#[cfg(feature = "cloud")]
+pub mod pipeline;
 mod proc;
+mod process;
 mod report;
 mod resources;
 mod rounds;
 mod stats;
 mod sustained;
+pub mod telemetry;
 
 pub(super) use args::AFTER_HELP;
-pub use args::{BenchArgs, EngineArg, Row, ServerArgs};
+use args::Sizes;
+pub use args::{BenchArgs, CommonArgs, EngineArg, Other, Row, ServerArgs};
 use disk::Disk;
 use events::Prepared;
 use load::{Shape, Way};
 use process::Server;
-use report::Report;
+use report::{Circumstances, Report, Table, Whole};
 use sustained::Goal;
 
 /// Exit code: ended by Ctrl-C.
@@ -69,6 +73,12 @@ pub enum BenchError {
     /// The rows could not be counted.
     #[error("count the rows of the warehouse")]
     Warehouse(#[source] rusqlite::Error),
+    /// An emulator is not where it has to be.
+    #[error("find the emulators: {0}")]
+    Emulators(String),
+    /// An emulator did not do what was asked of it.
+    #[error("{0}: {1}")]
+    Emulator(&'static str, String),
     /// The output could not be written.
     #[error("write the output")]
     Output(#[source] io::Error),
@@ -76,7 +86,8 @@ pub enum BenchError {
 
 /// One run.
 struct Bench<'a> {
-    args: &'a BenchArgs,
+    common: &'a CommonArgs,
+    sizes: Sizes,
     root: TempDir,
     prepared: std::sync::Arc<Prepared>,
     disk: Disk,
@@ -87,15 +98,15 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     fn pick<T>(&self, given: Option<T>, usual: T, quick: T) -> T {
-        given.unwrap_or(if self.args.quick { quick } else { usual })
+        given.unwrap_or(if self.common.quick { quick } else { usual })
     }
 
     fn rounds(&self) -> u32 {
-        self.pick(self.args.rounds, 5, 1)
+        self.pick(self.common.rounds, 5, 1)
     }
 
     fn seconds(&self) -> f64 {
-        self.pick(self.args.seconds, 5.0, 1.5)
+        self.pick(self.common.seconds, 5.0, 1.5)
     }
 
     /// Before anything is measured.
@@ -104,7 +115,7 @@ impl Bench<'_> {
     }
 
     fn sustain_seconds(&self) -> f64 {
-        self.pick(self.args.sustain, 120.0, 2.0)
+        self.pick(self.sizes.sustain, 120.0, 2.0)
     }
 
     fn probe_seconds(&self) -> f64 {
@@ -123,11 +134,11 @@ impl Bench<'_> {
     }
 
     fn backlog(&self) -> u64 {
-        self.pick(self.args.backlog, 5_000_000, 200_000)
+        self.pick(self.sizes.backlog, 5_000_000, 200_000)
     }
 
     fn unpublished(&self) -> u64 {
-        self.pick(self.args.unpublished, 1_000_000, 100_000)
+        self.pick(self.sizes.unpublished, 1_000_000, 100_000)
     }
 
     /// The load of a way in closed loop.
@@ -135,16 +146,16 @@ impl Bench<'_> {
         match way {
             Way::Http => Shape {
                 way,
-                connections: self.args.connections.into(),
+                connections: self.common.connections.into(),
                 batch: 1,
                 window: 1,
                 rate: None,
             },
             Way::Bidi => Shape {
                 way,
-                connections: self.args.streams.into(),
-                batch: self.args.batch.into(),
-                window: self.args.window.into(),
+                connections: self.common.streams.into(),
+                batch: self.common.batch.into(),
+                window: self.common.window.into(),
                 rate: None,
             },
         }
@@ -189,47 +200,80 @@ pub fn run(
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> Result<u8, BenchError> {
+    match &args.other {
+        None => run_on(
+            (&args.common, args.sizes),
+            environment,
+            (out, err),
+            async |bench| measure(bench, args).await,
+        ),
+        #[cfg(feature = "cloud")]
+        Some(Other::Pipeline(args)) => pipeline::run(args, environment, out, err),
+        Some(Other::Telemetry(args)) => telemetry::run(args, environment, out, err),
+    }
+}
+
+/// Measures on a runtime and a directory of its own, and prints what `measure` found.
+fn run_on<'a, R, M>(
+    (common, sizes): (&'a CommonArgs, Sizes),
+    environment: &Environment,
+    (out, err): (&mut dyn Write, &'a mut dyn Write),
+    measure: M,
+) -> Result<u8, BenchError>
+where
+    R: Table,
+    M: AsyncFnOnce(&mut Bench<'a>) -> Result<R, BenchError>,
+{
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = args.threads.map_or((processors / 2).max(1), usize::from);
+    let threads = common.threads.map_or((processors / 2).max(1), usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
         .enable_all()
         .build()
         .map_err(|error| BenchError::Io("start the runtime", error))?;
-    let dir = args.dir.clone().unwrap_or_else(std::env::temp_dir);
+    let dir = common.dir.clone().unwrap_or_else(std::env::temp_dir);
     let root = TempDir::with_prefix_in("eventkit-bench-", &dir)
         .map_err(|error| BenchError::Io("create a directory for the servers", error))?;
-    let mut report = Report::new(args, environment, &dir);
-    report.processors = processors;
-    report.generator_threads = threads;
-    let bench = Bench {
+    let mut circumstances = Circumstances::new(common, environment, &dir);
+    circumstances.processors = processors;
+    circumstances.generator_threads = threads;
+    let mut bench = Bench {
         prepared: Prepared::new(SEED),
         disk: Disk::default(),
         maxima: Vec::new(),
-        args,
+        common,
+        sizes,
         root,
         err,
     };
-    let finished = runtime.block_on(async {
+    circumstances.event_json_bytes = bench.prepared.json_bytes();
+    bench.say(&format!("measuring on {}", circumstances.file_system));
+    let measured = runtime.block_on(async {
         let stop =
             Stop::on_signals().map_err(|error| BenchError::Io("listen to signals", error))?;
         tokio::select! {
             // Not cancel safe, and need not be: what it drops takes processes and files with it.
-            measured = measure(bench, &mut report) => measured.map(|()| true),
-            () = stop.requested() => Ok(false),
+            measured = measure(&mut bench) => measured.map(Some),
+            () = stop.requested() => Ok(None),
         }
-    })?;
+    });
+    circumstances.fdatasync = Some(bench.disk.syncs()).filter(|syncs| syncs.count > 0);
+    drop(bench);
     runtime.shutdown_background();
-    if !finished {
+    let Some(rows) = measured? else {
         return Ok(EXIT_INTERRUPTED);
-    }
-    if let Some(path) = &args.json {
-        serde_json::to_vec_pretty(&report)
+    };
+    let whole = Whole {
+        circumstances,
+        rows,
+    };
+    if let Some(path) = &common.json {
+        serde_json::to_vec_pretty(&whole)
             .map_err(io::Error::from)
             .and_then(|json| std::fs::write(path, json))
             .map_err(BenchError::Output)?;
     }
-    report
+    whole
         .write_text(out)
         .and_then(|()| out.flush())
         .map_err(BenchError::Output)?;
@@ -237,13 +281,11 @@ pub fn run(
 }
 
 /// Row after row.
-async fn measure(mut bench: Bench<'_>, report: &mut Report) -> Result<(), BenchError> {
-    let args = bench.args;
-    report.event_json_bytes = bench.prepared.json_bytes();
-    bench.say(&format!("measuring on {}", report.file_system));
+async fn measure(bench: &mut Bench<'_>, args: &BenchArgs) -> Result<Report, BenchError> {
+    let mut report = Report::default();
     for (row, way) in [(Row::Http, Way::Http), (Row::Bidi, Way::Bidi)] {
         if args.wants(row) {
-            let compared = rounds::compare(&mut bench, way).await?;
+            let compared = rounds::compare(bench, way, &args.servers()).await?;
             let accept = compared
                 .servers
                 .iter()
@@ -258,7 +300,7 @@ async fn measure(mut bench: Bench<'_>, report: &mut Report) -> Result<(), BenchE
         for way in [Way::Http, Way::Bidi] {
             let accept = bench.maximum(way).await?;
             for goal in [Goal::Parquet, Goal::Sqlite] {
-                let sustained = sustained::search(&mut bench, way, goal, accept).await?;
+                let sustained = sustained::search(bench, way, goal, accept).await?;
                 report.sustained.push(sustained);
             }
         }
@@ -266,20 +308,19 @@ async fn measure(mut bench: Bench<'_>, report: &mut Report) -> Result<(), BenchE
     if args.wants(Row::Latency) {
         for way in [Way::Http, Way::Bidi] {
             let accept = bench.maximum(way).await?;
-            let found = latency::answers(&mut bench, way, Server::Accept, accept).await?;
+            let found = latency::answers(bench, way, Server::Accept, accept).await?;
             report.latency.push(found);
             if let Some(rate) = report.sustained_rate(way) {
-                let found = latency::answers(&mut bench, way, Server::Full, rate).await?;
+                let found = latency::answers(bench, way, Server::Full, rate).await?;
                 report.latency.push(found);
             }
         }
     }
     if args.wants(Row::Rss) {
-        report.resident = Some(resources::resident(&mut bench).await?);
+        report.resident = Some(resources::resident(bench).await?);
     }
     if args.wants(Row::Open) {
-        report.opened = Some(resources::opened(&mut bench).await?);
+        report.opened = Some(resources::opened(bench).await?);
     }
-    report.fdatasync = Some(bench.disk.syncs()).filter(|syncs| syncs.count > 0);
-    Ok(())
+    Ok(report)
 }

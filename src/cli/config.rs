@@ -11,7 +11,7 @@ use crate::config::{self, Environment, Inputs, Problems, Profile, Resolved};
 #[derive(Debug, Serialize)]
 struct Entry {
     setting: &'static str,
-    flag: String,
+    flag: Option<String>,
     value: Option<String>,
     source: String,
 }
@@ -90,12 +90,13 @@ fn check(inputs: &Inputs, out: &mut dyn Write, err: &mut dyn Write) -> io::Resul
     }
 }
 
-/// The settings that have something to show: the deprecated ones only when they are set.
+/// The settings that have something to show: the deprecated ones, and those that narrow another, only when they are set.
 fn shown(inputs: &Inputs) -> impl Iterator<Item = Resolved> {
-    inputs
-        .resolve_all()
-        .into_iter()
-        .filter(|resolved| resolved.setting.deprecated.is_none() || resolved.text.is_some())
+    inputs.resolve_all().into_iter().filter(|resolved| {
+        let setting = resolved.setting;
+        let always = setting.deprecated.is_none() && !setting.shown_only_if_set;
+        always || resolved.text.is_some()
+    })
 }
 
 fn print_text(inputs: &Inputs, out: &mut dyn Write) -> io::Result<()> {
@@ -123,7 +124,8 @@ fn print_json(inputs: &Inputs, out: &mut dyn Write) -> io::Result<()> {
     let entries: Vec<_> = shown(inputs)
         .map(|resolved| Entry {
             setting: resolved.setting.env,
-            flag: format!("--{}", resolved.setting.flag),
+            flag: (!resolved.setting.flag.is_empty())
+                .then(|| format!("--{}", resolved.setting.flag)),
             value: resolved
                 .text
                 .as_deref()

@@ -10,7 +10,7 @@ use crate::config::settings::{self, Kind, Setting, UsedBy};
 #[derive(Debug, Clone, Default)]
 pub struct Given(pub BTreeMap<&'static str, String>);
 
-/// The flags of `dev`, `serve` and `config`: every setting.
+/// The flags of `dev`, `serve` and `config`: every setting that has one.
 #[derive(Debug, Clone, Default)]
 pub struct RunFlags(Given);
 
@@ -23,7 +23,8 @@ pub struct LogFlags(Given);
 pub struct AdminFlags(Given);
 
 fn all() -> impl Iterator<Item = &'static Setting> {
-    settings::ALL.iter().copied()
+    let all = settings::ALL.iter().copied();
+    all.filter(|setting| !setting.flag.is_empty())
 }
 
 fn of_the_log() -> impl Iterator<Item = &'static Setting> {

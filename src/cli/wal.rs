@@ -195,7 +195,7 @@ fn answer(
 /// The log that is meant: the one on the command line, else the one that the settings say.
 fn path(shared: WalArgs, environment: &Environment) -> Result<PathBuf, WalError> {
     match shared.path {
-        Some(path) => Ok(plain(&path)),
+        Some(path) => Ok(path),
         // Where the log is does not depend on the command that uses it.
         None => Ok(config::log_path(&inputs(
             Profile::Serve,
@@ -203,15 +203,6 @@ fn path(shared: WalArgs, environment: &Environment) -> Result<PathBuf, WalError>
             environment,
         ))?),
     }
-}
-
-fn path_or(path: Option<PathBuf>, configured: PathBuf) -> PathBuf {
-    path.map_or(configured, |path| plain(&path))
-}
-
-/// Without a slash at the end: what lies beside a log has its name with a suffix.
-fn plain(path: &Path) -> PathBuf {
-    path.components().collect()
 }
 
 fn dump(

@@ -15,6 +15,7 @@ use tonic::Streaming;
 use super::deliver::{Attempt, Outcome};
 use super::failure::AttemptError;
 use super::grpc::{Grpc, outcome};
+use crate::clock::sleep_until;
 use crate::lifecycle::Tasks;
 use crate::proto::v1;
 use crate::proto::v1::collect_bidi_response::Message;
@@ -174,7 +175,7 @@ impl Session {
                 // Cancel safe: an ask that was not taken stays in the channel.
                 ask = asks.recv(), if open => Next::Ask(ask),
                 // Cancel safe: the moment stays the same.
-                () = until(late) => Next::Late,
+                () = sleep_until(late) => Next::Late,
             };
             match next {
                 Next::Ask(Some(ask)) => self.send(ask),
@@ -283,12 +284,5 @@ impl Session {
         } else if let Some(sent) = self.sent.into_iter().next() {
             drop(sent.answer.send(Err(error.after(after))));
         }
-    }
-}
-
-async fn until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment).await,
-        None => std::future::pending().await,
     }
 }

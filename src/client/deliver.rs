@@ -99,50 +99,45 @@ impl Attempt {
 
 impl Transport {
     async fn attempt(&self, events: &[&Event]) -> Attempt {
-        let grpc = match self {
-            Self::Http(http) => return http.attempt(events).await,
-            Self::Unary(grpc) | Self::Stream(grpc) => Some(grpc),
-            Self::Bidi(_) => None,
-        };
-        // Those that gRPC cannot carry have their outcome before anything is sent.
-        let mut attempt = Attempt::of(events.len());
-        let mut carried = Vec::with_capacity(events.len());
-        let mut places = Vec::with_capacity(events.len());
-        for (place, event) in events.iter().enumerate() {
-            match proto::event(event) {
-                Ok(event) => {
-                    carried.push(event);
-                    places.push(place);
-                }
-                Err(outcome) => {
-                    attempt.set(place, outcome);
-                }
+        match self {
+            Self::Http(http) => http.attempt(events).await,
+            Self::Unary(grpc) => over_grpc(events, |events| grpc.unary(events)).await,
+            Self::Stream(grpc) => over_grpc(events, |events| grpc.stream(events)).await,
+            Self::Bidi(bidi) => over_grpc(events, |events| bidi.attempt(events)).await,
+        }
+    }
+}
+
+/// Those that gRPC cannot carry have their outcome before anything is sent.
+async fn over_grpc<F: Future<Output = Attempt>>(
+    events: &[&Event],
+    call: impl FnOnce(Vec<v1::Event>) -> F,
+) -> Attempt {
+    let mut attempt = Attempt::of(events.len());
+    let mut carried = Vec::with_capacity(events.len());
+    let mut places = Vec::with_capacity(events.len());
+    for (place, event) in events.iter().enumerate() {
+        match proto::event(event) {
+            Ok(event) => {
+                carried.push(event);
+                places.push(place);
             }
-        }
-        if carried.is_empty() {
-            return attempt;
-        }
-        let sent = self.call(grpc, carried).await;
-        for (place, outcome) in places.into_iter().zip(sent.outcomes) {
-            if let Some(outcome) = outcome {
+            Err(outcome) => {
                 attempt.set(place, outcome);
             }
         }
-        attempt.failure = sent.failure;
-        attempt
     }
-
-    async fn call(&self, grpc: Option<&Grpc>, events: Vec<v1::Event>) -> Attempt {
-        match (self, grpc) {
-            (Self::Bidi(bidi), _) => bidi.attempt(events).await,
-            (Self::Stream(_), Some(grpc)) => grpc.stream(events).await,
-            (_, Some(grpc)) => grpc.unary(events).await,
-            (_, None) => Attempt::failed(
-                events.len(),
-                AttemptError::Protocol("not a gRPC transport".into()),
-            ),
+    if carried.is_empty() {
+        return attempt;
+    }
+    let sent = call(carried).await;
+    for (place, outcome) in places.into_iter().zip(sent.outcomes) {
+        if let Some(outcome) = outcome {
+            attempt.set(place, outcome);
         }
     }
+    attempt.failure = sent.failure;
+    attempt
 }
 
 /// A batch on its way.

@@ -8,13 +8,10 @@ use tonic::{Request, Response, Status};
 
 use super::deliver::{Attempt, Outcome};
 use super::failure::AttemptError;
-use super::{NewError, Options};
+use super::{ANSWER_BYTES_MAX, NewError, Options};
 use crate::proto::v1;
 use crate::proto::v1::EventStatus;
 use crate::proto::v1::ingest_service_client::IngestServiceClient;
-
-/// The largest answer that is read.
-const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 #[derive(Debug, Clone)]
 pub(super) struct Grpc {
@@ -31,9 +28,9 @@ impl Grpc {
             .connect_timeout(options.connect_timeout)
             .tcp_nodelay(true)
             .connect_lazy();
-        let mut client = IngestServiceClient::new(channel)
-            .max_decoding_message_size(ANSWER_BYTES_MAX)
-            .max_encoding_message_size(ANSWER_BYTES_MAX);
+        // What is sent has no limit here: the gateway says what is too large, and then the batch is cut.
+        let mut client =
+            IngestServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
         if options.gzip {
             client = client
                 .send_compressed(CompressionEncoding::Gzip)

@@ -16,15 +16,12 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::Deserialize;
 
-use super::Options;
 use super::deliver::{Attempt, Outcome};
 use super::event::Event;
 use super::failure::AttemptError;
+use super::{ANSWER_BYTES_MAX, Options};
 use crate::clock::Clock;
 use crate::event::Micros;
-
-/// The largest answer that is read.
-const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// The longest part of a foreign answer that is shown.
 const SHOWN_CHARS_MAX: usize = 120;

@@ -4,21 +4,16 @@
 //! no other service ever calls the real Google.
 
 use std::path::Path;
-use std::time::Duration;
 
+use super::batch;
 use super::endpoint::Endpoint;
 use super::raw::Source;
 use super::reader::Reader;
 use super::settings::{self, Setting};
 use super::stages::{
-    Ack, BatchRules, PubSubConfig, PublisherConfig, QueueConfig, Role, StoreConfig, WarehouseConfig,
+    Ack, PubSubConfig, PubSubOptions, PublisherConfig, QueueConfig, Role, StoreConfig,
+    WarehouseConfig,
 };
-
-/// The most bytes of a message, before compression, when there is a backlog; one event more may come on top.
-const MESSAGE_BYTES: usize = 1 << 20;
-
-/// A busy lane stores about one batch in this time, unless the size of batches is set.
-const BUSY_AGE: Duration = Duration::from_secs(1);
 
 /// Every service that an emulator can stand in for.
 const EMULATORS: [&Setting; 4] = [
@@ -57,7 +52,7 @@ pub(super) fn queue(reader: &mut Reader<'_>) -> QueueConfig {
         return QueueConfig::InProcess;
     }
     let endpoint = endpoint(reader, &settings::PUBSUB_EMULATOR);
-    QueueConfig::PubSub(PubSubConfig {
+    let options = PubSubOptions {
         project: reader.required(&settings::PROJECT_ID, "for Pub/Sub"),
         topic,
         subscription,
@@ -65,19 +60,16 @@ pub(super) fn queue(reader: &mut Reader<'_>) -> QueueConfig {
         retention,
         verify_every,
         endpoint,
-        run: store_rules(reader),
+    };
+    QueueConfig::PubSub(PubSubConfig {
+        options,
+        run: batch::stored(reader),
     })
 }
 
 pub(super) fn publisher(reader: &mut Reader<'_>) -> PublisherConfig {
-    let message = BatchRules {
-        events: reader.count(&settings::PUBLISHER_BATCH_SIZE),
-        events_age: Duration::ZERO,
-        events_max: usize::MAX,
-        bytes: MESSAGE_BYTES,
-        age: reader.time(&settings::PUBLISHER_POLL_INTERVAL),
-    };
-    let stored = store_rules(reader);
+    // Both are read in any case, so that a bad value is found.
+    let (message, stored) = (batch::message(reader), batch::stored(reader));
     PublisherConfig {
         batch: match reader.choice(&settings::QUEUE_MODE) {
             "pubsub" => message,
@@ -85,37 +77,6 @@ pub(super) fn publisher(reader: &mut Reader<'_>) -> PublisherConfig {
         },
         budget_bytes: reader.count(&settings::PIPELINE_BUDGET_BYTES),
     }
-}
-
-/// When what one object or one write of the store holds is worth it.
-fn store_rules(reader: &mut Reader<'_>) -> BatchRules {
-    let (adapted, age) = match reader.choice(&settings::EVENT_STORE) {
-        "gcs" => (1_000, Duration::from_secs(60)),
-        "firestore" => (100, Duration::from_secs(5)),
-        _ => (usize::MAX, Duration::from_secs(1)),
-    };
-    let size = batch_events(reader);
-    BatchRules {
-        events: size.unwrap_or(adapted),
-        events_age: size.map_or(BUSY_AGE, |_| Duration::ZERO),
-        events_max: size.unwrap_or(usize::MAX),
-        bytes: reader.count(&settings::BATCH_BYTES),
-        age: flush_interval(reader).unwrap_or(age),
-    }
-}
-
-/// The new name wins over its deprecated alias; the deprecated hard limit caps both.
-fn batch_events(reader: &mut Reader<'_>) -> Option<usize> {
-    let size: Option<usize> = reader.count_if_set(&settings::BATCH_SIZE);
-    let alias = reader.count_if_set(&settings::BUFFER_SIZE);
-    let cap = reader.count_if_set(&settings::BUFFER_MAX_SIZE);
-    size.or(alias).or(cap)
-}
-
-fn flush_interval(reader: &mut Reader<'_>) -> Option<Duration> {
-    let interval = reader.time_if_set(&settings::FLUSH_INTERVAL);
-    let alias = reader.time_if_set(&settings::BUFFER_TIMEOUT);
-    interval.or(alias)
 }
 
 pub(super) fn store(reader: &mut Reader<'_>, data_dir: &Path) -> StoreConfig {

@@ -9,7 +9,7 @@ use super::settings::Kind;
 /// A value of a setting's kind.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
-    /// Of [`Kind::Text`].
+    /// Of [`Kind::Text`] and [`Kind::Any`].
     Text(String),
     /// Of [`Kind::Path`].
     Path(PathBuf),
@@ -21,7 +21,7 @@ pub enum Value {
     Bool(bool),
     /// Of [`Kind::Count`] and [`Kind::Bytes`].
     Whole(u64),
-    /// Of [`Kind::Seconds`] and [`Kind::Hours`].
+    /// Of [`Kind::Seconds`], [`Kind::Hours`] and [`Kind::Millis`].
     Time(Duration),
 }
 
@@ -42,6 +42,12 @@ pub fn value(kind: Kind, text: &str) -> Result<Value, String> {
         Kind::Text => {
             if text.len() > 255 || text.chars().any(char::is_control) {
                 return Err("must be at most 255 bytes without control characters".into());
+            }
+            Ok(Value::Text(text.to_owned()))
+        }
+        Kind::Any => {
+            if text.len() > 16 << 10 || text.chars().any(char::is_control) {
+                return Err("must be at most 16 KiB without control characters".into());
             }
             Ok(Value::Text(text.to_owned()))
         }
@@ -80,6 +86,13 @@ pub fn value(kind: Kind, text: &str) -> Result<Value, String> {
         Kind::Hours(min, max) => time(text, 3600.0, min, max)
             .map(Value::Time)
             .ok_or_else(|| format!("must be a number of hours from {min} to {max}")),
+        Kind::Millis(min, max) => {
+            let millis = text.parse().ok();
+            let millis = millis.filter(|millis| (min..=max).contains(millis));
+            millis
+                .map(|millis| Value::Time(Duration::from_millis(millis)))
+                .ok_or_else(|| format!("must be a number of milliseconds from {min} to {max}"))
+        }
     }
 }
 
@@ -213,6 +226,20 @@ mod tests {
             (hours, "49", None),
         ] {
             let time = value(kind, text).ok();
+            assert_eq!(time, expect.map(Value::Time), "{text}");
+        }
+    }
+
+    #[test]
+    fn milliseconds_are_whole_and_have_no_unit() {
+        for (text, expect) in [
+            ("10000", Some(Duration::from_secs(10))),
+            ("0", None),
+            ("1.5", None),
+            ("10s", None),
+            ("60001", None),
+        ] {
+            let time = value(Kind::Millis(1, 60_000), text).ok();
             assert_eq!(time, expect.map(Value::Time), "{text}");
         }
     }

@@ -109,7 +109,7 @@ impl Inputs {
             .collect()
     }
 
-    fn default(&self, setting: &Setting) -> Option<String> {
+    pub(super) fn default(&self, setting: &Setting) -> Option<String> {
         Some(match setting.default {
             Fallback::Is(value) => value.to_owned(),
             Fallback::Per { dev, serve } => match self.profile {

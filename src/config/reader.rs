@@ -41,17 +41,25 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn problem(&mut self, subject: String, text: impl Into<String>) {
-        self.problems.push(Problem {
+        let problem = Problem {
             subject,
             text: text.into(),
-        });
+        };
+        // What several settings depend on is said once.
+        if !self.problems.contains(&problem) {
+            self.problems.push(problem);
+        }
     }
 
     pub(super) fn warn(&mut self, setting: &'static Setting, text: impl Into<String>) {
-        self.warnings.push(Warning {
+        let warning = Warning {
             setting: setting.env,
             text: text.into(),
-        });
+        };
+        // A setting may be read more than once; it is said once.
+        if !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
     }
 
     /// A rule about several settings; not judged when one of them could not be read.
@@ -73,6 +81,14 @@ impl<'a> Reader<'a> {
     pub(super) fn text(&mut self, setting: &'static Setting) -> String {
         match self.value(setting) {
             Some(Value::Text(text)) => text,
+            other => stand_in(setting, other),
+        }
+    }
+
+    /// A path that may be left out.
+    pub(super) fn path_if_set(&mut self, setting: &'static Setting) -> Option<PathBuf> {
+        match self.value(setting) {
+            Some(Value::Path(path)) => Some(path),
             other => stand_in(setting, other),
         }
     }
@@ -166,6 +182,11 @@ impl<'a> Reader<'a> {
         let text = self.inputs.resolve(setting).text?;
         match parse::value(setting.kind, &text) {
             Ok(value) => Some(value),
+            Err(text) if setting.lenient => {
+                self.warn(setting, format!("{text}; it is not used"));
+                let default = self.inputs.default(setting)?;
+                parse::value(setting.kind, &default).ok()
+            }
             Err(text) => {
                 self.unreadable(setting, text);
                 None

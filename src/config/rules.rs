@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 
+use super::batch;
 use super::raw::{Profile, Source};
 use super::reader::Reader;
 use super::settings::{self, Setting};
@@ -112,22 +113,7 @@ fn parts(reader: &mut Reader<'_>, config: &Config) {
             "must be a name of 3 to 255 letters, digits and -_.~+% that begins with a letter, and not with goog",
         );
     }
-    if let (Some(size), Some(cap)) = (
-        reader
-            .count_if_set::<usize>(&settings::BATCH_SIZE)
-            .or(reader.count_if_set(&settings::BUFFER_SIZE)),
-        reader.count_if_set::<usize>(&settings::BUFFER_MAX_SIZE),
-    ) {
-        let size_setting = match reader.source(&settings::BATCH_SIZE) {
-            Source::Default => &settings::BUFFER_SIZE,
-            Source::Env | Source::Flag => &settings::BATCH_SIZE,
-        };
-        reader.rule(
-            &[size_setting, &settings::BUFFER_MAX_SIZE],
-            size <= cap,
-            "a batch cannot hold more events than the most per batch",
-        );
-    }
+    batch::size_is_within_cap(reader);
 }
 
 /// Settings that cannot both be meant.

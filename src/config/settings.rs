@@ -3,11 +3,15 @@
 //! The command line, `--help`, `config print`, the check for unknown variables and the validation all read this table;
 //! a setting that is not in it does not exist.
 
+pub mod otel;
+
 /// What a value must look like.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Kind {
     /// Short text without control characters.
     Text,
+    /// Text without control characters, of up to 16 KiB.
+    Any,
     /// A path in the file system.
     Path,
     /// An IP address and a port.
@@ -24,6 +28,8 @@ pub enum Kind {
     Seconds(f64, f64),
     /// A number of hours between the two, both included.
     Hours(f64, f64),
+    /// A number of milliseconds between the two, both included.
+    Millis(u64, u64),
 }
 
 impl Kind {
@@ -31,7 +37,7 @@ impl Kind {
     #[must_use]
     pub fn value_name(self) -> &'static str {
         match self {
-            Self::Text => "TEXT",
+            Self::Text | Self::Any => "TEXT",
             Self::Path => "PATH",
             Self::Address => "IP:PORT",
             Self::Choice(_) => "WORD",
@@ -40,6 +46,7 @@ impl Kind {
             Self::Bytes(..) => "BYTES",
             Self::Seconds(..) => "SECONDS",
             Self::Hours(..) => "HOURS",
+            Self::Millis(..) => "MILLISECONDS",
         }
     }
 }
@@ -76,7 +83,7 @@ pub enum UsedBy {
 /// One setting.
 #[derive(Debug, Clone, Copy)]
 pub struct Setting {
-    /// The flag, without its dashes.
+    /// The flag, without its dashes; empty: the environment alone sets it.
     pub flag: &'static str,
     /// The environment variable.
     pub env: &'static str,
@@ -94,6 +101,10 @@ pub struct Setting {
     pub secret: bool,
     /// The variable to use instead, if this one is on its way out.
     pub deprecated: Option<&'static str>,
+    /// Whether a value that cannot be read is warned about and not used, instead of being a problem.
+    pub lenient: bool,
+    /// Whether it is shown only where somebody set it.
+    pub shown_only_if_set: bool,
 }
 
 impl Setting {
@@ -108,6 +119,8 @@ impl Setting {
         used_by: UsedBy::Run,
         secret: false,
         deprecated: None,
+        lenient: false,
+        shown_only_if_set: false,
     };
 
     /// The whole help text: what it does, the choices, the variable and the default.
@@ -157,8 +170,7 @@ macro_rules! settings {
             };
         )*)*
 
-        /// Every setting there is, in the order of `--help`.
-        pub static ALL: &[&Setting] = &[$($(&$name,)*)*];
+        static OWN: &[&Setting] = &[$($(&$name,)*)*];
     };
 }
 
@@ -324,7 +336,7 @@ settings! {
     }
     "Log lines" {
         LOG_LEVEL: "log-level", "EVENTKIT_LOG_LEVEL", Is("INFO"), Choice(&["DEBUG", "INFO", "WARNING", "ERROR"]),
-            "The least severe line that is written";
+            "The least severe line that is written. PUT /admin/log-level on the admin port changes it; SIGHUP switches DEBUG on and off";
         JSON_LOGS: "json-logs", "EVENTKIT_JSON_LOGS", Is("false"), Bool,
             "One JSON object per line instead of text for people";
     }
@@ -339,6 +351,28 @@ settings! {
             "Use EVENTKIT_EVENTLOADER_FLUSH_INTERVAL",
             deprecated: Some("EVENTKIT_EVENTLOADER_FLUSH_INTERVAL");
     }
+}
+
+/// Every setting there is, in the order of `--help`.
+pub static ALL: &[&Setting] = &joined::<{ OWN.len() + otel::ALL.len() }>(&[OWN, &otel::ALL]);
+
+/// Lists one after the other.
+#[expect(
+    clippy::indexing_slicing,
+    reason = "evaluated by the compiler, where a wrong index is an error"
+)]
+const fn joined<const N: usize>(lists: &[&[&'static Setting]]) -> [&'static Setting; N] {
+    let mut all = [&Setting::PLAIN; N];
+    let (mut filled, mut list) = (0, 0);
+    while list < lists.len() {
+        let mut at = 0;
+        while at < lists[list].len() {
+            all[filled] = lists[list][at];
+            (filled, at) = (filled + 1, at + 1);
+        }
+        list += 1;
+    }
+    all
 }
 
 /// The setting of an environment variable.
@@ -359,7 +393,9 @@ mod tests {
         assert_eq!(names.len(), ALL.len());
         for setting in ALL {
             let flag = setting.env.trim_start_matches("EVENTKIT_");
-            assert_eq!(setting.flag, flag.to_lowercase().replace('_', "-"));
+            let flag = flag.to_lowercase().replace('_', "-");
+            let environment_alone = setting.env.starts_with("OTEL_");
+            assert_eq!(setting.flag, if environment_alone { "" } else { &flag });
         }
     }
 

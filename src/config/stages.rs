@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::batch::BatchRules;
 use super::endpoint::Endpoint;
+use super::otlp::OtlpConfig;
 
 /// The doors: addresses and limits.
 #[derive(Debug, Clone)]
@@ -90,21 +92,6 @@ pub struct WalConfig {
     pub may_be_volatile: bool,
 }
 
-/// When a batch is large or old enough.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BatchRules {
-    /// At so many events, if it is old enough for that.
-    pub events: usize,
-    /// Before this age the number of events alone is no reason: a busy lane makes larger batches instead of more.
-    pub events_age: Duration,
-    /// Never more events than this.
-    pub events_max: usize,
-    /// At so many bytes of records.
-    pub bytes: usize,
-    /// At this age.
-    pub age: Duration,
-}
-
 /// The publisher.
 #[derive(Debug, Clone)]
 pub struct PublisherConfig {
@@ -123,14 +110,23 @@ pub enum QueueConfig {
     PubSub(PubSubConfig),
 }
 
-/// Pub/Sub.
+/// Pub/Sub, and what is gathered from it.
 #[derive(Debug, Clone)]
 pub struct PubSubConfig {
-    /// The project.
+    /// Which topic and subscription, and where.
+    pub options: PubSubOptions,
+    /// When a run of batches is stored.
+    pub run: BatchRules,
+}
+
+/// Which topic and subscription, and where.
+#[derive(Debug, Clone)]
+pub struct PubSubOptions {
+    /// The Google Cloud project.
     pub project: String,
-    /// The topic's name.
+    /// The topic's name within the project.
     pub topic: String,
-    /// The subscription's name.
+    /// The subscription's name within the project.
     pub subscription: String,
     /// Whether both are made where they are missing.
     pub create: bool,
@@ -138,10 +134,19 @@ pub struct PubSubConfig {
     pub retention: Duration,
     /// How long what was published may wait until the subscription is looked at.
     pub verify_every: Duration,
-    /// Where it answers.
+    /// Where Pub/Sub answers.
     pub endpoint: Endpoint,
-    /// When a run of batches is stored.
-    pub run: BatchRules,
+}
+
+impl PubSubOptions {
+    /// The subscription's name within all of Pub/Sub.
+    #[must_use]
+    pub fn subscription_path(&self) -> String {
+        format!(
+            "projects/{}/subscriptions/{}",
+            self.project, self.subscription
+        )
+    }
 }
 
 /// The event store.
@@ -266,6 +271,29 @@ pub enum LogLevel {
     Error,
 }
 
+impl LogLevel {
+    /// All of them, from the one that writes most.
+    pub const ALL: [Self; 4] = [Self::Debug, Self::Info, Self::Warning, Self::Error];
+
+    /// The word in log lines and answers.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+
+    /// The level of a word, in whatever case.
+    #[must_use]
+    pub fn named(word: &str) -> Option<Self> {
+        let is_named = |level: &Self| level.as_str().eq_ignore_ascii_case(word);
+        Self::ALL.into_iter().find(is_named)
+    }
+}
+
 /// Logs and metrics.
 #[derive(Debug, Clone)]
 pub struct TelemetryConfig {
@@ -273,6 +301,8 @@ pub struct TelemetryConfig {
     pub level: LogLevel,
     /// One JSON object per line instead of text for people.
     pub json: bool,
+    /// What leaves the process by OTLP.
+    pub otlp: OtlpConfig,
 }
 
 /// The admin port.

@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::cloud;
+use super::otlp;
 use super::raw::Inputs;
 use super::reader::Reader;
 use super::rules;
 use super::settings;
 use super::stages::{
-    AdminConfig, Config, Engine, IngressConfig, LoaderConfig, LogLevel, QueueConfig,
+    AdminConfig, Config, Engine, IngressConfig, LoaderConfig, LogLevel, QueueConfig, Role,
     TelemetryConfig, WalConfig,
 };
 
@@ -145,20 +146,21 @@ fn config(reader: &mut Reader<'_>) -> Config {
         },
         queue,
         store,
-        telemetry: TelemetryConfig {
-            level: match reader.choice(&settings::LOG_LEVEL) {
-                "DEBUG" => LogLevel::Debug,
-                "WARNING" => LogLevel::Warning,
-                "ERROR" => LogLevel::Error,
-                _ => LogLevel::Info,
-            },
-            json: reader.bool(&settings::JSON_LOGS),
-        },
+        telemetry: telemetry(reader, role),
         admin: AdminConfig {
             addr: reader.address(&settings::ADMIN_ADDR),
         },
         drain_timeout: reader.time(&settings::DRAIN_TIMEOUT),
         data_dir,
+    }
+}
+
+fn telemetry(reader: &mut Reader<'_>, role: Role) -> TelemetryConfig {
+    let level = LogLevel::named(reader.choice(&settings::LOG_LEVEL)).unwrap_or(LogLevel::Info);
+    TelemetryConfig {
+        level,
+        json: reader.bool(&settings::JSON_LOGS),
+        otlp: otlp::otlp(reader, role, level),
     }
 }
 

@@ -13,6 +13,7 @@ use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 use tonic_health::server::HealthReporter;
+use tracing::Instrument as _;
 
 use super::accept::CloseConnection;
 use super::lines::Line;
@@ -23,6 +24,7 @@ use super::shed::Held;
 use super::stream::{self, Call};
 use super::{
     Deadline, Ingress, Input, Protocol, Shared, StreamOf, Submission, admit, request_id, results,
+    spans,
 };
 use crate::event::{DEFAULT_STREAM, Micros};
 use crate::lifecycle::{Health, Tasks};
@@ -31,6 +33,8 @@ use crate::proto::server::ingest_service_server::{IngestService, IngestServiceSe
 use crate::proto::server::{CollectBidiRequest, CollectRequest, CollectStreamRequest};
 use crate::proto::v1::{CollectResponse, CollectStreamResponse};
 use crate::status::Code;
+use crate::telemetry::Span;
+use crate::telemetry::metrics::Raised;
 
 /// The service's name in health checks.
 const SERVICE: &str = "eventkit.v1.IngestService";
@@ -143,10 +147,14 @@ impl IngestService for Service {
         let logged = batch.stream_name().unwrap_or("invalid");
         let line = Line::of_call(COLLECT_PATH, logged, &request_id);
         line.received();
-        let answer = match batch.submission(&request_id, deadline.as_ref()) {
+        let span = spans::of(request.extensions());
+        let answer = match batch.submission(&request_id, deadline.as_ref(), span.clone()) {
             Ok(submission) => self.ingress.submit(submission).await,
             Err(error) => Err(error),
         };
+        if answer.is_ok() {
+            spans::rpc_ended(&span, tonic::Code::Ok);
+        }
         let status_code = answer.as_ref().err().map_or(200, |error| error.code.http());
         line.completed(status_code, started.elapsed());
         answer
@@ -159,7 +167,8 @@ impl IngestService for Service {
         request: Request<Streaming<CollectStreamRequest>>,
     ) -> Result<Response<CollectStreamResponse>, Status> {
         let call = self.call(&request, STREAM_PATH);
-        let run = stream::client::run(call, request.into_inner());
+        let within = call.span.log_span();
+        let run = stream::client::run(call, request.into_inner()).instrument(within);
         let summary = match self.tasks.spawn_isolated("client stream", run).await {
             Ok(Some(summary)) => summary,
             // It panicked: what it stored is stored, and nobody knows what that is.
@@ -198,7 +207,9 @@ impl Service {
             drain: self.drain.clone(),
             unread: request.extensions().get::<Arc<Held>>().cloned(),
             path,
+            span: spans::of(request.extensions()),
             started: Instant::now(),
+            _open: Raised::by(&self.ingress.metrics().ingress_streams, 1),
         }
     }
 }
@@ -226,6 +237,7 @@ impl<'a> Batch<'a> {
         &self,
         request_id: &'a str,
         deadline: Option<&'a Deadline>,
+        span: Span,
     ) -> Result<Submission<'a>, RequestError> {
         let stream = self
             .stream_name()
@@ -238,6 +250,7 @@ impl<'a> Batch<'a> {
             shared: Shared::default(),
             sent_at: self.sent_at.map(micros).transpose()?,
             deadline,
+            span,
             inputs: self.events.iter().map(Input::Event).collect(),
         })
     }

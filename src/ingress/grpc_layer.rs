@@ -16,7 +16,6 @@ use futures::future::BoxFuture;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use opentelemetry::KeyValue;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
@@ -33,6 +32,7 @@ use super::request_id::{self, RequestId};
 use super::rpc_status::{self, status, translate};
 use super::{Deadline, Ingress};
 use crate::status::Code;
+use crate::telemetry::metrics::labels;
 
 /// The services behind the layer.
 #[derive(Debug, Clone)]
@@ -131,15 +131,10 @@ impl GrpcLayer {
 
     fn record<B>(&self, response: &Response<B>, took: Duration) {
         // Without a status among the headers it comes in the trailers of a body that is there already: OK.
-        let code =
-            Status::from_header_map(response.headers()).map_or(0, |status| status.code() as i64);
-        self.ingress.metrics().request_seconds.record(
-            took.as_secs_f64(),
-            &[
-                KeyValue::new("protocol", "grpc"),
-                KeyValue::new("status", code),
-            ],
-        );
+        let status = Status::from_header_map(response.headers());
+        let code = status.map_or(tonic::Code::Ok, |status| status.code());
+        let seconds = &self.ingress.metrics().request_seconds;
+        seconds.record(took.as_secs_f64(), labels::grpc_request(code));
     }
 }
 

@@ -10,7 +10,6 @@ use axum::routing::{get, post};
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
-use opentelemetry::KeyValue;
 use tokio::time::Instant;
 
 use super::body::{self, BodyLimits};
@@ -21,9 +20,11 @@ use super::pace::PaceLimits;
 use super::shed::Held;
 use super::{
     Ingress, Input, Protocol, Shared, StreamOf, Submission, admit, answer, request_id, segment,
+    spans,
 };
 use crate::event::DEFAULT_STREAM;
 use crate::status::Code;
+use crate::telemetry::metrics::labels;
 
 /// The paths of this door: where they are, and once more under the configured prefix.
 pub(crate) fn router(ingress: Ingress) -> Router {
@@ -41,6 +42,24 @@ pub(crate) fn router(ingress: Ingress) -> Router {
         .method_not_allowed_fallback(refuse_with(Code::MethodNotAllowed))
         .fallback(refuse_with(Code::NotFound))
         .with_state(ingress)
+}
+
+/// The path of this door that takes a request, as it is written in the list above; `None`: none does.
+pub(super) fn route(prefix: &str, path: &str) -> Option<&'static str> {
+    let bare = path
+        .strip_prefix(prefix)
+        .filter(|bare| bare.starts_with('/'));
+    [Some(path), bare].into_iter().flatten().find_map(|path| {
+        match path.strip_suffix('/').unwrap_or(path) {
+            "/collect" => Some("/collect"),
+            "/health" => Some("/health"),
+            "/ready" => Some("/ready"),
+            other => match other.strip_prefix("/collect/") {
+                Some(stream) => (!stream.contains('/')).then_some("/collect/{stream}"),
+                None => segment::route(other),
+            },
+        }
+    })
 }
 
 fn routes(router: Router<Ingress>, prefix: &str) -> Router<Ingress> {
@@ -143,13 +162,9 @@ pub(super) async fn answered(
         }
     };
     let (status_code, took) = (response.status().as_u16(), started.elapsed());
-    ingress.metrics().request_seconds.record(
-        took.as_secs_f64(),
-        &[
-            KeyValue::new("protocol", "http"),
-            KeyValue::new("status", i64::from(status_code)),
-        ],
-    );
+    let labels = labels::http_request(status_code);
+    let seconds = &ingress.metrics().request_seconds;
+    seconds.record(took.as_secs_f64(), labels);
     line.completed(status_code, took);
     response
 }
@@ -188,6 +203,7 @@ async fn store(
     request: Request<Body>,
 ) -> Result<Response<Body>, RequestError> {
     let stream = stream?;
+    let span = spans::of(request.extensions());
     let (body, _held) = read_body(ingress, request).await?;
     let items = scan::split(&body, ingress.config().batch_events_max).map_err(malformed)?;
     let outcomes = ingress
@@ -199,6 +215,7 @@ async fn store(
             shared: Shared::default(),
             sent_at: None,
             deadline: None,
+            span,
             inputs: items.into_iter().map(Input::Json).collect(),
         })
         .await?;

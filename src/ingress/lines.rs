@@ -70,7 +70,7 @@ impl<'a> Line<'a> {
 }
 
 /// A method as a word of a closed list.
-fn method_name(method: &http::Method) -> &'static str {
+pub(super) fn method_name(method: &http::Method) -> &'static str {
     match *method {
         http::Method::GET => "GET",
         http::Method::HEAD => "HEAD",

@@ -9,11 +9,12 @@ use http::{HeaderMap, Method, Request, Response, Version};
 use tonic_web::{GrpcWebLayer, GrpcWebService};
 use tower::ServiceExt as _;
 use tower_layer::Layer as _;
+use tracing::Instrument as _;
 
 use super::grpc_layer::GrpcLayer;
 use super::outcome::RequestError;
 use super::server::Door;
-use super::{Ingress, cors, http as door};
+use super::{Ingress, cors, http as door, spans};
 use crate::status::Code;
 
 /// Both doors, behind one front. Cheap to clone.
@@ -29,7 +30,7 @@ struct Inner {
 
 /// What a request's content type asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Http,
     Grpc,
     GrpcWeb,
@@ -45,21 +46,25 @@ impl Front {
     }
 
     /// Answers one request.
-    pub(crate) async fn handle(&self, door: Door, request: Request<Body>) -> Response<Body> {
+    pub(crate) async fn handle(&self, door: Door, mut request: Request<Body>) -> Response<Body> {
         if request.method() == Method::OPTIONS && door == Door::Public {
             return cors::preflight(request.headers());
         }
         let origin = request.headers().get(ORIGIN).cloned();
-        let mut response = self.dispatch(door, request).await;
+        let kind = kind(request.headers());
+        let span = spans::begin(&self.0.ingress, kind, &mut request);
+        let answered = self.dispatch(door, kind, request);
+        let mut response = answered.instrument(span.log_span()).await;
+        spans::answered(&span, kind, &response);
         if door == Door::Public {
             cors::allow(origin.as_ref(), response.headers_mut());
         }
         response
     }
 
-    async fn dispatch(&self, door: Door, request: Request<Body>) -> Response<Body> {
+    async fn dispatch(&self, door: Door, kind: Kind, request: Request<Body>) -> Response<Body> {
         let http2 = request.version() == Version::HTTP_2;
-        let answered = match (kind(request.headers()), door) {
+        let answered = match (kind, door) {
             (Kind::Grpc, _) if http2 => Ok(self.0.grpc.clone().oneshot(request).await),
             (Kind::Grpc, _) => {
                 let text = "gRPC needs HTTP/2, over HTTP/1.1 use gRPC-web; do not retry here";

@@ -22,7 +22,7 @@ use super::decode::{Id, id_text};
 use super::http as door;
 use super::lines::Line;
 use super::outcome::{Outcome, RequestError};
-use super::{Ingress, Input, Protocol, Shared, StreamOf, Submission, answer, request_id};
+use super::{Ingress, Input, Protocol, Shared, StreamOf, Submission, answer, request_id, spans};
 use crate::event::Micros;
 use crate::status::Code;
 use crate::worker::adapt::time;
@@ -56,6 +56,12 @@ impl Endpoint {
     const fn many(path: &'static str) -> Self {
         Self { path, kind: None }
     }
+}
+
+/// The path among these that is the given one.
+pub(super) fn route(path: &str) -> Option<&'static str> {
+    let mut known = ENDPOINTS.iter().map(|endpoint| endpoint.path);
+    known.find(|known| *known == path)
 }
 
 /// Adds the paths under a prefix, each with and without a slash at its end.
@@ -98,6 +104,7 @@ async fn store(
     request_id: &str,
     request: Request<Body>,
 ) -> Result<Response<Body>, RequestError> {
+    let span = spans::of(request.extensions());
     let (body, _held) = door::read_body(ingress, request).await?;
     let envelope = match endpoint.kind {
         Some(_) => Envelope::of_one(&body)?,
@@ -118,6 +125,7 @@ async fn store(
             shared: envelope.shared,
             sent_at: envelope.sent_at,
             deadline: None,
+            span,
             inputs: items
                 .map(|(item, bytes)| Input::Json(Item { bytes, ..*item }))
                 .collect(),

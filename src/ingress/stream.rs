@@ -12,7 +12,6 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
-use opentelemetry::KeyValue;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -22,8 +21,10 @@ use super::lines::Line;
 use super::outcome::{Outcome, RequestError};
 use super::rpc_status;
 use super::shed::Held;
-use super::{Deadline, Ingress};
+use super::{Deadline, Ingress, spans};
 use crate::status::Code;
+use crate::telemetry::Span;
+use crate::telemetry::metrics::{Raised, labels};
 
 pub(super) mod bidi;
 pub(super) mod client;
@@ -45,7 +46,10 @@ pub(super) struct Call {
     /// The bytes that arrived and are not a whole message yet.
     pub(super) unread: Option<Arc<Held>>,
     pub(super) path: &'static str,
+    pub(super) span: Span,
     pub(super) started: Instant,
+    /// Counted as long as it lives.
+    pub(super) _open: Raised,
 }
 
 /// How a stream ended.
@@ -57,6 +61,16 @@ pub(super) enum End {
     Gone,
     /// With an error that the client is told.
     Failed(RequestError),
+}
+
+impl End {
+    fn code(&self) -> tonic::Code {
+        match self {
+            Self::Closed => tonic::Code::Ok,
+            Self::Gone => tonic::Code::Cancelled,
+            Self::Failed(error) => error.code.grpc(),
+        }
+    }
 }
 
 /// What reading the next message came to.
@@ -85,24 +99,20 @@ impl Call {
             End::Gone => CLIENT_GONE,
             End::Failed(error) => error.code.http(),
         };
+        if matches!(end, End::Closed) {
+            spans::rpc_ended(&self.span, end.code());
+        }
         self.line().completed(status_code, took);
         took
     }
 
     /// Counts a stream whose status went out in trailers, where the layer around the calls does not see it.
     pub(super) fn record(&self, end: &End, took: Duration) {
-        let code = match end {
-            End::Closed => tonic::Code::Ok,
-            End::Gone => tonic::Code::Cancelled,
-            End::Failed(error) => error.code.grpc(),
-        };
-        self.ingress.metrics().request_seconds.record(
-            took.as_secs_f64(),
-            &[
-                KeyValue::new("protocol", "grpc"),
-                KeyValue::new("status", code as i64),
-            ],
-        );
+        if !matches!(end, End::Closed) {
+            spans::rpc_ended(&self.span, end.code());
+        }
+        let seconds = &self.ingress.metrics().request_seconds;
+        seconds.record(took.as_secs_f64(), labels::grpc_request(end.code()));
     }
 
     /// Resolves when nothing more may be read: the deadline passed, or the server drains. Cancel safe.
@@ -144,7 +154,8 @@ impl Call {
     ///
     /// [`RequestError`]: nothing of this batch was stored.
     pub(super) fn begin(&self, batch: &Batch<'_>, window: &mut Window) -> Result<(), RequestError> {
-        let submission = batch.submission(&self.request_id, self.deadline.as_ref())?;
+        let span = spans::of_message(self.ingress.tracing(), &self.span, batch.events.len());
+        let submission = batch.submission(&self.request_id, self.deadline.as_ref(), span)?;
         tracing::debug!(
             batch = batch.number,
             events = batch.events.len(),

@@ -6,6 +6,7 @@ use super::admit::Shared;
 use super::decode::scan::Item;
 use super::{Deadline, Outcome};
 use crate::event::{DEFAULT_STREAM, Micros};
+use crate::telemetry::Span;
 use crate::wal::Commit;
 
 /// Which protocol an event came by.
@@ -68,6 +69,7 @@ pub struct Pending<'a> {
     pub(super) outcomes: Vec<Outcome<'a>>,
     /// `None`: there was nothing to append.
     pub(super) commit: Option<Commit>,
+    pub(super) span: Span,
 }
 
 impl Pending<'_> {
@@ -76,6 +78,7 @@ impl Pending<'_> {
         Pending {
             outcomes: self.outcomes.into_iter().map(Outcome::into_owned).collect(),
             commit: self.commit,
+            span: self.span,
         }
     }
 }
@@ -97,6 +100,8 @@ pub struct Submission<'a> {
     pub sent_at: Option<Micros>,
     /// Until when the events may be appended.
     pub deadline: Option<&'a Deadline>,
+    /// The span of the request, or of the message, that carries the events.
+    pub span: Span,
     /// The events.
     pub inputs: Vec<Input<'a>>,
 }

@@ -6,6 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
+/// Every component that can be degraded.
+pub const COMPONENTS: [&str; 5] = [
+    "store",
+    "warehouse",
+    "pubsub topic",
+    "pubsub subscription",
+    "pubsub messages",
+];
+
 /// What readiness is made of.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Readiness {
@@ -47,6 +56,10 @@ impl Health {
 
     /// Marks the component as degraded (with a reason), or as well again (`None`).
     pub fn degraded(&self, component: &'static str, reason: Option<String>) {
+        debug_assert!(
+            COMPONENTS.contains(&component),
+            "{component} has no gauge: name it above"
+        );
         self.update(|state| set(&mut state.degraded, component, reason));
     }
 
@@ -57,6 +70,19 @@ impl Health {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// Whether new work is taken.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        *self.changed.borrow()
+    }
+
+    /// Whether the component is degraded.
+    #[must_use]
+    pub fn is_degraded(&self, component: &str) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.degraded.contains_key(component)
     }
 
     /// Follows whether the gateway is ready.

@@ -97,6 +97,7 @@ fn judge(name: &str, bytes: Bytes) -> Found {
         rows: marker.rows,
         bytes: marker.bytes,
         marker: name.to_owned(),
+        traces: marker.traces,
     })
 }
 
@@ -166,6 +167,7 @@ pub(super) fn encode(object: &ManifestObject) -> Bytes {
         day: object.day.clone(),
         rows: object.rows,
         bytes: object.bytes,
+        traces: object.traces.clone(),
     };
     serde_json::to_vec(&marker)
         .expect("texts and numbers are always JSON")
@@ -236,7 +238,7 @@ impl Gathered {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Table;
+    use crate::store::{Table, Traces};
 
     fn object(name: &str, bytes: u64, rows: u64) -> ManifestObject {
         ManifestObject {
@@ -246,6 +248,7 @@ mod tests {
             rows,
             bytes,
             marker: format!("inbox/{name}"),
+            traces: Traces::default(),
         }
     }
 

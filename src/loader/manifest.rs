@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::store::Table;
+use crate::store::{Table, Traces};
 
 /// The version of the file's format.
 pub const VERSION: u32 = 1;
@@ -47,6 +47,9 @@ pub struct ManifestObject {
     pub bytes: u64,
     /// The marker to remove once the warehouse has recorded the object.
     pub marker: String,
+    /// The recorded requests that its events came in, as its marker says.
+    #[serde(default, skip_serializing_if = "Traces::is_empty")]
+    pub traces: Traces,
 }
 
 /// Why a file in `manifests/` is not read.
@@ -166,6 +169,7 @@ mod tests {
                     rows: 1,
                     bytes: 2,
                     marker: format!("inbox/{name}"),
+                    traces: Traces::default(),
                 })
                 .collect(),
         }

@@ -5,12 +5,10 @@ use bytes::Bytes;
 use super::inbox::{self, Found, Gathered};
 use super::iso::iso;
 use super::manifest::{self, Manifest, ManifestObject, ParseError};
+use super::pages::Pages;
 use super::warehouse::Outcome;
 use super::{Loader, MANIFESTS_KEPT, RoundError};
 use crate::telemetry::with_causes;
-
-/// Names that are listed at a time.
-const PAGE: usize = 1_000;
 
 impl Loader {
     /// Step 1: the lowest open manifest, or a new one over what lies in the inbox; `None` when there is nothing to do.
@@ -41,16 +39,8 @@ impl Loader {
 
     /// The lowest manifest above the last recorded one.
     async fn open_after(&mut self, last: u64) -> Result<Option<Manifest>, RoundError> {
-        let mut after = Manifest::name(last);
-        loop {
-            let names = self
-                .objects
-                .list(manifest::FOLDER, Some(&after), PAGE)
-                .await?;
-            let Some(end) = names.last() else {
-                return Ok(None);
-            };
-            after.clone_from(end);
+        let mut pages = Pages::after(manifest::FOLDER, Manifest::name(last));
+        while let Some(names) = pages.next(&*self.objects).await? {
             for (number, name) in names
                 .iter()
                 .filter_map(|name| Some((Manifest::number_of(name)?, name)))
@@ -68,6 +58,7 @@ impl Loader {
                 }
             }
         }
+        Ok(None)
     }
 
     /// Closes a manifest that cannot be read. Its objects still have their markers.
@@ -109,16 +100,8 @@ impl Loader {
     async fn gather(&mut self) -> Result<Vec<ManifestObject>, RoundError> {
         let mut gathered = Gathered::new(self.limits);
         let mut blocked: Option<(usize, String, String)> = None;
-        let mut after: Option<String> = None;
-        'pages: loop {
-            let names = self
-                .objects
-                .list(inbox::FOLDER, after.as_deref(), PAGE)
-                .await?;
-            if names.is_empty() {
-                break;
-            }
-            after = names.last().cloned();
+        let mut pages = Pages::of(inbox::FOLDER);
+        'pages: while let Some(names) = pages.next(&*self.objects).await? {
             let mut waiting = Vec::new();
             for (name, found) in inbox::read(&*self.objects, &names).await? {
                 match found {
@@ -239,16 +222,8 @@ impl Loader {
     /// Removes the files of manifests that were recorded long ago.
     pub(super) async fn clean_up(&mut self) -> Result<(), RoundError> {
         let last = self.warehouse.last_recorded().await?.unwrap_or(0);
-        let mut after: Option<String> = None;
-        loop {
-            let names = self
-                .objects
-                .list(manifest::FOLDER, after.as_deref(), PAGE)
-                .await?;
-            let Some(end) = names.last() else {
-                return Ok(());
-            };
-            after = Some(end.clone());
+        let mut pages = Pages::of(manifest::FOLDER);
+        while let Some(names) = pages.next(&*self.objects).await? {
             for (number, name) in names
                 .iter()
                 .filter_map(|name| Some((Manifest::number_of(name)?, name)))
@@ -259,5 +234,6 @@ impl Loader {
                 self.objects.delete(name).await?;
             }
         }
+        Ok(())
     }
 }

@@ -11,11 +11,9 @@
 use bytes::Bytes;
 
 use super::manifest::{self, Manifest, ManifestObject};
+use super::pages::Pages;
 use super::{Loader, RoundError, inbox, retention};
-use crate::store::{Table, parquet};
-
-/// Names that are listed at a time.
-const PAGE: usize = 1_000;
+use crate::store::{Table, Traces, parquet};
 
 impl Loader {
     /// Gives the objects that the warehouse should know and does not their markers back.
@@ -31,13 +29,8 @@ impl Loader {
         let mut oldest: Option<String> = None;
         for table in [Table::Events, Table::Errors] {
             let folder = format!("{}/", table.as_str());
-            let mut after: Option<String> = None;
-            loop {
-                let names = self.objects.list(&folder, after.as_deref(), PAGE).await?;
-                let Some(end) = names.last() else {
-                    break;
-                };
-                after = Some(end.clone());
+            let mut pages = Pages::of(&folder);
+            while let Some(names) = pages.next(&*self.objects).await? {
                 let recorded = self.warehouse.recorded(&names).await?;
                 for name in names.iter().filter(|name| !recorded.contains(*name)) {
                     let Some((day, stem)) = retention::parts(name) else {
@@ -65,20 +58,13 @@ impl Loader {
     /// Whether manifests were recorded once that this warehouse does not know and that are not there any more.
     async fn lacks_manifests(&mut self) -> Result<bool, RoundError> {
         let last = self.warehouse.last_recorded().await?;
-        let mut after = Manifest::name(last.unwrap_or(0));
-        let lowest = loop {
-            let names = self
-                .objects
-                .list(manifest::FOLDER, Some(&after), PAGE)
-                .await?;
-            let Some(end) = names.last() else {
-                break None;
-            };
-            after.clone_from(end);
-            if let Some(number) = names.iter().find_map(|name| Manifest::number_of(name)) {
-                break Some(number);
-            }
-        };
+        let mut pages = Pages::after(manifest::FOLDER, Manifest::name(last.unwrap_or(0)));
+        let mut lowest = None;
+        while lowest.is_none()
+            && let Some(names) = pages.next(&*self.objects).await?
+        {
+            lowest = names.iter().find_map(|name| Manifest::number_of(name));
+        }
         Ok(match (last, lowest) {
             (_, Some(lowest)) => lowest > last.unwrap_or(0).saturating_add(1),
             // A warehouse that never recorded anything: new, or made anew.
@@ -110,6 +96,7 @@ impl Loader {
             rows: rows(table, &file),
             bytes: file.len() as u64,
             marker: marker.clone(),
+            traces: Traces::default(),
         };
         let put = self
             .objects

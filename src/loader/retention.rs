@@ -26,6 +26,7 @@ use opentelemetry::KeyValue;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::pages::Pages;
 use super::{Context, Loader, RoundError, inbox};
 use crate::clock::Clock;
 use crate::event::{DAY_MICROS, Day, Micros};
@@ -33,9 +34,6 @@ use crate::store::{Objects, Table};
 
 /// The shortest time between two passes.
 const EVERY: Duration = Duration::from_secs(3600);
-
-/// Names that are listed at a time.
-const PAGE: usize = 1_000;
 
 /// Objects that are removed between two looks at the stop.
 const STEP: usize = 100;
@@ -143,12 +141,12 @@ impl Loader {
     ) -> Result<(), RoundError> {
         let first_kept = first_kept.to_string();
         let folder = format!("{}/", table.as_str());
-        let (mut after, mut removed): (Option<String>, usize) = (None, 0);
+        let (mut pages, mut removed) = (Pages::of(&folder), 0_usize);
         let mut is_done = false;
-        while !is_done && !stop.is_cancelled() {
-            let names = self.objects.list(&folder, after.as_deref(), PAGE).await?;
-            is_done = names.is_empty();
-            after = names.last().cloned();
+        while !is_done
+            && !stop.is_cancelled()
+            && let Some(names) = pages.next(&*self.objects).await?
+        {
             let mut old = BTreeMap::new();
             for name in names {
                 match parts(&name) {
@@ -193,14 +191,9 @@ impl Loader {
             ) else {
                 break;
             };
-            let mut after = format!("{folder}{first}");
+            let mut pages = Pages::after(folder, format!("{folder}{first}"));
             let end_of_last = format!("{folder}{last}.json~");
-            loop {
-                let markers = self.objects.list(folder, Some(&after), PAGE).await?;
-                let Some(end) = markers.last() else {
-                    break;
-                };
-                after.clone_from(end);
+            while let Some(markers) = pages.next(&*self.objects).await? {
                 // A marker that was set aside twice has something after its `.json`.
                 let stems = markers
                     .iter()
@@ -208,7 +201,7 @@ impl Loader {
                 for stem in stems {
                     old.remove(stem);
                 }
-                if after > end_of_last {
+                if markers.last().is_some_and(|last| *last > end_of_last) {
                     break;
                 }
             }
@@ -251,7 +244,7 @@ async fn store_oldest(objects: &dyn Objects) -> Result<Option<Micros>, RoundErro
     let mut oldest: Option<Micros> = None;
     for table in [Table::Events, Table::Errors] {
         let folder = format!("{}/", table.as_str());
-        let names = objects.list(&folder, None, PAGE).await?;
+        let names = Pages::of(&folder).next(objects).await?.unwrap_or_default();
         let day = names.iter().find_map(|name| parts(name));
         let first = day.and_then(|(day, _)| start(day));
         oldest = oldest.into_iter().chain(first).min();

@@ -191,8 +191,7 @@ impl LaneState {
             since: now,
             closed: None,
         });
-        let full =
-            open.records.len() >= rules.events_max || open.bytes >= rules.bytes || open.day != day;
+        let full = rules.is_full(open.records.len(), open.bytes) || open.day != day;
         if !full {
             open.bytes += record.len();
             open.records.push((offset, record.clone()));
@@ -206,34 +205,24 @@ impl LaneState {
             return None;
         }
         let open = self.open.as_ref()?;
+        let (events, age) = (open.records.len(), now.duration_since(open.since));
         if open.closed.is_some() {
             open.closed
-        } else if self.is_counted_out(open, rules, now) {
-            Some(Reason::Count)
+        } else if age < rules.ripe_at(events, open.bytes) {
+            drain.then_some(Reason::Drain)
         } else if open.bytes >= rules.bytes {
             Some(Reason::Bytes)
-        } else if now.duration_since(open.since) >= rules.age {
-            Some(Reason::Age)
+        } else if events >= rules.events {
+            Some(Reason::Count)
         } else {
-            drain.then_some(Reason::Drain)
+            Some(Reason::Age)
         }
-    }
-
-    fn is_counted_out(&self, open: &Open, rules: &Rules, now: Instant) -> bool {
-        let count = open.records.len();
-        count >= rules.events_max
-            || (count >= rules.events && now.duration_since(open.since) >= rules.events_age)
     }
 
     /// When the open batch comes of age, if the lane is free for it.
     pub(crate) fn deadline(&self, rules: &Rules) -> Option<Instant> {
         let open = self.open.as_ref().filter(|_| !self.is_busy())?;
-        let age = if open.records.len() >= rules.events {
-            rules.age.min(rules.events_age)
-        } else {
-            rules.age
-        };
-        Some(open.since + age)
+        Some(open.since + rules.ripe_at(open.records.len(), open.bytes))
     }
 
     /// Decides what the open batch is: from now on the lane is busy with it.
@@ -267,6 +256,7 @@ impl LaneState {
                 id: batch,
                 day: open.day,
                 records: open.records,
+                sent_in: Vec::new(),
             },
         ))
     }
@@ -320,6 +310,11 @@ impl LaneState {
             under_way.again = true;
         }
         lost
+    }
+
+    /// Bytes of the open batch.
+    pub(crate) fn open_bytes(&self) -> usize {
+        self.open.as_ref().map_or(0, |open| open.bytes)
     }
 
     /// How many batches the queue took and is not known to own.

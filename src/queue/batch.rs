@@ -118,7 +118,16 @@ fn assemble(batch: proto::Batch) -> Result<(Batch, String), DecodeError> {
         return Err(damaged("its records are not what was sealed"));
     }
     let day = Day(batch.day);
-    Ok((Batch { id, day, records }, batch.node))
+    let sent_in = Vec::new();
+    Ok((
+        Batch {
+            id,
+            day,
+            records,
+            sent_in,
+        },
+        batch.node,
+    ))
 }
 
 fn damaged(what: &'static str) -> DecodeError {
@@ -151,6 +160,7 @@ mod tests {
             },
             day: Day(20_000),
             records,
+            sent_in: Vec::new(),
         }
     }
 

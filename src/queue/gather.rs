@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   messages ─▶ open run ─▶ closed by a gap, another day or its size ─┐
-//!                  └──────── ripe by count, bytes or age ─────────────┴─(lane free)─▶ out ─(settled)─▶ all handles
+//!                  └──────── ripe by count, bytes or age ─────────────┴─(lane free, nothing missing)─▶ out ─(settled)─▶ all handles
 //! ```
 //!
 //! What it promises:
@@ -11,18 +11,37 @@
 //! 1. A lane has at most one run out at a time, and runs go out in the order of their numbers, as far as they are here.
 //! 2. A run holds consecutive batches of one UTC day. A batch that comes again while it is here joins its first copy, and is
 //!    settled with it.
-//! 3. All runs share one budget; past half of it the oldest run counts as ripe, past all of it nothing more should be
+//! 3. A run whose predecessor is missing waits for it: numbers are dense, so whoever wrote a lane's batch 7 a moment ago and
+//!    is given 9 knows that there is an 8. It waits for [`PATIENCE`], not counting the time in which nothing could come, or as
+//!    long as the budget allows; then it goes, and says what it did not wait for any longer. Nobody can know what came before
+//!    the first batch that they see of a lane: there the queue's own order counts, and counts again after a while without a
+//!    batch of the lane ([`REMEMBERED`]), in which it may have been another worker's.
+//! 4. All runs share one budget; past half of it the oldest run counts as ripe, past all of it nothing more should be
 //!    taken in.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Batch, input_hash};
+use super::Batch;
 use crate::config::BatchRules;
-use crate::event::{BatchId, Lane, LogId};
+use crate::event::{Lane, LogId};
+
+use lane::Runs;
+
+mod lane;
+
+/// How long a run waits for what is missing before it: long enough that whatever somebody else held, who died, has been given back
+/// and delivered here.
+pub const PATIENCE: Duration = Duration::from_secs(40);
+
+/// How long a lane is remembered of which nothing comes.
+pub const REMEMBERED: Duration = Duration::from_secs(120);
+
+/// When there was no room for so long, nothing could come meanwhile.
+const FULL_FOR_LONG: Duration = Duration::from_secs(5);
 
 /// When a run is worth an object, and what all runs may hold.
 #[derive(Debug, Clone, Copy)]
@@ -58,31 +77,19 @@ pub struct Run {
     pub batch: Arc<Batch>,
     /// The label of the gateway that sealed them.
     pub node: Arc<str>,
+    /// How many batches before it were waited for in vain.
+    pub missing: u64,
 }
 
-#[derive(Debug)]
-struct Waiting<H> {
-    batches: Vec<Batch>,
-    node: Arc<str>,
-    handles: Vec<H>,
-    bytes: usize,
-    events: usize,
-    since: Instant,
-    is_closed: bool,
-}
-
-#[derive(Debug)]
-struct Out<H> {
-    ids: Vec<BatchId>,
-    handles: Vec<H>,
-    bytes: usize,
-}
-
-#[derive(Debug)]
-struct Runs<H> {
-    /// In the order of their numbers.
-    waiting: VecDeque<Waiting<H>>,
-    out: Option<Out<H>>,
+/// What became of a message that was offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offered {
+    /// It is in a run.
+    Taken,
+    /// It is in a run that waits for what is missing before it.
+    Early,
+    /// Its batch was here already.
+    Copy,
 }
 
 /// See the module's page.
@@ -92,6 +99,10 @@ pub struct Gatherer<H> {
     lanes: BTreeMap<Key, Runs<H>>,
     bytes: usize,
     messages: usize,
+    /// When to look next for lanes that can be forgotten.
+    prune_at: Option<Instant>,
+    /// Since when nothing more should be taken in.
+    full_since: Option<Instant>,
 }
 
 impl<H> Gatherer<H> {
@@ -103,68 +114,133 @@ impl<H> Gatherer<H> {
             lanes: BTreeMap::new(),
             bytes: 0,
             messages: 0,
+            prune_at: None,
+            full_since: None,
         }
     }
 
-    /// Takes a message in; `false` when its batch is here already.
-    pub fn offer(&mut self, message: Message<H>, now: Instant) -> bool {
+    /// Takes a message in.
+    pub fn offer(&mut self, message: Message<H>, now: Instant) -> Offered {
+        self.prune(now);
         let id = message.batch.id;
         let runs = self.lanes.entry((id.log_id, id.lane)).or_default();
+        runs.touch(now);
         self.messages += 1;
-        let Some(message) = runs.join(message) else {
-            return false;
-        };
-        self.bytes += message.batch.bytes();
-        runs.put(message, &self.rules, now);
-        true
+        let mut offered = Offered::Copy;
+        if let Some(message) = runs.join(message) {
+            self.bytes += message.batch.bytes();
+            let is_early = runs.put(message, &self.rules, now);
+            offered = if is_early {
+                Offered::Early
+            } else {
+                Offered::Taken
+            };
+        }
+        if self.is_full() {
+            self.full_since.get_or_insert(now);
+        }
+        offered
+    }
+
+    /// A batch was here and could not be taken in: those behind it wait for it until then. Asked again, it changes nothing.
+    pub fn expect(&mut self, (key, number): (Key, u64), until: Instant, now: Instant) {
+        self.prune(now);
+        let runs = self.lanes.entry(key).or_default();
+        runs.touch(now);
+        runs.expect(number, until);
+    }
+
+    /// Nothing could come for a while, of no lane: that says nothing about any, and nobody waited in vain.
+    pub fn was_cut_off(&mut self, now: Instant) {
+        self.lanes.values_mut().for_each(|runs| runs.remember(now));
     }
 
     /// Whether there is a run to be written whose lane is free.
     #[must_use]
     pub fn is_ready(&self, now: Instant, drain: bool) -> bool {
-        let hurry = drain || self.is_crowded();
-        let mut lanes = self.lanes.values();
-        lanes.any(|runs| runs.is_ripe(&self.rules, now, hurry))
+        self.pick(now, drain).is_some()
     }
 
     /// The next run to be written, if there is one and its lane is free: from now on the lane is not.
     pub fn take(&mut self, now: Instant, drain: bool) -> Option<Run> {
-        let (rules, hurry) = (self.rules, drain || self.is_crowded());
-        let (key, runs) = self
-            .lanes
-            .iter_mut()
-            .filter(|(_, runs)| runs.is_ripe(&rules, now, hurry))
-            .min_by_key(|(_, runs)| runs.waiting.front().map(|run| run.since))?;
-        let (batch, node) = runs.start()?;
+        let key = self.pick(now, drain)?;
+        let (batch, node, missing) = self.lanes.get_mut(&key)?.start()?;
         Some(Run {
-            key: *key,
+            key,
             batch: Arc::new(batch),
             node,
+            missing,
         })
     }
 
+    /// The lane of the oldest run that should be written.
+    fn pick(&self, now: Instant, drain: bool) -> Option<Key> {
+        let hurry = drain || self.is_crowded();
+        let oldest = |is_it: &dyn Fn(&Runs<H>) -> bool| {
+            let lanes = self.lanes.iter().filter(|(_, runs)| is_it(runs));
+            lanes
+                .min_by_key(|(_, runs)| runs.since())
+                .map(|(key, _)| *key)
+        };
+        let ripe = oldest(&|runs| runs.is_ripe(&self.rules, now, (hurry, self.is_full())));
+        if ripe.is_some() || drain || !self.is_full() {
+            return ripe;
+        }
+        // What is missing cannot come any more: there is no room for it.
+        let is_busy = self.lanes.values().any(Runs::is_out);
+        oldest(&|runs| !is_busy && runs.since().is_some())
+    }
+
     /// The lane's run that is out is done with: its handles, and those of copies that came meanwhile.
-    pub fn settle(&mut self, key: Key) -> Vec<H> {
+    pub fn settle(&mut self, key: Key, now: Instant) -> Vec<H> {
         let Some(runs) = self.lanes.get_mut(&key) else {
             return Vec::new();
         };
-        let Some(out) = runs.out.take() else {
+        runs.touch(now);
+        let Some(out) = runs.settle() else {
             return Vec::new();
         };
-        if runs.waiting.is_empty() {
-            self.lanes.remove(&key);
-        }
-        self.bytes -= out.bytes;
-        self.messages -= out.handles.len();
-        out.handles
+        self.gone(out, now)
     }
 
-    /// When the next run comes of age, among the lanes that are free.
+    /// The lane's run that is out was not written: its handles, and those of all that waits behind it, which must not overtake it.
+    pub fn give_back(&mut self, key: Key, now: Instant) -> Vec<H> {
+        let Some(runs) = self.lanes.get_mut(&key) else {
+            return Vec::new();
+        };
+        let back = runs.give_back();
+        self.gone(back, now)
+    }
+
+    /// What left a lane is not held any more.
+    fn gone(&mut self, back: lane::Back<H>, now: Instant) -> Vec<H> {
+        self.bytes -= back.bytes;
+        self.messages -= back.handles.len();
+        if !self.is_full()
+            && let Some(since) = self.full_since.take()
+            && now - since >= FULL_FOR_LONG
+        {
+            self.was_cut_off(now);
+        }
+        back.handles
+    }
+
+    /// The handles of all runs that wait for what is missing: for those who will not wait.
+    pub fn give_back_early(&mut self, now: Instant) -> Vec<H> {
+        let early = self.lanes.iter();
+        let early = early.filter(|(_, runs)| runs.is_early(now, self.is_full()));
+        let keys: Vec<Key> = early.map(|(key, _)| *key).collect();
+        keys.into_iter()
+            .flat_map(|key| self.give_back(key, now))
+            .collect()
+    }
+
+    /// When the next run can go out, among the lanes that are free.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        let runs = self.lanes.values().filter(|runs| runs.out.is_none());
-        runs.filter_map(|runs| runs.waiting.front())
-            .map(|run| run.deadline(&self.rules))
+        let lanes = self.lanes.values();
+        lanes
+            .filter_map(|runs| runs.deadline(&self.rules, self.is_full()))
             .min()
     }
 
@@ -181,7 +257,7 @@ impl<H> Gatherer<H> {
     /// Whether everything is settled.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.lanes.is_empty()
+        self.messages == 0
     }
 
     /// Bytes of records that are held.
@@ -195,127 +271,23 @@ impl<H> Gatherer<H> {
     pub fn messages(&self) -> usize {
         self.messages
     }
-}
 
-// === impl Runs ===
+    /// How many lanes wait for what is missing.
+    #[must_use]
+    pub fn early(&self, now: Instant) -> usize {
+        let lanes = self.lanes.values();
+        lanes
+            .filter(|runs| runs.is_early(now, self.is_full()))
+            .count()
+    }
 
-impl<H> Default for Runs<H> {
-    fn default() -> Self {
-        Self {
-            waiting: VecDeque::new(),
-            out: None,
+    /// Forgets lanes of which nothing came for a while.
+    fn prune(&mut self, now: Instant) {
+        if self.prune_at.is_none_or(|at| at <= now) {
+            self.prune_at = Some(now + REMEMBERED);
+            self.lanes.retain(|_, runs| !runs.is_forgotten(now));
         }
     }
-}
-
-impl<H> Runs<H> {
-    /// A copy of a batch that is here is settled with it; gives back what is none.
-    fn join(&mut self, message: Message<H>) -> Option<Message<H>> {
-        let id = message.batch.id;
-        if let Some(out) = &mut self.out
-            && out.ids.contains(&id)
-        {
-            out.handles.push(message.handle);
-            return None;
-        }
-        let holds = |run: &&mut Waiting<H>| run.batches.iter().any(|batch| batch.id == id);
-        match self.waiting.iter_mut().find(holds) {
-            Some(run) => run.handles.push(message.handle),
-            None => return Some(message),
-        }
-        None
-    }
-
-    fn put(&mut self, message: Message<H>, rules: &Rules, now: Instant) {
-        let number = message.batch.id.number;
-        // Behind every run that begins before it; mostly that is all of them.
-        let place = self.waiting.partition_point(|run| run.first() < number);
-        let is_last = place == self.waiting.len();
-        if let Some(run) = self.waiting.back_mut().filter(|_| is_last) {
-            if run.takes(&message.batch, rules) {
-                run.add(message);
-                return;
-            }
-            run.is_closed = true;
-        }
-        let mut run = Waiting {
-            batches: Vec::new(),
-            node: Arc::clone(&message.node),
-            handles: Vec::new(),
-            bytes: 0,
-            events: 0,
-            since: now,
-            is_closed: !is_last,
-        };
-        run.add(message);
-        self.waiting.insert(place, run);
-    }
-
-    fn is_ripe(&self, rules: &Rules, now: Instant, hurry: bool) -> bool {
-        let is_ripe = |run: &Waiting<H>| hurry || run.is_closed || run.deadline(rules) <= now;
-        self.out.is_none() && self.waiting.front().is_some_and(is_ripe)
-    }
-
-    fn start(&mut self) -> Option<(Batch, Arc<str>)> {
-        let run = self.waiting.pop_front()?;
-        self.out = Some(Out {
-            ids: run.batches.iter().map(|batch| batch.id).collect(),
-            handles: run.handles,
-            bytes: run.bytes,
-        });
-        Some((merged(run.batches)?, run.node))
-    }
-}
-
-// === impl Waiting ===
-
-impl<H> Waiting<H> {
-    fn first(&self) -> u64 {
-        self.batches.first().map_or(0, |batch| batch.id.number)
-    }
-
-    fn takes(&self, batch: &Batch, rules: &Rules) -> bool {
-        let follows = self.batches.last().is_some_and(|last| {
-            batch.id.number == last.id.number + 1
-                && batch.id.first > last.id.last
-                && batch.day == last.day
-        });
-        follows
-            && !self.is_closed
-            && self.bytes < rules.run.bytes
-            && self.events < rules.run.events_max
-    }
-
-    fn add(&mut self, message: Message<H>) {
-        self.bytes += message.batch.bytes();
-        self.events += message.batch.records.len();
-        self.batches.push(message.batch);
-        self.handles.push(message.handle);
-    }
-
-    fn deadline(&self, rules: &Rules) -> Instant {
-        let rules = &rules.run;
-        let age = if self.bytes >= rules.bytes || self.events >= rules.events_max {
-            Duration::ZERO
-        } else if self.events >= rules.events {
-            rules.events_age.min(rules.age)
-        } else {
-            rules.age
-        };
-        self.since + age
-    }
-}
-
-/// Consecutive batches as one, under the first one's number.
-fn merged(batches: Vec<Batch>) -> Option<Batch> {
-    let mut batches = batches.into_iter();
-    let mut all = batches.next()?;
-    for batch in batches {
-        all.id.last = batch.id.last;
-        all.records.extend(batch.records);
-    }
-    all.id.input_hash = input_hash(&all.records);
-    Some(all)
 }
 
 #[cfg(test)]

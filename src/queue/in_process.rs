@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{Batch, Consumer, Delivery, Producer, SendError, Settle};
 use crate::backoff::Backoff;
 use crate::telemetry::Metrics;
+use crate::telemetry::metrics::Raised;
 
 /// Makes a queue for so many workers (at least one): the publisher's end and one end for each worker.
 #[must_use]
@@ -51,6 +52,10 @@ impl Producer for InProcessProducer {
         let worker = usize::from(batch.id.lane.0) % self.senders.len().max(1);
         let sender = self.senders.get(worker).ok_or(SendError::Closed)?;
         let mut attempt = 1;
+        let _held = (
+            Raised::by(&self.metrics.queue_held_messages, 1),
+            Raised::by(&self.metrics.queue_held_bytes, batch.bytes()),
+        );
         loop {
             let (settled, outcome) = oneshot::channel();
             let settle = Box::new(InProcessSettle(settled));

@@ -23,8 +23,9 @@ use google_cloud_pubsub::client::{Publisher, Subscriber, SubscriptionAdmin, Topi
 use google_cloud_pubsub::retry_policy::RetryableErrors;
 
 use crate::cloud::{NoCredentials, credentials};
-use crate::config::Endpoint;
 use crate::event::{Lane, LogId};
+
+pub use crate::config::PubSubOptions;
 
 mod consumer;
 mod producer;
@@ -37,24 +38,8 @@ pub use setup::{Found, SetUpError, set_up};
 /// How long one call may take, its repetitions included; then it is begun anew over a new connection.
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Which topic and subscription, and where.
-#[derive(Debug, Clone)]
-pub struct PubSubOptions {
-    /// The Google Cloud project.
-    pub project: String,
-    /// The topic's name within the project.
-    pub topic: String,
-    /// The subscription's name within the project.
-    pub subscription: String,
-    /// Whether both are made where they are missing.
-    pub create: bool,
-    /// For how long a subscription that is made here keeps messages.
-    pub retention: Duration,
-    /// How long what was published may wait until the subscription is looked at.
-    pub verify_every: Duration,
-    /// Where Pub/Sub answers.
-    pub endpoint: Endpoint,
-}
+/// The attribute that carries the trace which a batch belongs to.
+const TRACEPARENT: &str = "traceparent";
 
 /// Why a client cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -72,14 +57,7 @@ impl PubSubOptions {
         format!("projects/{}/topics/{}", self.project, self.topic)
     }
 
-    fn subscription_path(&self) -> String {
-        format!(
-            "projects/{}/subscriptions/{}",
-            self.project, self.subscription
-        )
-    }
-
-    async fn publisher(&self) -> Result<Publisher, ClientError> {
+    pub(crate) async fn publisher(&self) -> Result<Publisher, ClientError> {
         let mut builder = Publisher::builder(self.topic_path())
             .with_credentials(credentials(&self.endpoint)?)
             .with_retry_policy(RetryableErrors.with_time_limit(CALL_TIMEOUT))
@@ -91,7 +69,7 @@ impl PubSubOptions {
         Ok(builder.build().await?)
     }
 
-    async fn subscriber(&self) -> Result<Subscriber, ClientError> {
+    pub(crate) async fn subscriber(&self) -> Result<Subscriber, ClientError> {
         let mut builder = Subscriber::builder().with_credentials(credentials(&self.endpoint)?);
         if let Some(url) = self.endpoint.url() {
             builder = builder.with_endpoint(url);
@@ -99,21 +77,24 @@ impl PubSubOptions {
         Ok(builder.build().await?)
     }
 
-    async fn admins(&self) -> Result<(TopicAdmin, SubscriptionAdmin), ClientError> {
-        let policy = || RetryableErrors.with_time_limit(CALL_TIMEOUT);
-        let (mut topics, mut subscriptions) = (
-            TopicAdmin::builder()
-                .with_credentials(credentials(&self.endpoint)?)
-                .with_retry_policy(policy()),
-            SubscriptionAdmin::builder()
-                .with_credentials(credentials(&self.endpoint)?)
-                .with_retry_policy(policy()),
-        );
+    async fn topic_admin(&self) -> Result<TopicAdmin, ClientError> {
+        let mut builder = TopicAdmin::builder()
+            .with_credentials(credentials(&self.endpoint)?)
+            .with_retry_policy(RetryableErrors.with_time_limit(CALL_TIMEOUT));
         if let Some(url) = self.endpoint.url() {
-            topics = topics.with_endpoint(url);
-            subscriptions = subscriptions.with_endpoint(url);
+            builder = builder.with_endpoint(url);
         }
-        Ok((topics.build().await?, subscriptions.build().await?))
+        Ok(builder.build().await?)
+    }
+
+    async fn subscription_admin(&self) -> Result<SubscriptionAdmin, ClientError> {
+        let mut builder = SubscriptionAdmin::builder()
+            .with_credentials(credentials(&self.endpoint)?)
+            .with_retry_policy(RetryableErrors.with_time_limit(CALL_TIMEOUT));
+        if let Some(url) = self.endpoint.url() {
+            builder = builder.with_endpoint(url);
+        }
+        Ok(builder.build().await?)
     }
 }
 

@@ -12,9 +12,11 @@ use bytes::Bytes;
 
 use super::objects::{marker_name, object_name};
 use super::{
-    ErrorRow, ErrorStore, EventStore, Marker, Objects, Row, Table, WriteError, Written, parquet,
+    ErrorRow, ErrorStore, EventStore, Marker, Objects, Row, Table, Traces, WriteError, Written,
+    parquet,
 };
 use crate::event::{BatchId, Day};
+use crate::telemetry::trace;
 
 /// The version of the marker's format.
 const MARKER_VERSION: u32 = 1;
@@ -69,6 +71,7 @@ impl<O: Objects + ?Sized> ObjectEventStore<O> {
             day: day.to_string(),
             rows,
             bytes,
+            traces: Traces::from(&*trace::followed()),
         };
         let marker = serde_json::to_vec(&marker).map_err(|error| WriteError::Denied {
             reason: "the marker could not be encoded".to_owned(),

@@ -5,7 +5,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::WriteError;
-use crate::event::{BatchId, Day};
+use crate::event::{BatchId, Day, TraceLink};
+use crate::telemetry::trace::Contexts;
 
 /// The folder of markers: whoever waits for work is woken when something is put there.
 pub(super) const INBOX: &str = "inbox/";
@@ -63,6 +64,41 @@ pub struct Marker {
     pub rows: u64,
     /// Bytes of the object.
     pub bytes: u64,
+    /// The recorded requests that its events came in.
+    #[serde(default, skip_serializing_if = "Traces::is_empty")]
+    pub traces: Traces,
+}
+
+/// Requests that are recorded by a tracer and are to hear what becomes of an object.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traces {
+    /// Each as a `traceparent`, at most 64.
+    pub contexts: Vec<String>,
+    /// How many more there are.
+    #[serde(default)]
+    pub left_out: u64,
+}
+
+impl Traces {
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.contexts.is_empty()
+    }
+
+    /// Those that can be read.
+    pub fn links(&self) -> impl Iterator<Item = TraceLink> {
+        self.contexts.iter().filter_map(|text| text.parse().ok())
+    }
+}
+
+impl From<&Contexts> for Traces {
+    fn from(contexts: &Contexts) -> Self {
+        Self {
+            contexts: contexts.kept().iter().map(ToString::to_string).collect(),
+            left_out: contexts.left_out() as u64,
+        }
+    }
 }
 
 /// A flat namespace of immutable objects. What every implementation promises:

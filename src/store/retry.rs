@@ -2,14 +2,15 @@
 //!
 //! While a write fails the component `store` is degraded; it is well again when no write is failing any more. Two
 //! cases call for a person and are logged as errors, once per outage: a store that refuses us, and a lane that keeps
-//! failing while others succeed.
+//! failing while others succeed. That is a lane of one log: a worker that stores the batches of several gateways tells them apart.
 //!
 //! Only the end of the program stops the retries: when the token fires, the last error is returned and the batch goes
 //! back to its queue.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use opentelemetry::KeyValue;
@@ -18,14 +19,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Disposition, ErrorRow, ErrorStore, EventStore, Row, WriteError, Written};
 use crate::backoff::Backoff;
-use crate::event::{BatchId, Day, Lane};
+use crate::event::{BatchId, Day, Lane, LogId};
 use crate::lifecycle::Health;
-use crate::telemetry::Metrics;
+use crate::telemetry::trace::{self, Scope, count};
+use crate::telemetry::{Metrics, Span, names};
 
 /// The component's name in readiness.
 const COMPONENT: &str = "store";
 
-/// After so many failures in a row a lane counts as stuck, if others got through meanwhile.
+/// After so many failures in a row a lane counts as stuck, if others got through before each of them. One success among many
+/// failures says nothing: a write that was under way when the store went away may have been in time.
 const STUCK_AFTER: u32 = 5;
 
 /// A store whose writes are repeated until they succeed. One value is shared by all workers, so that it sees which of them fail.
@@ -36,22 +39,26 @@ pub struct Retrying<S> {
     health: Health,
     metrics: Metrics,
     stop: CancellationToken,
-    outage: Mutex<Outage>,
+    outage: Arc<Mutex<Outage>>,
 }
 
 /// What is failing now, over all lanes.
 #[derive(Debug, Default)]
 struct Outage {
-    failing: BTreeMap<(&'static str, Lane), Failing>,
+    failing: BTreeMap<Whose, Failing>,
     /// Writes that succeeded since the program began.
     successes: u64,
     refusal_told: bool,
 }
 
+/// Which writes: their kind, and whose lane they are of.
+type Whose = (&'static str, LogId, Lane);
+
 #[derive(Debug)]
 struct Failing {
-    failures: u32,
-    /// [`Outage::successes`] when this write failed first.
+    /// Failures before each of which others got through since the one before.
+    amid_successes: u32,
+    /// [`Outage::successes`] when this write failed last.
     successes_then: u64,
     stuck_told: bool,
 }
@@ -73,77 +80,126 @@ impl<S> Retrying<S> {
         metrics: Metrics,
         stop: CancellationToken,
     ) -> Self {
+        let outage = Arc::<Mutex<Outage>>::default();
+        let shown = Arc::clone(&outage);
+        metrics.observe(
+            "eventkit_store_writes_failing",
+            "Writes that fail now and are tried again",
+            vec![],
+            move || {
+                let outage = shown.lock().unwrap_or_else(PoisonError::into_inner);
+                u32::try_from(outage.failing.len()).map_or(f64::from(u32::MAX), f64::from)
+            },
+        );
         Self {
             inner,
             backoff,
             health,
             metrics,
             stop,
-            outage: Mutex::default(),
+            outage,
         }
     }
 
     async fn run<F>(
         &self,
         kind: &'static str,
-        lane: Lane,
+        batch: &BatchId,
         mut write: impl FnMut() -> F + Send,
     ) -> Result<Written, WriteError>
     where
         F: Future<Output = Result<Written, WriteError>> + Send,
     {
         let labels = [KeyValue::new("kind", kind)];
-        let mut failures = 0_u32;
+        let whose = (kind, batch.log_id, batch.lane);
+        let (mut failures, started) = (0_u32, trace::now());
+        let span = self.span(kind, batch.lane);
+        let within = Scope::of(&span).following(trace::followed());
         loop {
             let began = Instant::now();
-            let outcome = write().await;
+            let outcome = within.around(write()).await;
             self.metrics
                 .store_write_seconds
                 .record(began.elapsed().as_secs_f64(), &labels);
             let error = match outcome {
                 Ok(written) => {
-                    self.succeeded(kind, lane);
+                    self.succeeded(whose);
+                    self.tell_senders(&span, started, &written);
                     return Ok(written);
                 }
                 Err(error) => error,
             };
             failures = failures.saturating_add(1);
-            self.tell(kind, lane, failures, &error);
+            span.retried(error.kind(), failures);
+            let reason = [KeyValue::new("reason", error.kind())];
+            self.metrics.store_write_failures.add(1, &reason);
+            self.tell(whose, failures, &error);
             let wait = tokio::time::sleep(self.backoff.wait(failures));
             // Both arms are cancel safe: nothing is lost by dropping a timer or a wait for the token.
             tokio::select! {
-                () = self.stop.cancelled() => return Err(error),
+                () = self.stop.cancelled() => {
+                    span.failed(error.kind());
+                    return Err(error);
+                }
                 () = wait => self.metrics.store_write_retries.add(1, &labels),
             }
         }
     }
 
-    fn succeeded(&self, kind: &'static str, lane: Lane) {
+    /// The span of a write with all its attempts.
+    fn span(&self, kind: &'static str, lane: Lane) -> Span {
+        let part_of = trace::current().link();
+        let start = self.metrics.tracing().span(names::STORE_WRITE);
+        let span = start.child_of(part_of).start();
+        span.set(names::KIND, kind);
+        span.set(names::LANE, i64::from(lane.0));
+        span
+    }
+
+    /// Each request that had events in the write hears of it, in its own trace.
+    fn tell_senders(&self, span: &Span, started: SystemTime, written: &Written) {
+        span.set(names::OBJECT_BYTES, count(written.bytes));
+        span.set(names::EXISTED, !written.created);
+        if !written.object.is_empty() {
+            span.set(names::OBJECT, written.object.clone());
+        }
+        for sender in trace::followed().kept() {
+            let stored = self.metrics.tracing().span(names::STORED);
+            let stored = stored.child_of(Some(*sender)).linked(span.link());
+            let stored = stored.since(started).start();
+            if !written.object.is_empty() {
+                stored.set(names::OBJECT, written.object.clone());
+            }
+        }
+    }
+
+    fn succeeded(&self, whose: Whose) {
         let mut outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner);
-        outage.succeeded(kind, lane);
+        outage.succeeded(whose);
         // Under the lock, so that two lanes cannot report in the wrong order.
         self.health.degraded(COMPONENT, outage.text());
     }
 
-    fn tell(&self, kind: &'static str, lane: Lane, failures: u32, error: &WriteError) {
+    fn tell(&self, whose: Whose, failures: u32, error: &WriteError) {
         let alarms = {
             let mut outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner);
-            let alarms = outage.failed(kind, lane, error.disposition());
+            let alarms = outage.failed(whose, error.disposition());
             self.health.degraded(COMPONENT, outage.text());
             alarms
         };
+        let (kind, log_id, lane) = whose;
         let source = std::error::Error::source(error).map(ToString::to_string);
-        tracing::warn!(kind, %lane, attempt = failures, %error, cause = source, "store_write_failed");
+        tracing::warn!(kind, %log_id, %lane, attempt = failures, %error, cause = source, "store_write_failed");
         if alarms.refusal {
             tracing::error!(
-                kind, %lane, %error,
+                kind, %log_id, %lane, %error,
                 action = "check the store's permissions and that it exists; events wait in the log meanwhile",
                 "store_refuses_writes"
             );
         }
         if alarms.stuck {
             tracing::error!(
-                kind, %lane, attempt = failures, %error,
+                kind, %log_id, %lane, attempt = failures, %error,
                 action = "this lane alone fails while others are written; its events wait in the log and pin it",
                 "store_lane_stuck"
             );
@@ -154,26 +210,27 @@ impl<S> Retrying<S> {
 // === impl Outage ===
 
 impl Outage {
-    fn failed(&mut self, kind: &'static str, lane: Lane, disposition: Disposition) -> Alarms {
+    fn failed(&mut self, whose: Whose, disposition: Disposition) -> Alarms {
         let successes = self.successes;
-        let failing = self.failing.entry((kind, lane)).or_insert(Failing {
-            failures: 0,
+        let failing = self.failing.entry(whose).or_insert(Failing {
+            amid_successes: 0,
             successes_then: successes,
             stuck_told: false,
         });
-        failing.failures = failing.failures.saturating_add(1);
-        let stuck = failing.failures >= STUCK_AFTER
-            && successes > failing.successes_then
-            && !failing.stuck_told;
+        if successes > failing.successes_then {
+            failing.amid_successes = failing.amid_successes.saturating_add(1);
+            failing.successes_then = successes;
+        }
+        let stuck = failing.amid_successes >= STUCK_AFTER && !failing.stuck_told;
         failing.stuck_told |= stuck;
         let refusal = disposition == Disposition::Alarm && !self.refusal_told;
         self.refusal_told |= refusal;
         Alarms { refusal, stuck }
     }
 
-    fn succeeded(&mut self, kind: &'static str, lane: Lane) {
+    fn succeeded(&mut self, whose: Whose) {
         self.successes = self.successes.saturating_add(1);
-        self.failing.remove(&(kind, lane));
+        self.failing.remove(&whose);
         if self.failing.is_empty() {
             self.refusal_told = false;
         }
@@ -184,9 +241,14 @@ impl Outage {
         if self.failing.is_empty() {
             return None;
         }
-        let lanes: Vec<String> = self
+        // Lanes of several logs under one name each: readiness is for an overview, the log lines say whose they are.
+        let lanes: BTreeSet<_> = self
             .failing
             .keys()
+            .map(|(kind, _, lane)| (kind, lane))
+            .collect();
+        let lanes = lanes.iter();
+        let lanes: Vec<String> = lanes
             .map(|(kind, lane)| format!("{kind} of lane {lane}"))
             .collect();
         Some(format!("writes fail and are retried: {}", lanes.join(", ")))
@@ -203,7 +265,7 @@ impl<S: EventStore> EventStore for Retrying<S> {
         day: Day,
         rows: Arc<[Row]>,
     ) -> Result<Written, WriteError> {
-        self.run("events", batch.lane, || {
+        self.run("events", batch, || {
             self.inner.write_events(batch, day, Arc::clone(&rows))
         })
         .await
@@ -218,7 +280,7 @@ impl<S: ErrorStore> ErrorStore for Retrying<S> {
         day: Day,
         rows: Arc<[ErrorRow]>,
     ) -> Result<Written, WriteError> {
-        self.run("errors", batch.lane, || {
+        self.run("errors", batch, || {
             self.inner.write_errors(batch, day, Arc::clone(&rows))
         })
         .await

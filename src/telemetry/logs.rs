@@ -3,28 +3,40 @@
 //! A line is its name (`event`, a constant word), `level`, `timestamp` (UTC, microseconds), `logger` (the module), then
 //! the fields of the spans it was written in, from the outermost, then its own; of two fields with one name the
 //! inner one stands. A line is written with one call, so that lines of several threads never mix.
+//!
+//! A place in the program that warns again and again is cut short: of each window of 10 seconds its first 10 lines are
+//! written, and when the window is over one more, with `suppressed`: how many were not. The level can be changed while
+//! the program runs, through [`Logs`].
 
 use std::any::Any;
-use std::fmt::Write as _;
 use std::io::Write as _;
 use std::sync::Arc;
 
-use chrono::{DateTime, SecondsFormat};
-use serde_json::Value;
-use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Subscriber, span};
+use tracing::{Event, Level, Metadata, Subscriber, span};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::reload;
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::{LogLevel, TelemetryConfig};
-use crate::event::Micros;
+use crate::telemetry::Otlp;
 
-/// Makes the log lines of the whole process go to standard output, panics included. `colour`: whether people may get
-/// colours.
+mod control;
+mod limit;
+mod line;
+
+pub use control::{LEVELS, Logs};
+pub use limit::{LINES_MAX, WINDOW};
+
+use control::{Sweep, Tally};
+use limit::{Limiter, Suppressed, Verdict};
+use line::{Fields, Line};
+
+/// Makes the log lines of the whole process go to standard output, panics included, and out by OTLP where that is asked
+/// for. `colour`: whether people may get colours.
 ///
 /// # Errors
 ///
@@ -32,8 +44,9 @@ use crate::event::Micros;
 pub fn init(
     config: &TelemetryConfig,
     colour: bool,
-) -> Result<(), tracing::subscriber::SetGlobalDefaultError> {
-    init_on(config, colour, std::io::stdout)
+    otlp: &Otlp,
+) -> Result<Logs, tracing::subscriber::SetGlobalDefaultError> {
+    init_on(config, colour, otlp, std::io::stdout)
 }
 
 /// The same, to a place of the caller's choice.
@@ -44,8 +57,9 @@ pub fn init(
 pub fn init_on<W>(
     config: &TelemetryConfig,
     colour: bool,
+    otlp: &Otlp,
     out: W,
-) -> Result<(), tracing::subscriber::SetGlobalDefaultError>
+) -> Result<Logs, tracing::subscriber::SetGlobalDefaultError>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -55,13 +69,15 @@ where
         (false, false) => Form::Text,
     };
     let lines = Lines::new(form, out, Arc::new(SystemClock));
-    tracing::subscriber::set_global_default(subscriber(config.level, lines))?;
+    let (subscriber, logs) = subscriber(config.level, lines);
+    let subscriber = subscriber.with(otlp.log_layer());
+    tracing::subscriber::set_global_default(subscriber)?;
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string);
         let text = constant_text(panic.payload());
         tracing::error!(place, text, "panicked");
     }));
-    Ok(())
+    Ok(logs)
 }
 
 /// A panic's text if it is a constant. One that was put together may quote what a client sent: a bad string index
@@ -70,23 +86,39 @@ fn constant_text(payload: &(dyn Any + Send)) -> Option<&'static str> {
     payload.downcast_ref::<&'static str>().copied()
 }
 
-/// Lines of our own from a level on; of other crates only what is at least a warning.
-pub fn subscriber<W>(level: LogLevel, lines: Lines<W>) -> impl Subscriber + Send + Sync
+/// Lines of our own from a level on; of other crates only what is at least a warning. And the hold on both.
+pub fn subscriber<W>(
+    level: LogLevel,
+    lines: Lines<W>,
+) -> (impl Subscriber + for<'a> LookupSpan<'a> + Send + Sync, Logs)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
+    let (filter, handle) = reload::Layer::new(filter(level));
+    let apply = move |level| {
+        // Fails only when nobody writes lines any more.
+        handle.reload(self::filter(level)).unwrap_or_default();
+    };
+    let out: Arc<dyn Sweep> = Arc::<Out<W>>::clone(&lines.0);
+    let logs = Logs::new(level, Box::new(apply), out);
+    let subscriber = tracing_subscriber::registry().with(lines.with_filter(filter));
+    (subscriber, logs)
+}
+
+fn filter(level: LogLevel) -> Targets {
     let ours = match level {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Warning => LevelFilter::WARN,
         LogLevel::Error => LevelFilter::ERROR,
     };
-    let filter = Targets::new()
+    Targets::new()
         .with_default(ours.min(LevelFilter::WARN))
         // It says each failed request as an error of its own; the store that repeats it says all there is to say.
         .with_target("gcloud_sdk", LevelFilter::OFF)
-        .with_target(env!("CARGO_CRATE_NAME"), ours);
-    tracing_subscriber::registry().with(lines.with_filter(filter))
+        // It says each failed export; `telemetry::otlp` says when a collector goes away and when it is back.
+        .with_target("opentelemetry", LevelFilter::OFF)
+        .with_target(env!("CARGO_CRATE_NAME"), ours)
 }
 
 /// What a line looks like.
@@ -102,21 +134,95 @@ pub enum Form {
 
 /// Writes each line.
 #[derive(Debug)]
-pub struct Lines<W> {
+pub struct Lines<W>(Arc<Out<W>>);
+
+/// Where lines go, and what is known about those before.
+#[derive(Debug)]
+struct Out<W> {
     form: Form,
     writer: W,
     clock: Arc<dyn Clock>,
+    limiter: Limiter,
+    tally: Tally,
 }
 
 impl<W> Lines<W> {
     /// Lines of this form, to this writer.
     #[must_use]
     pub fn new(form: Form, writer: W, clock: Arc<dyn Clock>) -> Self {
-        Self {
+        Self(Arc::new(Out {
             form,
             writer,
             clock,
+            limiter: Limiter::default(),
+            tally: Tally::default(),
+        }))
+    }
+}
+
+impl<W> Out<W>
+where
+    W: for<'a> MakeWriter<'a> + 'static,
+{
+    fn write(&self, metadata: &Metadata<'_>, line: &Line<'_>) {
+        let text = line.written(self.form);
+        // A reader that went away must not take the program with it; there is nobody left to tell.
+        let mut writer = self.writer.make_writer_for(metadata);
+        writer.write_all(text.as_bytes()).unwrap_or_default();
+        self.tally.written(line.level);
+    }
+
+    /// Whether the line is one too many. Says first what has to be said about those before.
+    fn is_suppressed(&self, line: &Line<'_>, metadata: &'static Metadata<'static>) -> bool {
+        if line.level > Level::WARN {
+            return false;
         }
+        match self.limiter.judge(metadata, line.name, line.at) {
+            Verdict::Write(suppressed) => {
+                self.tell(suppressed);
+                false
+            }
+            Verdict::Suppress => {
+                self.tally.suppressed(line.level);
+                true
+            }
+        }
+    }
+
+    fn tell(&self, suppressed: impl IntoIterator<Item = Suppressed>) {
+        for Suppressed {
+            metadata,
+            name,
+            lines,
+        } in suppressed
+        {
+            let line = Line {
+                name: &name,
+                level: *metadata.level(),
+                at: self.clock.now(),
+                logger: metadata.target(),
+                fields: &[("suppressed", lines.into())],
+            };
+            self.write(metadata, &line);
+        }
+    }
+}
+
+impl<W> Sweep for Out<W>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    fn sweep(&self, all: bool) {
+        let suppressed = if all {
+            self.limiter.all()
+        } else {
+            self.limiter.over(self.clock.now())
+        };
+        self.tell(suppressed);
+    }
+
+    fn tally(&self) -> &Tally {
+        &self.tally
     }
 }
 
@@ -153,180 +259,17 @@ where
         event.record(&mut own);
         own.put_before(&fields);
 
+        let (out, metadata) = (&self.0, event.metadata());
         let line = Line {
             name: &own.name,
-            level: *event.metadata().level(),
-            at: self.clock.now(),
-            logger: event.metadata().target(),
+            level: *metadata.level(),
+            at: out.clock.now(),
+            logger: metadata.target(),
             fields: &own.fields,
         };
-        let mut text = match self.form {
-            Form::Json => line.json(),
-            Form::Text => line.text(false),
-            Form::Colour => line.text(true),
-        };
-        text.push('\n');
-        // A reader that went away must not take the program with it; there is nobody left to tell.
-        self.writer
-            .make_writer_for(event.metadata())
-            .write_all(text.as_bytes())
-            .unwrap_or_default();
-    }
-}
-
-/// The fields of a line or a span, and the line's name.
-#[derive(Debug, Default)]
-struct Fields {
-    name: String,
-    fields: Vec<(&'static str, Value)>,
-}
-
-impl Fields {
-    fn put(&mut self, field: &Field, value: Value) {
-        match field.name().trim_start_matches("r#") {
-            "message" => {
-                self.name = match value {
-                    Value::String(text) => text,
-                    other => other.to_string(),
-                };
-            }
-            name => match self.fields.iter_mut().find(|(other, _)| *other == name) {
-                Some((_, old)) => *old = value,
-                None => self.fields.push((name, value)),
-            },
+        if !out.is_suppressed(&line, metadata) {
+            out.write(metadata, &line);
         }
-    }
-
-    fn put_before(&mut self, outer: &Self) {
-        let mut fields: Vec<_> = outer
-            .fields
-            .iter()
-            .filter(|(name, _)| self.fields.iter().all(|(own, _)| own != name))
-            .cloned()
-            .collect();
-        fields.append(&mut self.fields);
-        self.fields = fields;
-    }
-}
-
-impl Visit for Fields {
-    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        self.put(field, Value::String(format!("{value:?}")));
-    }
-
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.put(field, value.into());
-    }
-
-    fn record_bool(&mut self, field: &Field, value: bool) {
-        self.put(field, value.into());
-    }
-
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        self.put(field, value.into());
-    }
-
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        self.put(field, value.into());
-    }
-
-    fn record_f64(&mut self, field: &Field, value: f64) {
-        // JSON has no infinities.
-        let number = serde_json::Number::from_f64(value).map(Value::Number);
-        self.put(field, number.unwrap_or_else(|| value.to_string().into()));
-    }
-
-    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        self.put(field, super::with_causes(value).into());
-    }
-}
-
-/// One line before it is written.
-struct Line<'a> {
-    name: &'a str,
-    level: Level,
-    at: Micros,
-    logger: &'a str,
-    fields: &'a [(&'static str, Value)],
-}
-
-/// The keys that every line has; a field of such a name gets an underscore behind it.
-const OWN_KEYS: [&str; 4] = ["event", "level", "timestamp", "logger"];
-
-impl Line<'_> {
-    fn level(&self) -> &'static str {
-        match self.level {
-            Level::ERROR => "error",
-            Level::WARN => "warning",
-            Level::INFO => "info",
-            _ => "debug",
-        }
-    }
-
-    fn timestamp(&self) -> String {
-        DateTime::from_timestamp_micros(self.at)
-            .unwrap_or_default()
-            .to_rfc3339_opts(SecondsFormat::Micros, true)
-    }
-
-    fn json(&self) -> String {
-        let string = |text: &str| Value::from(text).to_string();
-        let mut line = format!(
-            r#"{{"event":{},"level":"{}","timestamp":"{}","logger":{}"#,
-            string(self.name),
-            self.level(),
-            self.timestamp(),
-            string(self.logger)
-        );
-        for (name, value) in self.fields {
-            let mark = if OWN_KEYS.contains(name) { "_" } else { "" };
-            write!(line, r#","{name}{mark}":{value}"#).expect("a string takes all that is written");
-        }
-        line.push('}');
-        line
-    }
-
-    fn text(&self, colour: bool) -> String {
-        let paint = |code: &'static str| if colour { code } else { "" };
-        let (dim, bold, cyan, plain) = (
-            paint("\x1b[2m"),
-            paint("\x1b[1m"),
-            paint("\x1b[36m"),
-            paint("\x1b[0m"),
-        );
-        let level = match self.level {
-            Level::ERROR => paint("\x1b[31m"),
-            Level::WARN => paint("\x1b[33m"),
-            Level::INFO => paint("\x1b[32m"),
-            _ => paint("\x1b[34m"),
-        };
-        let mut line = format!(
-            "{dim}{}{plain} [{level}{:<7}{plain}] {bold}{:<24}{plain} {dim}{}{plain}",
-            self.timestamp(),
-            self.level(),
-            printable(self.name),
-            self.logger,
-        );
-        for (name, value) in self.fields {
-            let value = match value {
-                Value::String(text) => printable(text),
-                other => other.to_string(),
-            };
-            write!(line, " {cyan}{name}{plain}={value}")
-                .expect("a string takes all that is written");
-        }
-        line
-    }
-}
-
-/// A text as it is when it is one plain word, else quoted: no field can look like another, like a second line or steer
-/// the terminal.
-fn printable(text: &str) -> String {
-    let plain = |c: char| !c.is_whitespace() && !c.is_control() && c != '"' && c != '=';
-    if !text.is_empty() && text.chars().all(plain) {
-        text.to_owned()
-    } else {
-        format!("{text:?}")
     }
 }
 

@@ -1,91 +1,37 @@
-//! Every instrument there is, in the order of an event's path.
+//! One registry for all metrics: `/metrics` and an OTLP exporter show the same.
 //!
-//! Counters end in `_total`, units are seconds and bytes, label values are closed enums. Events are counted once per
-//! hop, so that what came in can be balanced against what went out. Instruments are made once and cached here;
-//! gauges that mirror state are observed by the stage that holds the state, through [`Metrics::observe`].
+//! [`Instruments`] is the list of what the stages count and time, [`labels`] are the label sets, made once. Gauges mirror
+//! state and are observed by the stage that holds the state, through [`Metrics::observe`] and its kin. Counters begin at
+//! zero with every label value that is known beforehand, so that a first increment is seen as one.
+
+use std::ops::Deref;
+use std::sync::Arc;
 
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Histogram, Meter, MeterProvider as _};
-use opentelemetry_sdk::metrics::SdkMeterProvider;
+use opentelemetry::metrics::{Meter, MeterProvider as _};
+use opentelemetry_sdk::metrics::{MeterProviderBuilder, SdkMeterProvider};
 
-/// All instruments, and the registry behind them. Cheap to clone.
+use super::Tracing;
+
+mod instruments;
+pub mod labels;
+
+pub use instruments::{Count, Instruments, Level, Raised, Records, Seconds};
+
+/// All instruments, and the registry behind them. Cheap to clone; its instruments are its fields.
 #[derive(Debug, Clone)]
 pub struct Metrics {
+    inner: Arc<Inner>,
+    tracing: Tracing,
+}
+
+#[derive(Debug)]
+struct Inner {
     registry: prometheus::Registry,
     provider: SdkMeterProvider,
     meter: Meter,
-
-    /// Events that arrived at a door, whatever became of them. Label `protocol`: `http`, `grpc`.
-    pub events_received: Counter<u64>,
-    /// Events stored in the log.
-    pub events_accepted: Counter<u64>,
-    /// Events that were in the log already.
-    pub events_duplicate: Counter<u64>,
-    /// Events refused at the edge. Label `code`.
-    pub events_rejected: Counter<u64>,
-    /// Requests turned away for our own want of capacity. Label `code`.
-    pub requests_shed: Counter<u64>,
-    /// Seconds from a request's headers to its answer. Labels `protocol`, `status`.
-    pub request_seconds: Histogram<f64>,
-
-    /// Records made durable.
-    pub wal_records_committed: Counter<u64>,
-    /// Group commits.
-    pub wal_commits: Counter<u64>,
-    /// Records per group commit.
-    pub wal_commit_records: Histogram<u64>,
-    /// Seconds that the storage's sync took.
-    pub wal_sync_seconds: Histogram<f64>,
-    /// Records forgotten after they were published. Label `reason`: `count`, `age`, `space`.
-    pub wal_records_trimmed: Counter<u64>,
-
-    /// Batches sealed. Label `reason`: `count`, `bytes`, `age`, `day`, `budget`, `drain`.
-    pub publisher_batches_sealed: Counter<u64>,
-    /// Batches that their next owner holds.
-    pub publisher_batches_settled: Counter<u64>,
-    /// Batches that the queue took and lost, and that were sent again.
-    pub publisher_batches_lost: Counter<u64>,
-    /// Publishes that failed and were tried again.
-    pub queue_publish_retries: Counter<u64>,
-    /// Messages that were not what was sealed.
-    pub queue_messages_damaged: Counter<u64>,
-    /// Messages that were put aside for a newer version.
-    pub queue_messages_parked: Counter<u64>,
-    /// Deliveries after the first of a batch.
-    pub queue_redeliveries: Counter<u64>,
-
-    /// Events that became rows of the store.
-    pub worker_events_stored: Counter<u64>,
-    /// Events that became error rows. Label `code`.
-    pub worker_events_dead_lettered: Counter<u64>,
-    /// Seconds that one store write took. Label `kind`: `events`, `errors`.
-    pub store_write_seconds: Histogram<f64>,
-    /// Store writes that failed and were tried again. Label `kind`.
-    pub store_write_retries: Counter<u64>,
-
-    /// Manifests recorded as loaded.
-    pub loader_manifests_recorded: Counter<u64>,
-    /// Rows that became rows of the warehouse. Label `table`: `events`, `errors`.
-    pub loader_rows_merged: Counter<u64>,
-    /// Rows that the merge left out because their key was there. Label `table`.
-    pub loader_rows_duplicate: Counter<u64>,
-    /// Markers moved to `quarantine/`: they, or their objects, could not be read.
-    pub loader_markers_quarantined: Counter<u64>,
-    /// Loader rounds that failed and were tried again.
-    pub loader_failures: Counter<u64>,
-
-    /// Objects removed from the store because of their age.
-    pub retention_objects_removed: Counter<u64>,
-    /// Rows removed from the warehouse because of their age. Label `table`: `events`, `errors`.
-    pub retention_rows_removed: Counter<u64>,
+    instruments: Instruments,
 }
-
-/// Bounds in seconds that suit a group commit as well as an outage.
-const SECONDS: [f64; 14] = [
-    0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0,
-];
-/// Bounds for counts of records.
-const COUNTS: [f64; 10] = [1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4];
 
 impl Default for Metrics {
     fn default() -> Self {
@@ -93,15 +39,28 @@ impl Default for Metrics {
     }
 }
 
+impl Deref for Metrics {
+    type Target = Instruments;
+
+    fn deref(&self) -> &Instruments {
+        &self.inner.instruments
+    }
+}
+
 impl Metrics {
     /// A registry of its own, with every instrument in it.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::extended(|builder| builder)
+    }
+
+    /// The same with what `extend` adds to it: further readers, a resource.
     ///
     /// # Panics
     ///
     /// Never: a fresh registry takes its first exporter.
     #[must_use]
-    #[expect(clippy::too_many_lines, reason = "one list, one entry per instrument")]
-    pub fn new() -> Self {
+    pub fn extended(extend: impl FnOnce(MeterProviderBuilder) -> MeterProviderBuilder) -> Self {
         let registry = prometheus::Registry::new();
         let exporter = opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
@@ -109,111 +68,37 @@ impl Metrics {
             .without_target_info()
             .build()
             .expect("a fresh registry takes its first exporter");
-        let provider = SdkMeterProvider::builder().with_reader(exporter).build();
+        let provider = extend(SdkMeterProvider::builder().with_reader(exporter)).build();
         let meter = provider.meter("eventkit");
-        let counter = |name: &'static str, text: &'static str| {
-            meter.u64_counter(name).with_description(text).build()
-        };
-        let seconds = |name: &'static str, text: &'static str| {
-            meter
-                .f64_histogram(name)
-                .with_description(text)
-                .with_boundaries(SECONDS.to_vec())
-                .build()
-        };
-        let records = meter
-            .u64_histogram("eventkit_wal_commit_records")
-            .with_description("Records per group commit")
-            .with_boundaries(COUNTS.to_vec())
-            .build();
-        Self {
-            events_received: counter("eventkit_events_received", "Events that arrived"),
-            events_accepted: counter("eventkit_ingress_events_accepted", "Events made durable"),
-            events_duplicate: counter(
-                "eventkit_ingress_events_duplicate",
-                "Events that were in the log already",
-            ),
-            events_rejected: counter(
-                "eventkit_ingress_events_rejected",
-                "Events refused at the edge",
-            ),
-            requests_shed: counter(
-                "eventkit_ingress_requests_shed",
-                "Requests turned away for want of capacity",
-            ),
-            request_seconds: seconds("eventkit_ingress_request_seconds", "Request duration"),
-            wal_records_committed: counter(
-                "eventkit_wal_records_committed",
-                "Records made durable",
-            ),
-            wal_commits: counter("eventkit_wal_commits", "Group commits"),
-            wal_commit_records: records,
-            wal_sync_seconds: seconds("eventkit_wal_sync_seconds", "Duration of a sync"),
-            wal_records_trimmed: counter(
-                "eventkit_wal_records_trimmed",
-                "Published records forgotten",
-            ),
-            publisher_batches_sealed: counter(
-                "eventkit_publisher_batches_sealed",
-                "Batches sealed",
-            ),
-            publisher_batches_settled: counter(
-                "eventkit_publisher_batches_settled",
-                "Batches that their next owner holds",
-            ),
-            publisher_batches_lost: counter(
-                "eventkit_publisher_batches_lost",
-                "Batches that the queue lost and that were sent again",
-            ),
-            queue_publish_retries: counter(
-                "eventkit_queue_publish_retries",
-                "Publishes tried again",
-            ),
-            queue_messages_damaged: counter(
-                "eventkit_queue_messages_damaged",
-                "Messages that were not what was sealed",
-            ),
-            queue_messages_parked: counter(
-                "eventkit_queue_messages_parked",
-                "Messages put aside for a newer version",
-            ),
-            queue_redeliveries: counter(
-                "eventkit_queue_redeliveries",
-                "Deliveries after the first of a batch",
-            ),
-            worker_events_stored: counter("eventkit_events_processed", "Events stored"),
-            worker_events_dead_lettered: counter(
-                "eventkit_events_failed",
-                "Events that became error rows",
-            ),
-            store_write_seconds: seconds("eventkit_store_write_seconds", "Duration of a write"),
-            store_write_retries: counter("eventkit_store_write_retries", "Writes tried again"),
-            loader_manifests_recorded: counter(
-                "eventkit_loader_manifests_recorded",
-                "Manifests loaded",
-            ),
-            loader_rows_merged: counter("eventkit_loader_rows_merged", "Rows loaded"),
-            loader_rows_duplicate: counter(
-                "eventkit_loader_rows_duplicate",
-                "Rows whose key was loaded before",
-            ),
-            loader_markers_quarantined: counter(
-                "eventkit_loader_markers_quarantined",
-                "Markers that lead to nothing loadable",
-            ),
-            loader_failures: counter("eventkit_loader_failures", "Loader rounds that failed"),
-            retention_objects_removed: counter(
-                "eventkit_retention_objects_removed",
-                "Objects removed because of their age",
-            ),
-            retention_rows_removed: counter(
-                "eventkit_retention_rows_removed",
-                "Rows removed because of their age",
-            ),
+        let inner = Arc::new(Inner {
+            instruments: Instruments::new(&meter),
             registry,
             provider,
             meter,
+        });
+        Self {
+            inner,
+            tracing: Tracing::off(),
         }
+    }
+
+    /// The same, and spans: every stage that counts has some.
+    #[must_use]
+    pub fn with_tracing(mut self, tracing: Tracing) -> Self {
+        self.tracing = tracing;
+        self
+    }
+
+    /// What makes spans.
+    #[must_use]
+    pub fn tracing(&self) -> &Tracing {
+        &self.tracing
+    }
+
+    /// What the instruments belong to.
+    #[must_use]
+    pub fn provider(&self) -> &SdkMeterProvider {
+        &self.inner.provider
     }
 
     /// Registers a gauge whose value is asked for at each scrape.
@@ -224,11 +109,7 @@ impl Metrics {
         labels: Vec<KeyValue>,
         value: impl Fn() -> f64 + Send + Sync + 'static,
     ) {
-        self.meter
-            .f64_observable_gauge(name)
-            .with_description(description)
-            .with_callback(move |gauge| gauge.observe(value(), &labels))
-            .build();
+        self.observe_all(name, description, vec![labels], move |_only| value());
     }
 
     /// Registers a gauge with a value for each of a fixed number of lanes.
@@ -240,18 +121,49 @@ impl Metrics {
         value: impl Fn(usize) -> f64 + Send + Sync + 'static,
     ) {
         let label = |lane: usize| {
-            [KeyValue::new(
+            vec![KeyValue::new(
                 "lane",
                 i64::try_from(lane).unwrap_or(i64::MAX),
             )]
         };
-        let labels: Vec<_> = (0..lanes).map(label).collect();
-        self.meter
+        self.observe_all(name, description, (0..lanes).map(label).collect(), value);
+    }
+
+    /// Registers a gauge with a value for each of these label sets, asked for by their place in the list.
+    pub fn observe_all(
+        &self,
+        name: &'static str,
+        description: &'static str,
+        labels: Vec<Vec<KeyValue>>,
+        value: impl Fn(usize) -> f64 + Send + Sync + 'static,
+    ) {
+        let meter = &self.inner.meter;
+        meter
             .f64_observable_gauge(name)
             .with_description(description)
             .with_callback(move |gauge| {
-                for (lane, labels) in labels.iter().enumerate() {
-                    gauge.observe(value(lane), labels);
+                for (at, labels) in labels.iter().enumerate() {
+                    gauge.observe(value(at), labels);
+                }
+            })
+            .build();
+    }
+
+    /// Registers a counter that is kept elsewhere, with a value for each of these label sets.
+    pub fn observe_counts(
+        &self,
+        name: &'static str,
+        description: &'static str,
+        labels: Vec<Vec<KeyValue>>,
+        value: impl Fn(usize) -> u64 + Send + Sync + 'static,
+    ) {
+        let meter = &self.inner.meter;
+        meter
+            .u64_observable_counter(name)
+            .with_description(description)
+            .with_callback(move |counter| {
+                for (at, labels) in labels.iter().enumerate() {
+                    counter.observe(value(at), labels);
                 }
             })
             .build();
@@ -264,7 +176,7 @@ impl Metrics {
 
         let mut text = Vec::new();
         if let Err(error) =
-            prometheus::TextEncoder::new().encode(&self.registry.gather(), &mut text)
+            prometheus::TextEncoder::new().encode(&self.inner.registry.gather(), &mut text)
         {
             tracing::warn!(%error, "metrics_unreadable");
         }
@@ -273,8 +185,77 @@ impl Metrics {
 
     /// Ends collection; instruments may still be used and do nothing.
     pub fn shutdown(&self) {
-        if let Err(error) = self.provider.shutdown() {
+        if let Err(error) = self.inner.provider.shutdown() {
             tracing::debug!(%error, "metrics_shutdown_failed");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::Code;
+
+    #[test]
+    fn counters_begin_at_zero_with_every_value_of_their_labels() {
+        let text = Metrics::new().render();
+        for line in [
+            r#"eventkit_events_received_total{protocol="http"} 0"#,
+            r#"eventkit_events_received_total{protocol="grpc"} 0"#,
+            r#"eventkit_ingress_requests_shed_total{code="log_full"} 0"#,
+            r#"eventkit_ingress_events_rejected_total{code="too_deep"} 0"#,
+            r#"eventkit_events_failed_total{code="missing_field"} 0"#,
+            r#"eventkit_loader_rows_merged_total{table="errors"} 0"#,
+            "eventkit_events_processed_total 0",
+            "eventkit_queue_redeliveries_total 0",
+        ] {
+            assert!(text.lines().any(|shown| shown == line), "{line} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_further_reader_sees_what_a_scrape_shows() {
+        let further = prometheus::Registry::new();
+        let exporter = opentelemetry_prometheus::exporter().with_registry(further.clone());
+        let reader = exporter.without_target_info().build().unwrap();
+        let metrics = Metrics::extended(|builder| builder.with_reader(reader));
+        metrics.wal_commits.add(3, &[]);
+        metrics.observe("eventkit_wal_bytes", "bytes", vec![], || 7.0);
+        let names = |registry: &prometheus::Registry| -> Vec<String> {
+            let families = registry.gather().into_iter();
+            families.map(|family| family.name().to_owned()).collect()
+        };
+        let shown = names(&metrics.inner.registry);
+        assert_eq!(names(&further), shown);
+        for name in ["eventkit_wal_commits_total", "eventkit_wal_bytes"] {
+            assert!(shown.contains(&name.to_owned()), "{name} in {shown:?}");
+        }
+    }
+
+    #[test]
+    fn label_sets_are_made_once_and_say_what_they_should() {
+        let twice = [labels::http_request(202), labels::http_request(202)];
+        assert!(std::ptr::eq(twice[0], twice[1]));
+        assert_eq!(
+            labels::http_request(202),
+            [
+                KeyValue::new("protocol", "http"),
+                KeyValue::new("status", 202)
+            ]
+        );
+        assert_eq!(
+            labels::grpc_request(tonic::Code::Unavailable),
+            [
+                KeyValue::new("protocol", "grpc"),
+                KeyValue::new("status", 14)
+            ]
+        );
+        for &code in Code::ALL {
+            let expected = [KeyValue::new("code", code.as_str())];
+            assert_eq!(labels::code(code), expected);
+            assert_eq!(labels::code_word(code.as_str()), expected);
+        }
+        let unknown = labels::code_word("what a later version calls something");
+        assert_eq!(unknown, [KeyValue::new("code", "other")]);
     }
 }

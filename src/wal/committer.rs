@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::dedup::Dedup;
+use super::filling::Trend;
 use super::mark::MarkFile;
 use super::open::Options;
 use super::recovery::GroupInfo;
@@ -25,6 +26,8 @@ use super::{
     Append, Checkpoint, Command, CommitError, Committed, LogState, Seal, Shared, Unsettled, frame,
 };
 use crate::event::{Lane, Offset};
+use crate::telemetry::trace::{Contexts, count};
+use crate::telemetry::{Span, Tracing, names};
 
 /// A group takes further appends until it holds so many bytes.
 const GROUP_BYTES: usize = 4 << 20;
@@ -52,6 +55,17 @@ enum CommitFailure {
 }
 
 impl CommitFailure {
+    /// The word for it in a span.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Storage(StorageError::Full(_)) => "full",
+            Self::Storage(_) => "storage",
+            Self::Mark(_) => "mark",
+            Self::Encode(_) => "encode",
+            Self::Panic => "panic",
+        }
+    }
+
     /// Whether the page cache may claim what the disk does not hold. A write that found no room left nothing like that; and
     /// a full disk has no room for a copy.
     fn taints_the_files(&self) -> bool {
@@ -83,6 +97,29 @@ impl Work {
             Command::Close => self.close = true,
         }
     }
+
+    /// Of work that makes events durable.
+    fn span(&self, tracing: &Tracing) -> Span {
+        if self.appends.is_empty() || !tracing.is_on() {
+            return Span::none();
+        }
+        let mut contexts = Contexts::default();
+        let (mut events, mut oldest) = (0, None::<Instant>);
+        for (append, _) in &self.appends {
+            events += append.len();
+            oldest = [oldest, append.queued_at].into_iter().flatten().min();
+            for context in append.contexts.kept() {
+                contexts.add(*context);
+            }
+        }
+        let span = tracing.span(names::WAL_APPEND).linked_to(&contexts).start();
+        span.set(names::EVENT_COUNT, count(events));
+        span.set(names::APPENDS, count(self.appends.len()));
+        if let Some(oldest) = oldest {
+            span.set(names::WAIT_SECONDS, oldest.elapsed().as_secs_f64());
+        }
+        span
+    }
 }
 
 /// See the module's page.
@@ -98,6 +135,8 @@ pub(crate) struct Committer {
     frames: Vec<u8>,
     age_checked: Instant,
     tight: bool,
+    /// How fast room is used up: that of the limit, that of the volume.
+    trends: (Trend, Trend),
     /// The last trim ended because it is bounded: there may be more to forget, so the next one does not wait.
     behind: bool,
 }
@@ -116,6 +155,7 @@ impl Committer {
             frames: Vec::new(),
             age_checked: Instant::now(),
             tight: false,
+            trends: Default::default(),
             behind: false,
         }
     }
@@ -143,10 +183,12 @@ impl Committer {
             let wait = if self.behind { Duration::ZERO } else { IDLE };
             let work = gather(&commands, wait);
             let (close, queued) = (work.close, work.append_bytes);
-            let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| self.commit(work)))
+            let span = work.span(self.options.metrics.tracing());
+            let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| self.commit(work, &span)))
                 .unwrap_or(Err(CommitFailure::Panic));
             self.shared.queued_bytes.fetch_sub(queued, Ordering::AcqRel);
             if let Err(error) = outcome {
+                span.failed(error.kind());
                 // Whoever waits is told by the drop of what he waits on; the receiver goes with this thread.
                 self.shared.state.send_replace(LogState::Failed);
                 tracing::error!(error = &error as &dyn std::error::Error, "log_failed");
@@ -166,7 +208,7 @@ impl Committer {
         }
     }
 
-    fn commit(&mut self, work: Work) -> Result<(), CommitFailure> {
+    fn commit(&mut self, work: Work, span: &Span) -> Result<(), CommitFailure> {
         let started = Instant::now();
         let first = self.next;
         let replies = self.admit(work.appends);
@@ -194,12 +236,7 @@ impl Committer {
         let trimmed = self.trim(parts.len(), work.idle)?;
         let wrote = !parts.is_empty() || !work.seals.is_empty() || work.checkpoint.is_some();
         if wrote || trimmed {
-            let sync_started = Instant::now();
-            storage.sync()?;
-            self.options
-                .metrics
-                .wal_sync_seconds
-                .record(sync_started.elapsed().as_secs_f64(), &[]);
+            self.sync(span)?;
         }
         if records > 0 {
             self.mark
@@ -228,14 +265,24 @@ impl Committer {
             synced.map_err(CommitFailure::Mark)?;
         }
         if let Some(checkpoint) = work.checkpoint {
-            self.shared
-                .checkpoint
-                .store(checkpoint.offset, Ordering::Relaxed);
-            self.synced = checkpoint;
+            self.settle(checkpoint);
         }
         self.judge_room();
         answer(replies, work.seals);
+        if records > 0 {
+            let took = started.elapsed().as_secs_f64();
+            self.options.metrics.wal_commit_seconds.record(took, &[]);
+        }
         tracing::trace!(records, parts = parts.len(), elapsed = ?started.elapsed(), "committed");
+        Ok(())
+    }
+
+    fn sync(&self, span: &Span) -> Result<(), StorageError> {
+        let started = Instant::now();
+        self.shared.storage.sync()?;
+        let took = started.elapsed().as_secs_f64();
+        self.options.metrics.wal_sync_seconds.record(took, &[]);
+        span.set(names::SYNC_SECONDS, took);
         Ok(())
     }
 
@@ -265,6 +312,25 @@ impl Committer {
         replies
     }
 
+    /// Takes note of a synced checkpoint.
+    fn settle(&mut self, checkpoint: Checkpoint) {
+        let (from, to) = (self.synced.offset, checkpoint.offset);
+        let settled = {
+            let groups = self.shared.groups();
+            let begin = groups.partition_point(|group| group.end() <= from);
+            let newly = groups
+                .iter()
+                .skip(begin)
+                .take_while(|group| group.end() <= to);
+            newly.map(|group| group.stored_bytes).sum()
+        };
+        self.shared
+            .unsettled_bytes
+            .fetch_sub(settled, Ordering::Relaxed);
+        self.shared.checkpoint.store(to, Ordering::Relaxed);
+        self.synced = checkpoint;
+    }
+
     /// Makes a synced group visible.
     fn publish(&mut self, group: GroupInfo) {
         let metrics = &self.options.metrics;
@@ -276,9 +342,9 @@ impl Committer {
             .wal_commit_records
             .record(u64::from(group.records), &[]);
         self.shared.groups().push_back(group);
-        self.shared
-            .stored_bytes
-            .fetch_add(group.stored_bytes, Ordering::Relaxed);
+        for bytes in [&self.shared.stored_bytes, &self.shared.unsettled_bytes] {
+            bytes.fetch_add(group.stored_bytes, Ordering::Relaxed);
+        }
         self.shared.durable.send_replace(self.next);
     }
 
@@ -326,6 +392,9 @@ impl Committer {
         self.shared
             .dedup_first
             .store(self.dedup.first().unwrap_or(self.next), Ordering::Relaxed);
+        self.shared
+            .dedup_ids
+            .store(self.dedup.len() as u64, Ordering::Relaxed);
         Ok(trimmed)
     }
 
@@ -357,6 +426,19 @@ impl Committer {
         }
     }
 
+    /// Says when there will be no room, for the gauges.
+    fn foresee(&mut self, usage: &Usage) {
+        let (of_limit, of_volume) = usage.left(self.shared.unsettled_bytes.load(Ordering::Relaxed));
+        let now = Instant::now();
+        let (limit, volume) = &mut self.trends;
+        let full_in = limit.note(now, of_limit).min(volume.note(now, of_volume));
+        self.shared
+            .full_seconds
+            .store(full_in.as_secs(), Ordering::Relaxed);
+        let free = usage.volume.map_or(0, |volume| volume.free_bytes);
+        self.shared.volume_free_bytes.store(free, Ordering::Relaxed);
+    }
+
     /// Sheds new work when there is no room, and takes it again when there is.
     fn judge_room(&mut self) {
         let volume = self.shared.files.as_ref().map(|(files, _)| files.volume());
@@ -372,6 +454,7 @@ impl Committer {
             volume,
         };
         self.tight = usage.is_tight();
+        self.foresee(&usage);
         self.shared.state.send_if_modified(|state| {
             let judged = match *state {
                 LogState::Open if usage.is_full(false) => LogState::Full,

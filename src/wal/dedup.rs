@@ -95,6 +95,12 @@ impl Dedup {
         (!self.order.is_empty()).then_some(self.first)
     }
 
+    /// How many keys are known.
+    #[must_use]
+    pub(crate) fn len(&self) -> usize {
+        self.known.len()
+    }
+
     fn forget_first(&mut self) {
         if let Some(Some(fingerprint)) = self.order.pop_front() {
             self.known.remove(&fingerprint);

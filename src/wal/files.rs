@@ -8,6 +8,14 @@ use std::path::{Path, PathBuf};
 
 use super::storage::sync_directory;
 
+/// A log's name with a suffix. A slash at its end must not put what lies beside the log into its own directory.
+#[must_use]
+pub(crate) fn beside(log: &Path, suffix: &str) -> PathBuf {
+    let mut name = log.components().as_path().as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
 /// A log's path and the names that derive from it.
 #[derive(Debug, Clone)]
 pub(crate) struct Files {
@@ -20,16 +28,14 @@ impl Files {
     #[must_use]
     pub(crate) fn new(log: &Path) -> Self {
         Self {
-            log: log.to_owned(),
+            log: log.components().collect(),
         }
     }
 
     /// The log's name with a suffix.
     #[must_use]
     pub(crate) fn beside(&self, suffix: &str) -> PathBuf {
-        let mut name = self.log.as_os_str().to_owned();
-        name.push(suffix);
-        PathBuf::from(name)
+        beside(&self.log, suffix)
     }
 
     /// The directory that holds them all.

@@ -7,6 +7,7 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 use super::recovery::GroupInfo;
 use super::storage::Storage;
@@ -40,6 +41,12 @@ pub(super) struct Shared {
     pub(super) groups: Mutex<VecDeque<GroupInfo>>,
     pub(super) queued_bytes: AtomicUsize,
     pub(super) stored_bytes: AtomicU64,
+    /// Of these, the bytes of groups that are not settled.
+    pub(super) unsettled_bytes: AtomicU64,
+    /// Seconds until nothing more fits, at the present rate.
+    pub(super) full_seconds: AtomicU64,
+    pub(super) volume_free_bytes: AtomicU64,
+    pub(super) dedup_ids: AtomicU64,
     pub(super) checkpoint: AtomicU64,
     pub(super) dedup_first: AtomicU64,
     pub(super) files: Option<(files::Files, files::Lock)>,
@@ -130,8 +137,11 @@ impl Wal {
     /// # Errors
     ///
     /// [`AppendError`]: nothing was stored.
-    pub fn append(&self, append: Append) -> Result<Commit, AppendError> {
+    pub fn append(&self, mut append: Append) -> Result<Commit, AppendError> {
         self.admit()?;
+        if !append.contexts.is_empty() {
+            append.queued_at = Some(Instant::now());
+        }
         let bytes = append.bytes();
         let queued = self.shared.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
         let (reply, committed) = oneshot::channel();
@@ -231,6 +241,37 @@ impl Wal {
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {
         self.shared.stored_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of stored records that are not settled.
+    #[must_use]
+    pub fn unsettled_bytes(&self) -> u64 {
+        self.shared.unsettled_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Seconds until the log takes nothing more, at the rate of the last minutes; thirty days when that is not in sight.
+    #[must_use]
+    pub fn full_seconds(&self) -> u64 {
+        self.shared.full_seconds.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that are free on the log's volume; 0 for a log that lies on none.
+    #[must_use]
+    pub fn volume_free_bytes(&self) -> u64 {
+        self.shared.volume_free_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of appends that wait for the committer, and how many may.
+    #[must_use]
+    pub fn queued_bytes(&self) -> (usize, usize) {
+        let queued = self.shared.queued_bytes.load(Ordering::Relaxed);
+        (queued, QUEUED_BYTES_MAX)
+    }
+
+    /// How many event keys the duplicate filter knows.
+    #[must_use]
+    pub fn dedup_ids(&self) -> u64 {
+        self.shared.dedup_ids.load(Ordering::Relaxed)
     }
 
     /// The number of stored bytes at which new work is shed.

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::advice::{Concerned, repair_command};
 use super::committer::Committer;
 use super::files::{Files, Lock};
+use super::filling;
 use super::frame::{self, Header};
 use super::mark::MarkFile;
 use super::place;
@@ -287,6 +288,13 @@ fn storage_error(path: &Path, source: StorageError, files: Option<&Files>) -> Op
     }
 }
 
+/// Bytes of the groups that are not settled.
+fn unsettled_bytes(found: &Found) -> u64 {
+    let settled = found.checkpoint.offset;
+    let unsettled = found.groups.iter().filter(|group| group.end() > settled);
+    unsettled.map(|group| group.stored_bytes).sum()
+}
+
 /// A new log: its identity is durable before it takes anything.
 fn create(storage: &dyn Storage, options: &Options) -> Result<Found, StorageError> {
     let header = Header {
@@ -354,6 +362,10 @@ fn start(
         state: watch::Sender::new(LogState::Open),
         durable: watch::Sender::new(found.next),
         stored_bytes: AtomicU64::new(found.groups.iter().map(|group| group.stored_bytes).sum()),
+        unsettled_bytes: AtomicU64::new(unsettled_bytes(&found)),
+        full_seconds: AtomicU64::new(filling::NEVER.as_secs()),
+        volume_free_bytes: AtomicU64::new(0),
+        dedup_ids: AtomicU64::new(found.dedup.len() as u64),
         groups: Mutex::new(found.groups),
         queued_bytes: AtomicUsize::new(0),
         checkpoint: AtomicU64::new(found.checkpoint.offset),

@@ -174,6 +174,24 @@ pub fn place(record: &[u8]) -> (Lane, crate::event::Micros) {
     fields(record).unwrap_or((Lane(0), 0))
 }
 
+/// The trace link of a record, without reading the rest; `None` also where the bytes are not a record.
+#[must_use]
+pub fn trace_link(record: &[u8]) -> Option<TraceLink> {
+    let mut rest = record;
+    loop {
+        match decode_key(&mut rest).ok()? {
+            (11, WireType::LengthDelimited) => return trace(slice(&mut rest).ok()?).ok(),
+            // The payload comes last, and most records have no link.
+            (2 | 12.., _) => return None,
+            (_, WireType::LengthDelimited) => drop(slice(&mut rest).ok()?),
+            (tag, wire) => {
+                let context = prost::encoding::DecodeContext::default();
+                skip_field(wire, tag, &mut rest, context).ok()?;
+            }
+        }
+    }
+}
+
 fn number(rest: &mut &[u8]) -> Result<u64, RecordError> {
     decode_varint(rest).map_err(|_malformed| RecordError::Malformed("varint"))
 }
@@ -264,6 +282,8 @@ mod tests {
         assert_eq!(decode(&record.encode_to_vec()), Ok(event()));
         assert_eq!(place(&bytes), (Lane(11), 1_700_000_000_000_000));
         assert_eq!(place(b"not a record"), (Lane(0), 0));
+        assert_eq!(trace_link(&bytes), event().trace);
+        assert_eq!(trace_link(b"not a record"), None);
     }
 
     #[test]
@@ -275,6 +295,7 @@ mod tests {
         (bare.lane, bare.message_id_assigned) = (Lane(0), false);
         let mut bytes = Vec::new();
         encode(&bare, &mut bytes);
+        assert_eq!(trace_link(&bytes), None);
         assert_eq!(decode(&bytes), Ok(bare));
     }
 

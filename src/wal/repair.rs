@@ -15,35 +15,32 @@
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use rand::Rng as _;
-
+use super::Checkpoint;
 use super::files::{Files, copy_directory};
-use super::frame::{self, FrameError, Header};
+use super::frame::{FrameError, Header};
 use super::mark::{Mark, MarkFile};
 use super::open::OpenError;
 use super::place::{self, Found};
 use super::recovery::{Seen, examine};
+use super::storage::StorageError;
 use super::storage::sled::DATA_FILE;
-use super::storage::{Storage, StorageError};
-use super::{Checkpoint, LaneCheckpoint};
 use crate::clock::Clock;
 use crate::config::Engine;
 use crate::event::{LogId, Micros, Offset};
 
 mod carve;
+mod fresh;
 mod report;
 mod salvage;
 mod swap;
 
 pub use report::{Lost, Outcome, Report, Request};
+
+use fresh::{Fresh, Writer};
 use salvage::{Chosen, Salvage};
 use swap::Staging;
 pub(crate) use swap::is_unfinished;
-
-/// The fresh log is synced when so many bytes were written to it.
-const SYNC_BYTES: usize = 1 << 20;
 
 /// Why a log could not be repaired. Nothing was changed then.
 #[derive(Debug, thiserror::Error)]
@@ -286,7 +283,12 @@ impl Work<'_> {
                 .map_or(lanes.max(self.request.lanes), |header| header.lanes),
             created_at: self.now,
         };
-        let mut writer = Writer::new(self, &header)?;
+        let storage = if self.request.dry_run {
+            None
+        } else {
+            Some(place::open(&self.staging.log(), self.engine)?)
+        };
+        let mut writer = Writer::new(storage, &header)?;
         let mut fresh = Fresh {
             header,
             next: 0,
@@ -309,85 +311,6 @@ impl Work<'_> {
         fresh.checkpoint = fresh.translate(&settled);
         writer.finish(&fresh.checkpoint)?;
         Ok(fresh)
-    }
-}
-
-/// The log that is being made.
-struct Fresh {
-    header: Header,
-    next: Offset,
-    /// Each group of the old log, and where it begins in the new one.
-    saved: Vec<(Chosen, Offset)>,
-    checkpoint: Checkpoint,
-}
-
-impl Fresh {
-    /// How many of the records lay below an old offset: where it is now.
-    fn place(&self, old: Offset) -> Offset {
-        let after = self.saved.partition_point(|(group, _)| group.first < old);
-        let before = after.checked_sub(1).and_then(|at| self.saved.get(at));
-        before.map_or(0, |(group, new)| new + old.min(group.end()) - group.first)
-    }
-
-    fn translate(&self, settled: &Checkpoint) -> Checkpoint {
-        let lanes = settled.lanes.iter().map(|lane| LaneCheckpoint {
-            next_number: 0,
-            settled_below: self.place(lane.settled_below),
-        });
-        Checkpoint {
-            offset: self.place(settled.offset),
-            lanes: lanes.collect(),
-        }
-    }
-}
-
-/// Writes the fresh log, or only pretends to.
-struct Writer {
-    storage: Option<Arc<dyn Storage>>,
-    unsynced: usize,
-}
-
-impl Writer {
-    fn new(work: &Work<'_>, header: &Header) -> Result<Self, RepairError> {
-        let storage = if work.request.dry_run {
-            None
-        } else {
-            let storage = place::open(&work.staging.log(), work.engine)?;
-            storage.insert(&frame::HEADER_KEY, &header.encode())?;
-            storage.sync()?;
-            Some(storage)
-        };
-        Ok(Self {
-            storage,
-            unsynced: 0,
-        })
-    }
-
-    fn put(&mut self, first: Offset, records: u32, frames: &[u8]) -> Result<(), RepairError> {
-        let Some(storage) = &self.storage else {
-            return Ok(());
-        };
-        let nonce = rand::rng().next_u64();
-        let parts = frame::encode_group(first, records, nonce, frames);
-        for (key, value) in parts.map_err(RepairError::Group)? {
-            storage.insert(&key, &value)?;
-            self.unsynced += value.len();
-        }
-        // In bounded steps: one large commit is itself a risk on sled.
-        if self.unsynced >= SYNC_BYTES {
-            storage.sync()?;
-            self.unsynced = 0;
-        }
-        Ok(())
-    }
-
-    fn finish(self, checkpoint: &Checkpoint) -> Result<(), RepairError> {
-        if let Some(storage) = self.storage {
-            let value = frame::encode_checkpoint(checkpoint);
-            storage.insert(&frame::CHECKPOINT_KEY, &value)?;
-            storage.sync()?;
-        }
-        Ok(())
     }
 }
 

@@ -50,6 +50,20 @@ impl Usage {
         near_limit || near_volume
     }
 
+    /// Bytes that can come before new work is shed, when everything settled is forgotten first: by the limit, and by the
+    /// volume. Their units differ: the limit counts records, the volume what the engine makes of them.
+    pub(crate) fn left(&self, unsettled: u64) -> (u64, u64) {
+        let of_volume = self.volume.map_or(u64::MAX, |volume| {
+            let emptied = Self {
+                stored: unsettled,
+                ..*self
+            };
+            let keep = FREE_BYTES_MIN.min(volume.bytes / 20);
+            emptied.room(volume).saturating_sub(keep)
+        });
+        (self.limit.saturating_sub(unsettled), of_volume)
+    }
+
     /// What can still be written: what is free, and what the engine can use again inside its files (which it does not give
     /// back). Its files take up to two and a half times the stored bytes.
     fn room(&self, volume: Volume) -> u64 {
@@ -124,6 +138,9 @@ mod tests {
                 "{usage:?} was full: {was_full}"
             );
         }
+        // Ninety stored, ten of them unsettled: eighty would be forgotten, and their room used again.
+        let left = usage(90 * MIB, 225 * MIB, 10_000 * MIB, 456 * MIB).left(10 * MIB);
+        assert_eq!(left, (90 * MIB, 400 * MIB));
         assert!(usage(90 * MIB, 0, 10_000 * MIB, 5_000 * MIB).is_tight());
         assert!(!usage(89 * MIB, 0, 10_000 * MIB, 5_000 * MIB).is_tight());
     }

@@ -8,6 +8,7 @@ use super::storage::memory::MemoryStorage;
 use super::{OpenError, Options, Unsettled, Wal};
 use crate::clock::SystemClock;
 use crate::config::{Engine, WalConfig};
+use crate::event::{DEFAULT_SOURCE, DEFAULT_STREAM, Event, Lane, PayloadFormat};
 use crate::telemetry::Metrics;
 
 /// The defaults of `eventkit dev`, with the log's path given.
@@ -58,4 +59,24 @@ pub fn open(storage: &MemoryStorage, lanes: u16) -> Result<(Wal, Unsettled), Ope
         Arc::new(storage.clone()),
         options(config(PathBuf::from("memory"), lanes)),
     )
+}
+
+/// A plain event of the first lane, for a test to change what matters to it.
+#[must_use]
+pub fn event<'a>(message_id: &'a str, payload: &'a [u8]) -> Event<'a> {
+    Event {
+        format: PayloadFormat::Json,
+        payload,
+        source: DEFAULT_SOURCE,
+        message_id,
+        message_id_assigned: false,
+        stream: DEFAULT_STREAM,
+        kind: None,
+        lane: Lane(0),
+        received_at: 1_700_000_000_000_000,
+        sent_at: None,
+        trace: None,
+        batch_context: &[],
+        batch_integrations: &[],
+    }
 }

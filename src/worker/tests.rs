@@ -90,6 +90,7 @@ fn batch(number: u64, payloads: &[&str]) -> Arc<Batch> {
         id,
         day: Day::of(RECEIVED),
         records,
+        sent_in: Vec::new(),
     })
 }
 

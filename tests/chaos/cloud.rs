@@ -10,9 +10,11 @@ mod back;
 mod documents;
 mod double;
 mod front;
+mod frozen;
 mod kills;
 mod line;
 mod outages;
+mod relay;
 mod runs;
 mod set;
 mod steps;
@@ -25,6 +27,7 @@ pub(crate) fn scenarios(settings: &Settings) -> Vec<Scenario> {
     if settings.long {
         scenarios.extend(outages::scenarios(settings));
         scenarios.extend(double::scenarios(settings));
+        scenarios.extend(relay::scenarios(settings));
     }
     scenarios
 }

@@ -139,6 +139,11 @@ impl Load {
         Self::with(stage, PATIENCE, PACE)
     }
 
+    /// More clients, of other names, for another gateway beside the first.
+    pub(crate) fn beside(stage: &Stage, pace: Duration) -> Self {
+        Self::numbered(stage, (PATIENCE, pace), DOORS.len())
+    }
+
     /// The same with clients that send no faster than this, for back ends that are slower than the gateway.
     pub(crate) fn paced(stage: &Stage, pace: Duration) -> Self {
         Self::with(stage, PATIENCE, pace)
@@ -150,6 +155,11 @@ impl Load {
     }
 
     fn with(stage: &Stage, patience: Duration, pace: Duration) -> Self {
+        Self::numbered(stage, (patience, pace), 0)
+    }
+
+    fn numbered(stage: &Stage, (patience, pace): (Duration, Duration), from: usize) -> Self {
+        let from = u64::try_from(from).unwrap_or(u64::MAX);
         let shared = Arc::new(Shared {
             ledger: Mutex::default(),
             wrong: Mutex::default(),
@@ -160,7 +170,7 @@ impl Load {
         });
         let (phase, phases) = watch::channel(Phase::Down);
         let mut clients = JoinSet::new();
-        for (number, door) in (0..).zip(DOORS) {
+        for (number, door) in (from..).zip(DOORS) {
             clients.spawn(Client::new(number, door, stage.settings.seed, &shared, &phases).run());
         }
         Self {

@@ -9,25 +9,57 @@ use tokio::process::{Child, Command};
 
 use crate::support::gateway::binary;
 
+#[cfg(feature = "cloud")]
+mod pipeline;
+mod telemetry;
+
 /// How long a run may take, on a busy machine.
 const RUN_WITHIN: Duration = Duration::from_secs(300);
 
 /// Everything as small as it can be, with its servers' files below `dir`.
 fn bench(dir: &Path, arguments: &[&str]) -> Child {
+    let mut command = small(dir, &["bench"]);
+    command
+        .args(["--sustain", "0.5", "--backlog", "2000"])
+        .args(["--unpublished", "2000"])
+        .args(arguments);
+    command.spawn().unwrap()
+}
+
+/// One of the benches, as small as all of them can be.
+fn small(dir: &Path, name: &[&str]) -> Command {
     let mut command = Command::new(binary());
     command
-        .args(["bench", "--quick", "--seconds", "0.2", "--sustain", "0.5"])
-        .args(["--backlog", "2000", "--unpublished", "2000"])
+        .args(name)
+        .args(["--quick", "--seconds", "0.2"])
         .args(["--connections", "8", "--streams", "2", "--batch", "10"])
         .arg("--dir")
         .arg(dir)
-        .args(arguments)
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
-    command.spawn().unwrap()
+    command
+}
+
+/// Waits for its end.
+async fn ended(child: Child) -> std::process::Output {
+    tokio::time::timeout(RUN_WITHIN, child.wait_with_output())
+        .await
+        .expect("a run ends in time")
+        .unwrap()
+}
+
+/// Runs it to its end: its result and its table.
+async fn run(mut command: Command) -> (Value, String) {
+    let results = tempfile::tempdir().unwrap();
+    let json = results.path().join("bench.json");
+    let child = command.arg("--json").arg(&json).spawn().unwrap();
+    let output = ended(child).await;
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let report = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    (report, String::from_utf8(output.stdout).unwrap())
 }
 
 /// The processes that were told of a directory.

@@ -193,6 +193,33 @@ async fn every_transport_stores_a_batch_of_any_size_once_and_in_order() {
 }
 
 #[tokio::test]
+async fn a_batch_of_any_bytes_is_cut_until_the_gateway_has_judged_each_event() {
+    for rpc in [Rpc::Unary, Rpc::Stream] {
+        let gateway = gateway().await;
+        let client = Client::new(Options {
+            message_events: usize::MAX,
+            ..options(gateway.addr, rpc)
+        })
+        .unwrap();
+        // Together more than any message of gRPC usually holds, and each more than this gateway takes.
+        let filler = "x".repeat(33 << 20);
+        let large = |n| {
+            let event = Event::builder("track").message_id(format!("m-{n}"));
+            event.field("filler", filler.as_str().into()).build()
+        };
+        let events: Vec<Event> = (0..2).map(|n| large(n).unwrap()).collect();
+        let delivery = send(&client, &events).await;
+        for outcome in &delivery.outcomes {
+            assert!(
+                matches!(outcome, Outcome::Rejected { code, .. } if code == "body_too_large"),
+                "{rpc:?}: {outcome:?}"
+            );
+        }
+        assert_eq!(stored(&gateway.wal), [""; 0], "{rpc:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_rejected_event_is_named_and_costs_its_neighbours_nothing() {
     for rpc in RPCS {
         let gateway = gateway().await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use eventkit::config::settings::{self, Fallback};
 use eventkit::config::{
     Ack, BatchRules, Checked, Config, Endpoint, Engine, Inputs, LogLevel, Problems, Profile,
-    QueueConfig, Role, Source, StoreConfig, WarehouseConfig, parse, validate,
+    PubSubOptions, QueueConfig, Role, Source, StoreConfig, WarehouseConfig, parse, validate,
 };
 
 fn inputs(profile: Profile, env: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Inputs {
@@ -524,7 +524,7 @@ fn mode_c_sends_small_messages_and_stores_runs_of_them() {
     let QueueConfig::PubSub(pubsub) = &config.queue else {
         panic!("{:?}", config.queue);
     };
-    assert!(pubsub.create, "with an emulator");
+    assert!(pubsub.options.create, "with an emulator");
     assert_eq!(pubsub.run, serve(&MODE_B).publisher.batch);
     assert_eq!(config.publisher.batch.events, 100);
     assert_eq!(config.publisher.batch.age, Duration::from_millis(100));
@@ -537,7 +537,10 @@ fn mode_c_sends_small_messages_and_stores_runs_of_them() {
     let QueueConfig::PubSub(pubsub) = serve(&but(&MODE_C, &google)).queue else {
         panic!("pubsub");
     };
-    assert_eq!((pubsub.create, pubsub.endpoint), (false, Endpoint::Google));
+    let PubSubOptions {
+        create, endpoint, ..
+    } = pubsub.options;
+    assert_eq!((create, endpoint), (false, Endpoint::Google));
 }
 
 #[test]

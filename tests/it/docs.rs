@@ -39,8 +39,9 @@ fn values(kind: Kind) -> String {
         Kind::Bytes(min, max) => format!("{min} to {max} bytes; `4MiB` is understood"),
         Kind::Seconds(min, max) => format!("{min} to {max} seconds; `500ms`, `5m` are understood"),
         Kind::Hours(min, max) => format!("{min} to {max} hours"),
+        Kind::Millis(min, max) => format!("{min} to {max} milliseconds"),
         Kind::Bool => "`true`, `false`".into(),
-        Kind::Text | Kind::Path | Kind::Address => kind.value_name().to_lowercase(),
+        Kind::Text | Kind::Any | Kind::Path | Kind::Address => kind.value_name().to_lowercase(),
     }
 }
 
@@ -48,7 +49,7 @@ fn values(kind: Kind) -> String {
 fn configuration() -> String {
     let mut page = String::from(
         "# Configuration\n\n\
-         Every setting is an environment variable and a flag (`--like-this`); a flag wins over the environment, the environment over \
+         Every setting is an environment variable and a flag (`--like-this`), but for OpenTelemetry's own variables, which have no flags; a flag wins over the environment, the environment over \
          the default. `eventkit config print` shows what is in force and where it comes from, `eventkit config check` everything that is \
          wrong at once. An unknown `EVENTKIT_*` variable is an error.\n\n\
          This page is generated from the program's own table: `UPDATE_DOCS=1 cargo test --test it docs::`.\n",
@@ -62,13 +63,17 @@ fn configuration() -> String {
         let Setting {
             env, flag, help, ..
         } = setting;
+        let flag = match *flag {
+            "" => "–".to_owned(),
+            flag => format!("`--{flag}`"),
+        };
         let instead = setting
             .deprecated
             .map(|_| "*Deprecated.* ")
             .unwrap_or_default();
         writeln!(
             page,
-            "| `{env}` | `--{flag}` | {} | {} | {instead}{help} |",
+            "| `{env}` | {flag} | {} | {} | {instead}{help} |",
             default(setting),
             values(setting.kind)
         )
@@ -143,7 +148,7 @@ fn every_metric_of_the_source_is_documented_and_no_other() {
 }
 
 /// The text of `/metrics`, asked for as plainly as can be.
-async fn scrape(admin: &str) -> String {
+pub(crate) async fn scrape(admin: &str) -> String {
     let mut stream = TcpStream::connect(admin).await.unwrap();
     let request = format!("GET /metrics HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -170,7 +175,7 @@ async fn what_a_scrape_shows_is_documented() {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     let text = loop {
         let text = scrape(&endpoints.admin).await;
-        if text.contains("eventkit_loader_rows_merged_total") {
+        if text.contains("eventkit_loader_rows_merged_total{table=\"errors\"} 1") {
             break text;
         }
         assert!(

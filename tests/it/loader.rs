@@ -15,7 +15,7 @@ use eventkit::loader::{
 use eventkit::store::fake::MemoryObjects;
 use eventkit::store::objects::{marker_name, object_name};
 use eventkit::store::{
-    ErrorRow, ErrorStore as _, EventStore as _, ObjectEventStore, Objects, Row, Table,
+    ErrorRow, ErrorStore as _, EventStore as _, ObjectEventStore, Objects, Row, Table, Traces,
 };
 use eventkit::telemetry::Metrics;
 use rusqlite::Connection;
@@ -144,6 +144,7 @@ fn manifest(number: u64, objects: &[&str]) -> Manifest {
         rows: 1,
         bytes: 1,
         marker: format!("inbox/{}", object.replace('/', ".")),
+        traces: Traces::default(),
     });
     Manifest {
         version: eventkit::loader::manifest::VERSION,

@@ -26,6 +26,8 @@ mod e2e;
 // The parts of the path as processes of their own.
 #[cfg(feature = "cloud")]
 mod roles;
+// One trace from the request to the row.
+mod chain;
 // What no client should send, and what every one hears.
 mod bad_input;
 // A log emptied without a gateway.
@@ -44,6 +46,10 @@ mod config;
 mod cli;
 mod logs;
 mod health;
+mod otlp;
+// What it shows while it runs, and what of its clients it never shows.
+mod observability;
+mod personal_data;
 // What the documents say about it.
 mod docs;
 mod running;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use eventkit::backoff::Backoff;
 use eventkit::config::{BatchRules, PublisherConfig};
-use eventkit::event::{BatchId, Day, Event, EventKey, Lane, PayloadFormat};
+use eventkit::event::{BatchId, Day, Event, Lane};
 use eventkit::lifecycle::Tasks;
 use eventkit::publisher::Publisher;
 use eventkit::queue::in_process;
@@ -135,10 +135,6 @@ async fn append(wal: &Wal) {
     let mut append = Append::default();
     for id in 0..EVENTS {
         let message_id = format!("m-{id}");
-        let key = EventKey {
-            source: "default",
-            message_id: &message_id,
-        };
         // One in ten is invalid, so that error rows are written too.
         let payload: &[u8] = if id.is_multiple_of(10) {
             br#"{"type":"track","userId":"u"}"#
@@ -146,21 +142,10 @@ async fn append(wal: &Wal) {
             br#"{"type":"track","userId":"u","event":"e"}"#
         };
         let event = Event {
-            format: PayloadFormat::Json,
-            payload,
-            source: key.source,
-            message_id: key.message_id,
-            message_id_assigned: false,
-            stream: "default",
-            kind: None,
             lane: Lane(u16::try_from(id % u32::from(LANES)).unwrap()),
-            received_at: 1_700_000_000_000_000,
-            sent_at: None,
-            trace: None,
-            batch_context: &[],
-            batch_integrations: &[],
+            ..testing::event(&message_id, payload)
         };
-        append.push(&event, wal.fingerprint(key));
+        append.push(&event, wal.fingerprint(event.key()));
     }
     wal.append(append).unwrap().await.unwrap();
 }

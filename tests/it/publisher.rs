@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use eventkit::backoff::Backoff;
 use eventkit::config::{BatchRules, PublisherConfig};
-use eventkit::event::{BatchId, Event, EventKey, Lane, PayloadFormat};
+use eventkit::event::{BatchId, Event, Lane};
 use eventkit::publisher::Publisher;
 use eventkit::queue::{Batch, Consumer, Producer, SendError, Verdict, in_process};
 use eventkit::telemetry::Metrics;
@@ -35,26 +35,11 @@ async fn append(wal: &Wal, ids: impl Iterator<Item = u32>) {
     let mut append = Append::default();
     for id in ids {
         let message_id = format!("m-{id}");
-        let key = EventKey {
-            source: "default",
-            message_id: &message_id,
-        };
         let event = Event {
-            format: PayloadFormat::Json,
-            payload: b"{}",
-            source: key.source,
-            message_id: key.message_id,
-            message_id_assigned: false,
-            stream: "default",
-            kind: None,
             lane: Lane(u16::try_from(id % u32::from(LANES)).unwrap()),
-            received_at: 1_700_000_000_000_000,
-            sent_at: None,
-            trace: None,
-            batch_context: &[],
-            batch_integrations: &[],
+            ..testing::event(&message_id, b"{}")
         };
-        append.push(&event, wal.fingerprint(key));
+        append.push(&event, wal.fingerprint(event.key()));
     }
     wal.append(append).unwrap().await.unwrap();
 }
@@ -270,6 +255,7 @@ async fn a_delivery_that_is_dropped_comes_again_and_ok_means_settled() {
         },
         day: eventkit::event::Day(0),
         records: Vec::new(),
+        sent_in: Vec::new(),
     });
     let settled = Arc::new(Mutex::new(false));
     let worker = {

@@ -1,7 +1,6 @@
 //! What every store promises, run against each implementation and each fake.
 
 use std::any::Any;
-use std::borrow::Cow;
 use std::sync::Arc;
 #[cfg(feature = "cloud")]
 use std::time::Duration;
@@ -9,17 +8,18 @@ use std::time::Duration;
 use bytes::Bytes;
 #[cfg(feature = "cloud")]
 use eventkit::config::Endpoint;
-use eventkit::event::{BatchId, Day, Lane, LogId};
+use eventkit::event::{BatchId, Lane, LogId};
 use eventkit::store::fake::{Fault, Faulty, MemoryObjects};
 use eventkit::store::objects::{marker_name, object_name};
 use eventkit::store::{
-    ErrorRow, ErrorStore, EventStore, LocalObjects, Marker, ObjectEventStore, Objects, Row, Table,
+    ErrorStore, EventStore, LocalObjects, Marker, ObjectEventStore, Objects, Table, Traces,
     Written, parquet,
 };
 #[cfg(feature = "cloud")]
 use eventkit::store::{GcsObjects, GcsOptions};
 use tempfile::TempDir;
 
+use crate::stores::rows::{DAY, error_row, row};
 #[cfg(feature = "cloud")]
 use crate::support::emulators;
 
@@ -263,58 +263,6 @@ fn batch(input_hash: u64) -> BatchId {
     }
 }
 
-fn row(offset: u64) -> Row {
-    Row {
-        message_id: format!("m-{offset}"),
-        source: "default".into(),
-        kind: "track".into(),
-        stream: "events".into(),
-        user_id: Some("u".into()),
-        anonymous_id: None,
-        event: Some("e".into()),
-        name: None,
-        category: None,
-        group_id: None,
-        previous_id: None,
-        properties: Some("{\"a\" : 1}".into()),
-        traits: None,
-        context: None,
-        integrations: None,
-        extra: None,
-        timestamp: 1,
-        original_timestamp: None,
-        sent_at: None,
-        received_at: 2,
-        node: "n".into(),
-        log_id: LogId(0xfeed),
-        lane: Lane(3),
-        offset,
-        trace_id: None,
-    }
-}
-
-fn error_row(offset: u64) -> ErrorRow {
-    ErrorRow {
-        log_id: LogId(0xfeed),
-        offset,
-        original_hash: "00".into(),
-        original: b"{}".to_vec(),
-        original_format: Cow::Borrowed("json"),
-        stage: Cow::Borrowed("validate"),
-        code: Cow::Borrowed("missing_field"),
-        reason: "type is required".into(),
-        source: "default".into(),
-        message_id: "m".into(),
-        stream: "events".into(),
-        received_at: 2,
-        node: "n".into(),
-        lane: Lane(3),
-        trace_id: None,
-    }
-}
-
-const DAY: Day = Day(19_844);
-
 #[tokio::test]
 async fn a_write_is_an_object_and_a_marker_that_names_it() {
     for (kind, objects, _dir) in all().await {
@@ -360,6 +308,7 @@ async fn a_write_is_an_object_and_a_marker_that_names_it() {
             day: "2024-05-01".into(),
             rows: 2,
             bytes: written.bytes,
+            traces: Traces::default(),
         };
         assert_eq!(marker, expected, "{kind}");
     }

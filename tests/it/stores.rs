@@ -24,7 +24,7 @@ mod firestore;
 #[cfg(feature = "cloud")]
 mod front;
 mod objects;
-mod rows;
+pub(crate) mod rows;
 
 use rows::{DAY, batch, error_row, filled, row, tricky_rows};
 

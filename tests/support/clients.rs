@@ -63,11 +63,25 @@ impl Http {
         path: &str,
         body: Bytes,
     ) -> Result<http::Response<Bytes>> {
-        let request = http::Request::builder()
+        self.exchange_with(method, path, &[], body).await
+    }
+
+    /// The same with further headers.
+    pub(crate) async fn exchange_with(
+        &self,
+        method: http::Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Result<http::Response<Bytes>> {
+        let mut request = http::Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.base))
-            .header(http::header::CONTENT_TYPE, "application/json")
-            .body(Full::new(body))?;
+            .header(http::header::CONTENT_TYPE, "application/json");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(body))?;
         let exchange = async {
             let (head, body) = self.client.request(request).await?.into_parts();
             let body = Limited::new(body, ANSWER_BYTES_MAX)

@@ -38,12 +38,31 @@ struct Said {
     tail: VecDeque<String>,
     /// Lines of level "error", and panics.
     alarms: Vec<String>,
+    /// The objects that it says it wrote, and whether it made them.
+    written: Vec<(String, bool)>,
+    /// All of it, where somebody listens.
+    heard: Option<Vec<String>>,
+}
+
+/// The objects of the store that a process says it wrote; outlives the process.
+#[derive(Debug, Clone)]
+pub(crate) struct Written(Arc<Mutex<Said>>);
+
+impl Written {
+    /// Their names, in its order, and whether it was the one that made each.
+    pub(crate) fn objects(&self) -> Vec<(String, bool)> {
+        let said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        said.written.clone()
+    }
 }
 
 /// The one log engine, as a setting.
 pub(crate) const SLED: (&str, &str) = ("EVENTKIT_RING_BUFFER_MODE", "sled");
 /// The other.
 pub(crate) const SQLITE: (&str, &str) = ("EVENTKIT_RING_BUFFER_MODE", "sqlite");
+
+/// Every log line there is; a gateway that is started so remembers all of them.
+pub(crate) const DEBUG: (&str, &str) = ("EVENTKIT_LOG_LEVEL", "DEBUG");
 
 /// What a process holds.
 #[derive(Debug, Clone, Copy, Default)]
@@ -81,7 +100,10 @@ impl Gateway {
         // Neither a person's settings nor those of the tests are meant for the gateway under test.
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy();
-            if name.starts_with("EVENTKIT_") || name.ends_with("_EMULATOR_HOST") {
+            let prefixes = ["EVENTKIT_", "OTEL_"];
+            if prefixes.iter().any(|prefix| name.starts_with(prefix))
+                || name.ends_with("_EMULATOR_HOST")
+            {
                 command.env_remove(&*name);
             }
         }
@@ -99,7 +121,11 @@ impl Gateway {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("start {}", binary()))?;
-        let said = Arc::new(Mutex::new(Said::default()));
+        // Whoever wants every line wants to read them.
+        let said = Arc::new(Mutex::new(Said {
+            heard: settings.contains(&DEBUG).then(Vec::new),
+            ..Said::default()
+        }));
         let (listens, listening) = watch::channel(None);
         let mut pumps = JoinSet::new();
         let stdout = child.stdout.take().context("the process has no stdout")?;
@@ -216,10 +242,15 @@ impl Gateway {
             .await
             .map_err(|_elapsed| anyhow!("still running after {within:?}\n{}", self.tail()))??;
         self.drain().await;
+        let heard = {
+            let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+            said.heard.take().unwrap_or_default()
+        };
         Ok(Ended {
             status,
             said: self.tail(),
             alarms: self.alarms(),
+            heard,
         })
     }
 
@@ -232,6 +263,17 @@ impl Gateway {
             text.push('\n');
             text
         })
+    }
+
+    /// What it writes, to be asked for at any time.
+    pub(crate) fn written(&self) -> Written {
+        Written(Arc::clone(&self.said))
+    }
+
+    /// Every line so far, of a gateway that was started with [`DEBUG`].
+    pub(crate) fn heard(&self) -> Vec<String> {
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.heard.clone().expect("it was started with DEBUG")
     }
 
     fn alarms(&self) -> Vec<String> {
@@ -253,6 +295,8 @@ pub(crate) struct Ended {
     pub(crate) said: String,
     /// Its lines of level "error", and panics.
     pub(crate) alarms: Vec<String>,
+    /// Every line, if it was started with [`DEBUG`].
+    pub(crate) heard: Vec<String>,
 }
 
 /// Reads one output line by line to its end.
@@ -276,8 +320,15 @@ async fn pump(
             }));
         }
         let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Some("store_write"), Some(object)) = (field("event"), field("object")) {
+            let created = fields.get("created") == Some(&serde_json::Value::Bool(true));
+            said.written.push((object.to_owned(), created));
+        }
         if field("level") == Some("error") || line.contains("panicked at") {
             said.alarms.push(line.clone());
+        }
+        if let Some(heard) = &mut said.heard {
+            heard.push(line.clone());
         }
         if said.tail.len() == TAIL_LINES {
             said.tail.pop_front();

@@ -106,15 +106,7 @@ pub(super) async fn queue(
     shared: &Shared,
     stop: &CancellationToken,
 ) -> anyhow::Result<Queue> {
-    let options = PubSubOptions {
-        project: pubsub.project.clone(),
-        topic: pubsub.topic.clone(),
-        subscription: pubsub.subscription.clone(),
-        create: pubsub.create,
-        retention: pubsub.retention,
-        verify_every: pubsub.verify_every,
-        endpoint: pubsub.endpoint.clone(),
-    };
+    let PubSubConfig { options, run } = pubsub.clone();
     let found = set_up(&options).await?;
     let mut queue = Queue::default();
     if config.role.takes_in() {
@@ -128,7 +120,7 @@ pub(super) async fn queue(
     }
     if config.role.stores() {
         let rules = gather::Rules {
-            run: pubsub.run,
+            run,
             budget_bytes: config.publisher.budget_bytes,
             budget_messages: MESSAGES_MAX,
         };

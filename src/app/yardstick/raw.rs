@@ -108,6 +108,7 @@ mod tests {
         let append = |text: &[u8]| Append {
             frames: text.to_vec(),
             events: Vec::new(),
+            ..Append::default()
         };
         let first = raw.append(append(b"one ")).unwrap();
         let second = raw.append(append(b"two")).unwrap();

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::process::Server;
 use crate::app::Yardstick;
@@ -24,8 +24,12 @@ The servers:
   accept     the gateway with its pipeline paused: what \"accepted\" costs
   full       the gateway, `eventkit serve`, to the SQLite row
 
+Benches of their own, each with its --help:
+  pipeline   Pub/Sub and Cloud Storage, against their emulators
+  telemetry  what OpenTelemetry costs, with a receiver, and with one that refuses or hangs
+
 Examples:
-  eventkit bench                              everything, about 20 minutes
+  eventkit bench                              everything above, about 20 minutes
   eventkit bench --quick                      everything, briefly
   eventkit bench http bidi --rounds 3 --json bench.json
   eventkit bench http --servers accept,raw --seconds 10 --engine sqlite
@@ -71,32 +75,64 @@ impl EngineArg {
 
 /// What `bench` can be told.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct BenchArgs {
+    /// Another bench.
+    #[command(subcommand)]
+    pub other: Option<Other>,
     /// What to measure [default: everything]
     #[arg(value_name = "ROW", value_enum)]
     pub rows: Vec<Row>,
-    /// Everything briefly: for a first impression, not for comparison
-    #[arg(long)]
-    pub quick: bool,
-    /// Rounds of http and bidi [default: 5, quick: 1]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
-    pub rounds: Option<u32>,
-    /// Seconds per measurement of http, bidi and latency [default: 5, quick: 1.5]
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
-    pub seconds: Option<f64>,
-    /// For how long a sustained rate must hold [default: 120, quick: 2]
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
-    pub sustain: Option<f64>,
-    /// Unpublished events for rss [default: 5000000, quick: 200000]
-    #[arg(long, value_name = "EVENTS")]
-    pub backlog: Option<u64>,
-    /// Unpublished events for open [default: 1000000, quick: 100000]
-    #[arg(long, value_name = "EVENTS")]
-    pub unpublished: Option<u64>,
+    /// How large what is measured is.
+    #[command(flatten)]
+    pub(super) sizes: Sizes,
     /// Only these servers in http and bidi
     #[arg(long, value_name = "SERVER", value_enum, value_delimiter = ',',
         default_values = ["noop", "raw", "accept", "full"])]
     pub servers: Vec<Server>,
+    /// Load, place and output.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// The other benches.
+#[derive(Debug, Subcommand)]
+pub enum Other {
+    /// Measure the path over Pub/Sub and Cloud Storage, against their emulators
+    #[cfg(feature = "cloud")]
+    #[command(after_help = super::pipeline::AFTER_HELP)]
+    Pipeline(super::pipeline::PipelineArgs),
+    /// Measure what telemetry costs
+    #[command(after_help = super::telemetry::AFTER_HELP)]
+    Telemetry(super::telemetry::TelemetryArgs),
+}
+
+/// How large what is measured is.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(super) struct Sizes {
+    /// For how long a sustained rate must hold [default: 120, quick: 2]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(super) sustain: Option<f64>,
+    /// Unpublished events for rss [default: 5000000, quick: 200000]
+    #[arg(long, value_name = "EVENTS")]
+    pub(super) backlog: Option<u64>,
+    /// Unpublished events for open [default: 1000000, quick: 100000]
+    #[arg(long, value_name = "EVENTS")]
+    pub(super) unpublished: Option<u64>,
+}
+
+/// What every bench can be told.
+#[derive(Debug, Args)]
+pub struct CommonArgs {
+    /// Everything briefly: for a first impression, not for comparison
+    #[arg(long)]
+    pub quick: bool,
+    /// Interleaved rounds [default: 5, telemetry: 11, quick: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub rounds: Option<u32>,
+    /// Seconds per measurement of a round, and of latency [default: 5, quick: 1.5]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub seconds: Option<f64>,
     /// The log's engine
     #[arg(long, value_enum, default_value = "sled")]
     pub engine: EngineArg,
@@ -130,7 +166,7 @@ pub struct BenchArgs {
     pub json: Option<PathBuf>,
 }
 
-fn seconds(text: &str) -> Result<f64, String> {
+pub(super) fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.05..=86_400.0).contains(&seconds) => Ok(seconds),
         _ => Err("a number of seconds from 0.05 to 86400".into()),

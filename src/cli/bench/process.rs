@@ -62,6 +62,38 @@ impl Server {
     }
 }
 
+/// How a process is started.
+#[derive(Debug, Clone)]
+pub(super) struct Setup {
+    /// What messages call it.
+    pub(super) name: &'static str,
+    pub(super) command: &'static [&'static str],
+    /// Whether it takes events; one that does not is asked through its admin port.
+    pub(super) has_doors: bool,
+    /// Its settings, beyond what every process is told.
+    pub(super) flags: Vec<String>,
+    /// Variables that it gets or, without a value, does not get from this process.
+    pub(super) variables: Vec<(String, Option<String>)>,
+}
+
+impl Setup {
+    /// One of the servers, everything in the process itself and in its directory.
+    pub(super) fn of(server: Server, settings: &[&str]) -> Self {
+        let embedded = ["--event-store", "local", "--queue-mode", "async"];
+        Self {
+            name: server.name(),
+            command: server.command(),
+            has_doors: true,
+            flags: embedded
+                .iter()
+                .chain(settings)
+                .map(|&flag| flag.to_owned())
+                .collect(),
+            variables: Vec::new(),
+        }
+    }
+}
+
 /// The process; killed when dropped.
 #[derive(Debug)]
 struct Running(Child);
@@ -80,7 +112,7 @@ pub(super) struct Process {
     // Before the directory: nobody must write to that while it is removed.
     running: Running,
     dir: TempDir,
-    server: Server,
+    setup: Setup,
     http: SocketAddr,
     grpc: SocketAddr,
     admin: SocketAddr,
@@ -94,9 +126,14 @@ impl Process {
         server: Server,
         settings: &[&str],
     ) -> Result<Self, BenchError> {
-        let dir = TempDir::with_prefix_in(server.name(), bench.root.path())
+        Self::start_as(bench, Setup::of(server, settings)).await
+    }
+
+    /// The same for any process.
+    pub(super) async fn start_as(bench: &Bench<'_>, setup: Setup) -> Result<Self, BenchError> {
+        let dir = TempDir::with_prefix_in(setup.name, bench.root.path())
             .map_err(|error| BenchError::Io("create a directory", error))?;
-        let mut process = Self::spawn(bench, dir, server, settings)?;
+        let mut process = Self::spawn(bench, dir, setup)?;
         process.ready().await?;
         Ok(process)
     }
@@ -106,27 +143,28 @@ impl Process {
         let Self {
             running,
             dir,
-            server,
+            setup,
             ..
         } = self;
         drop(running);
-        Self::spawn(bench, dir, server, &[])
+        Self::spawn(bench, dir, setup)
     }
 
-    fn spawn(
-        bench: &Bench<'_>,
-        dir: TempDir,
-        server: Server,
-        settings: &[&str],
-    ) -> Result<Self, BenchError> {
+    fn spawn(bench: &Bench<'_>, dir: TempDir, setup: Setup) -> Result<Self, BenchError> {
         let io = |error| BenchError::Io("start a server", error);
         let [http, grpc, admin] = free_ports().map_err(io)?;
         let program = std::env::current_exe().map_err(io)?;
         let output = File::create(dir.path().join("output")).map_err(io)?;
         let started = Instant::now();
-        let child = Command::new(program)
-            .args(server.command())
-            .args(["--event-store", "local", "--queue-mode", "async"])
+        let mut command = Command::new(program);
+        for (name, value) in &setup.variables {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        let child = command
+            .args(setup.command)
             .arg("--data-dir")
             .arg(dir.path())
             .arg("--ring-buffer-db-path")
@@ -134,9 +172,9 @@ impl Process {
             .args(["--http-addr", &http.to_string()])
             .args(["--grpc-addr", &grpc.to_string()])
             .args(["--admin-addr", &admin.to_string()])
-            .args(["--ring-buffer-mode", bench.args.engine.name()])
-            .args(["--log-level", &bench.args.log_level])
-            .args(settings)
+            .args(["--ring-buffer-mode", bench.common.engine.name()])
+            .args(["--log-level", &bench.common.log_level])
+            .args(&setup.flags)
             .stdin(Stdio::null())
             .stdout(output.try_clone().map_err(io)?)
             .stderr(output)
@@ -145,7 +183,7 @@ impl Process {
         Ok(Self {
             running: Running(child),
             dir,
-            server,
+            setup,
             http,
             grpc,
             admin,
@@ -189,12 +227,16 @@ impl Process {
         yes: impl AsyncFn(SocketAddr) -> bool,
     ) -> Result<(), BenchError> {
         let deadline = Instant::now() + READY_WITHIN;
-        while !yes(self.http).await {
+        let addr = match self.setup.has_doors {
+            true => self.http,
+            false => self.admin,
+        };
+        while !yes(addr).await {
             let ended = self.running.0.try_wait();
             let ended = ended.map_err(|error| BenchError::Io("wait for a server", error))?;
             if ended.is_some() || Instant::now() >= deadline {
                 return Err(BenchError::NotReady {
-                    server: self.server.name(),
+                    server: self.setup.name,
                     output: self.output(),
                 });
             }
@@ -225,7 +267,8 @@ fn sum(page: &str, name: &str, label: &str) -> f64 {
     lines
         .filter(|rest| rest.starts_with(['{', ' ']) && rest.contains(label))
         .filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok())
-        .sum()
+        // Not `sum`, whose nothing is -0.
+        .fold(0.0, |sum, value| sum + value)
 }
 
 /// Three ports that are free now.

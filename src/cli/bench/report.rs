@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::BenchArgs;
+use super::CommonArgs;
 use super::disk::{Syncs, file_system};
 use super::latency::Answers;
 use super::load::Way;
@@ -16,9 +16,9 @@ use super::stats::Spread;
 use super::sustained::{Goal, Sustained};
 use crate::config::Environment;
 
-/// Everything that was measured, and under which circumstances.
+/// Under which circumstances something was measured.
 #[derive(Debug, Default, Serialize)]
-pub(super) struct Report {
+pub(super) struct Circumstances {
     pub(super) version: &'static str,
     pub(super) engine: &'static str,
     pub(super) processors: usize,
@@ -29,6 +29,33 @@ pub(super) struct Report {
     pub(super) settings: BTreeMap<String, String>,
     pub(super) event_json_bytes: usize,
     pub(super) fdatasync: Option<Syncs>,
+}
+
+/// What a bench found, as a table for people; as JSON by its fields.
+pub(super) trait Table: Serialize {
+    /// The table.
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()>;
+}
+
+/// A bench's whole result.
+#[derive(Debug, Serialize)]
+pub(super) struct Whole<R> {
+    #[serde(flatten)]
+    pub(super) circumstances: Circumstances,
+    #[serde(flatten)]
+    pub(super) rows: R,
+}
+
+impl<R: Table> Whole<R> {
+    pub(super) fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.circumstances.write_text(out)?;
+        self.rows.write_text(out)
+    }
+}
+
+/// Everything that `eventkit bench` itself measures.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Report {
     pub(super) compared: Vec<Compared>,
     pub(super) sustained: Vec<Sustained>,
     pub(super) latency: Vec<Answers>,
@@ -36,8 +63,8 @@ pub(super) struct Report {
     pub(super) opened: Option<Opened>,
 }
 
-impl Report {
-    pub(super) fn new(args: &BenchArgs, environment: &Environment, dir: &Path) -> Self {
+impl Circumstances {
+    pub(super) fn new(args: &CommonArgs, environment: &Environment, dir: &Path) -> Self {
         let settings = environment.vars.iter();
         let settings = settings.filter(|(name, _)| name.starts_with("EVENTKIT_"));
         Self {
@@ -50,20 +77,33 @@ impl Report {
         }
     }
 
-    /// The rate to the SQLite row that was kept up.
-    pub(super) fn sustained_rate(&self, way: Way) -> Option<f64> {
-        let found = self
-            .sustained
-            .iter()
-            .find(|found| found.way == way && found.goal == Goal::Sqlite);
-        found
-            .map(|found| found.events_per_second)
-            .filter(|rate| *rate > 0.0)
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(
+            out,
+            "eventkit {} bench: log on {}, {} processors shared with the generator ({} threads), {}",
+            self.version, self.engine, self.processors, self.generator_threads, self.file_system
+        )?;
+        writeln!(
+            out,
+            "events of {} bytes on average as JSON; servers at log level {}",
+            self.event_json_bytes, self.server_log_level
+        )?;
+        for (name, value) in &self.settings {
+            writeln!(out, "{name}={value}")?;
+        }
+        if let Some(syncs) = &self.fdatasync {
+            writeln!(
+                out,
+                "the disk's own fdatasync of 4 KiB, between the rounds: p50 {:.2} ms, p90 {:.2} ms, max {:.2} ms",
+                syncs.p50_ms, syncs.p90_ms, syncs.max_ms
+            )?;
+        }
+        Ok(())
     }
+}
 
-    /// The table.
-    pub(super) fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
-        self.write_circumstances(out)?;
+impl Table for Report {
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
         for compared in &self.compared {
             write_compared(compared, out)?;
         }
@@ -86,29 +126,18 @@ impl Report {
         }
         Ok(())
     }
+}
 
-    fn write_circumstances(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(
-            out,
-            "eventkit {} bench: log on {}, {} processors shared with the generator ({} threads), {}",
-            self.version, self.engine, self.processors, self.generator_threads, self.file_system
-        )?;
-        writeln!(
-            out,
-            "events of {} bytes on average as JSON; servers at log level {}",
-            self.event_json_bytes, self.server_log_level
-        )?;
-        for (name, value) in &self.settings {
-            writeln!(out, "{name}={value}")?;
-        }
-        if let Some(syncs) = &self.fdatasync {
-            writeln!(
-                out,
-                "the disk's own fdatasync of 4 KiB, between the rounds: p50 {:.2} ms, p90 {:.2} ms, max {:.2} ms",
-                syncs.p50_ms, syncs.p90_ms, syncs.max_ms
-            )?;
-        }
-        Ok(())
+impl Report {
+    /// The rate to the SQLite row that was kept up.
+    pub(super) fn sustained_rate(&self, way: Way) -> Option<f64> {
+        let found = self
+            .sustained
+            .iter()
+            .find(|found| found.way == way && found.goal == Goal::Sqlite);
+        found
+            .map(|found| found.events_per_second)
+            .filter(|rate| *rate > 0.0)
     }
 
     fn write_sustained(&self, out: &mut dyn Write) -> io::Result<()> {
@@ -243,7 +272,7 @@ fn write_resident(found: &Resident, out: &mut dyn Write) -> io::Result<()> {
 }
 
 /// `median (min to max)`; a single value stands alone.
-fn spread(spread: &Spread, digits: usize) -> String {
+pub(super) fn spread(spread: &Spread, digits: usize) -> String {
     let Spread {
         median, min, max, ..
     } = spread;

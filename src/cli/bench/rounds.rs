@@ -19,6 +19,8 @@ pub(super) struct Measured {
     pub(super) latency: Latency,
     pub(super) server_cpu: f64,
     pub(super) generator_cpu: f64,
+    /// Of everything else on the machine.
+    pub(super) elsewhere_cpu: f64,
 }
 
 impl Measured {
@@ -42,18 +44,21 @@ pub(super) async fn measure(
     let own = || proc::cpu_seconds(std::process::id());
     let io = |error| BenchError::Io("read /proc", error);
     let (server_cpu, generator_cpu) = (process.cpu_seconds()?, own().map_err(io)?);
+    let machine_cpu = proc::machine_cpu_seconds().map_err(io)?;
     let (accepted, failed) = (load.accepted(), load.failed());
     let started = Instant::now();
     load.record();
     tokio::time::sleep(Duration::from_secs_f64(bench.seconds())).await;
-    let measured = Measured {
+    let mut measured = Measured {
         events: load.accepted() - accepted,
         failed: load.failed() - failed,
         seconds: started.elapsed().as_secs_f64(),
         latency: load.latency(),
         server_cpu: process.cpu_seconds()? - server_cpu,
         generator_cpu: own().map_err(io)? - generator_cpu,
+        elsewhere_cpu: proc::machine_cpu_seconds().map_err(io)? - machine_cpu,
     };
+    measured.elsewhere_cpu -= measured.server_cpu + measured.generator_cpu;
     if measured.events == 0 {
         let why = load.failure().unwrap_or_else(|| "no answer".into());
         return Err(BenchError::NothingAccepted(why));
@@ -67,22 +72,24 @@ pub(super) async fn measure(
 
 /// One server's figures over all rounds.
 #[derive(Debug, Serialize)]
-pub(super) struct Figures {
-    pub(super) server: Server,
+pub(super) struct Figures<S = Server> {
+    pub(super) server: S,
     pub(super) events_per_second: Spread,
     pub(super) server_cpu_seconds_per_million: Spread,
     pub(super) generator_cpu_seconds_per_million: Spread,
     /// Processors in use: of the server, of the generator. A generator that uses all its threads is what limits the rate.
     pub(super) server_processors: Spread,
     pub(super) generator_processors: Spread,
+    /// Of all other processes, emulators included.
+    pub(super) elsewhere_processors: Spread,
     pub(super) answer_p50_ms: Spread,
     pub(super) answer_p99_ms: Spread,
     pub(super) events: u64,
     pub(super) failed: u64,
 }
 
-impl Figures {
-    fn of(server: Server, rounds: &[Measured]) -> Option<Self> {
+impl<S> Figures<S> {
+    pub(super) fn of(server: S, rounds: &[Measured]) -> Option<Self> {
         let spread = |of: fn(&Measured) -> f64| Spread::of(rounds.iter().map(of).collect());
         Some(Self {
             server,
@@ -93,6 +100,7 @@ impl Figures {
             })?,
             server_processors: spread(|round| round.server_cpu / round.seconds)?,
             generator_processors: spread(|round| round.generator_cpu / round.seconds)?,
+            elsewhere_processors: spread(|round| round.elsewhere_cpu.max(0.0) / round.seconds)?,
             answer_p50_ms: spread(|round| round.latency.p50_ms)?,
             answer_p99_ms: spread(|round| round.latency.p99_ms)?,
             events: rounds.iter().map(|round| round.events).sum(),
@@ -130,9 +138,12 @@ const RATIOS: [(Server, Server); 4] = [
 ];
 
 /// Measures every server once in each round, in turn, each time on an empty directory.
-pub(super) async fn compare(bench: &mut Bench<'_>, way: Way) -> Result<Compared, BenchError> {
+pub(super) async fn compare(
+    bench: &mut Bench<'_>,
+    way: Way,
+    servers: &[Server],
+) -> Result<Compared, BenchError> {
     let shape = bench.shape(way);
-    let servers = bench.args.servers();
     let mut rounds: Vec<(Server, Vec<Measured>)> =
         servers.iter().map(|server| (*server, Vec::new())).collect();
     for round in 1..=bench.rounds() {

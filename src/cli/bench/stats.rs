@@ -1,5 +1,7 @@
 //! Figures from figures: spreads, ratios per round, whether something grows. Pure.
 
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
 use serde::Serialize;
 
 /// What the rounds of one measurement came to.
@@ -40,6 +42,49 @@ fn median(sorted: &[f64]) -> Option<f64> {
 pub(super) fn ratios(over: &Spread, under: &Spread) -> Option<Spread> {
     let rounds = over.values.iter().zip(&under.values);
     Spread::of(rounds.map(|(over, under)| over / under).collect())
+}
+
+/// A median and between which values the true one is likely to lie.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Interval {
+    pub(super) median: f64,
+    pub(super) low: f64,
+    pub(super) high: f64,
+    /// Each round's value, in order.
+    pub(super) values: Vec<f64>,
+}
+
+/// How sure an [`Interval`] is.
+pub(super) const CONFIDENCE: f64 = 0.95;
+
+/// So often the rounds are drawn anew.
+const RESAMPLES: usize = 10_000;
+
+impl Interval {
+    /// By percentile bootstrap over the rounds: the medians of as many rounds, drawn again and again with replacement. It supposes
+    /// nothing about how the values are spread. The same values give the same interval. `None` of no values.
+    pub(super) fn of(values: Vec<f64>) -> Option<Self> {
+        let spread = Spread::of(values)?;
+        let mut rng = StdRng::seed_from_u64(RESAMPLES as u64);
+        let mut medians: Vec<f64> = (0..RESAMPLES)
+            .filter_map(|_| {
+                let drawn = spread.values.iter().filter_map(|_| {
+                    let at = rng.random_range(0..spread.values.len());
+                    spread.values.get(at).copied()
+                });
+                Some(Spread::of(drawn.collect())?.median)
+            })
+            .collect();
+        medians.sort_by(f64::total_cmp);
+        // The resamples' ranks: a whole number of them lies outside on each side.
+        let outside = RESAMPLES * 25 / 1_000;
+        Some(Self {
+            median: spread.median,
+            low: *medians.get(outside)?,
+            high: *medians.get(medians.len().checked_sub(outside + 1)?)?,
+            values: spread.values,
+        })
+    }
 }
 
 /// How much a lag may have grown between the first and the last third of a run: this share of what came in meanwhile, and
@@ -87,6 +132,27 @@ mod tests {
         let over = Spread::of(vec![1.0, 30.0]).unwrap();
         let under = Spread::of(vec![2.0, 40.0]).unwrap();
         assert_eq!(ratios(&over, &under).unwrap().values, [0.5, 0.75]);
+    }
+
+    #[test]
+    fn an_interval_holds_the_median_and_narrows_with_the_spread() {
+        assert_eq!(Interval::of(vec![]), None);
+        let one = Interval::of(vec![1.5]).unwrap();
+        assert_eq!([one.low, one.median, one.high], [1.5; 3]);
+        let of = |width: f64| {
+            let values = (-5..=5).map(|at| 1.0 + width * f64::from(at)).collect();
+            Interval::of(values).unwrap()
+        };
+        let (wide, narrow) = (of(0.1), of(0.01));
+        for interval in [&wide, &narrow] {
+            assert!((interval.median - 1.0).abs() < 1e-9, "{interval:?}");
+            assert!(interval.low < 1.0 && 1.0 < interval.high, "{interval:?}");
+            // Not the ends: a single round says little.
+            let ends = Spread::of(interval.values.clone()).unwrap();
+            assert!(ends.min < interval.low && interval.high < ends.max);
+        }
+        assert!(narrow.high - narrow.low < (wide.high - wide.low) / 5.0);
+        assert_eq!(of(0.1), wide);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::cli::generate::Generator;
 use crate::client::Event;
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 
 /// The longest line that is read; a longer one is skipped with a report.
 const LINE_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -165,7 +165,7 @@ impl Source {
                     // Cancel safe: a line that was read in part is kept.
                     line = lines.next() => line,
                     // Cancel safe: the moment stays the same.
-                    () = until(linger) => break,
+                    () = clock::sleep_until(linger) => break,
                 },
             };
             match taken {
@@ -206,13 +206,6 @@ async fn open(path: &Path) -> io::Result<tokio::fs::File> {
         return Err(io::ErrorKind::IsADirectory.into());
     }
     Ok(file)
-}
-
-async fn until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => sleep_until(moment).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// Lines of bounded length.

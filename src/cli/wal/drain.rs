@@ -11,7 +11,7 @@ use crate::cli::progress::Progress as Bar;
 use crate::cli::{DrainArgs, EXIT_FAILED, EXIT_OK, inputs};
 use crate::config::{self, Environment, Inputs, settings};
 use crate::lifecycle::Stop;
-use crate::telemetry;
+use crate::telemetry::{self, Otlp};
 
 /// How often progress is a log line where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -31,8 +31,9 @@ pub(super) fn run(
     let terminal = io::stderr().is_terminal();
     let colour = terminal && !environment.no_color();
     // Standard output carries the summary alone.
-    telemetry::logs::init_on(&checked.config.telemetry, colour, io::stderr)
-        .context("set up the log lines")?;
+    let logs =
+        telemetry::logs::init_on(&checked.config.telemetry, colour, &Otlp::off(), io::stderr)
+            .context("set up the log lines")?;
     for warning in &checked.warnings {
         tracing::warn!(setting = warning.setting, problem = %warning.text, "setting_questionable");
     }
@@ -46,6 +47,7 @@ pub(super) fn run(
             app::drain_log(checked.config, stop, &mut |progress| meter.show(progress)).await
         });
     meter.end();
+    logs.flush();
     let drained = drained?;
     show(&drained, json, out).context("write the output")?;
     Ok(if drained.is_done() {

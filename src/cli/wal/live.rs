@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::WalError;
 use crate::cli::admin::{get, reachable};
+use crate::wal::beside;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A full read of a large log takes its time; an owner that is silent for longer has gone.
@@ -26,10 +27,7 @@ pub struct LockFile {
 /// Where the lock file of a log lies: beside it, under its name with a suffix.
 #[must_use]
 pub fn lock_path(log: &Path) -> PathBuf {
-    // A trailing slash must not put the file into the log's own directory.
-    let mut path = log.components().as_path().as_os_str().to_owned();
-    path.push(".lock");
-    PathBuf::from(path)
+    beside(log, ".lock")
 }
 
 /// Who uses the log, if anyone does.

@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal as _, Write};
 
-use super::{WalError, path_or};
+use super::WalError;
 use crate::cli::progress::Progress;
 use crate::cli::{EXIT_FAILED, EXIT_OK, RepairArgs, inputs};
 use crate::clock::SystemClock;
@@ -30,7 +30,7 @@ pub(super) fn run(
     } = args;
     let settings = config::log_config(&inputs(Profile::Serve, flags, environment))?;
     let request = Request {
-        path: path_or(path, settings.path),
+        path: path.unwrap_or(settings.path),
         engine: settings.engine,
         lanes: settings.lanes,
         dry_run,

@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Status, Streaming};
+use tracing::Instrument as _;
 
 use super::super::accept::CloseConnection;
 use super::super::grpc::Batch;
@@ -58,7 +59,8 @@ pub(crate) fn open(
         call,
         messages,
     };
-    drop(tasks.spawn_isolated("bidi stream", async move {
+    let within = stream.call.span.log_span();
+    let run = async move {
         let answer = stream.run(to_client, &gone).await;
         drop(end.send(answer));
         // Whoever takes neither the last acknowledgements nor the status holds on to them for ever.
@@ -69,7 +71,8 @@ pub(crate) fn open(
         {
             connection.close();
         }
-    }));
+    };
+    drop(tasks.spawn_isolated("bidi stream", run.instrument(within)));
     answers
 }
 

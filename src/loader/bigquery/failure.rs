@@ -201,7 +201,7 @@ mod tests {
     use gcp_bigquery_client::model::job_status::JobStatus;
 
     use super::*;
-    use crate::store::Table;
+    use crate::store::{Table, Traces};
 
     fn object(name: &str) -> ManifestObject {
         ManifestObject {
@@ -211,6 +211,7 @@ mod tests {
             rows: 1,
             bytes: 1,
             marker: "m".into(),
+            traces: Traces::default(),
         }
     }
 

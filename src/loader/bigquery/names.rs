@@ -172,6 +172,7 @@ mod tests {
     use super::*;
     use crate::config::Endpoint;
     use crate::loader::ManifestObject;
+    use crate::store::Traces;
 
     fn names(table: &str) -> Result<Names, BadName> {
         let endpoint = Endpoint::emulator("localhost:1");
@@ -186,6 +187,7 @@ mod tests {
             rows: 1,
             bytes: 2,
             marker: "m".into(),
+            traces: Traces::default(),
         });
         Manifest {
             version: 1,

@@ -17,6 +17,7 @@ use super::failure::{Failure, JobError};
 use super::script::{self, Merge};
 use crate::event::Micros;
 use crate::store::Table;
+use crate::telemetry::{names, trace};
 
 /// What the tables know of a manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,6 +134,7 @@ impl BigQueryWarehouse {
                 return Err(error(Failure::Lacks("record of what its job did")));
             }
             let id = self.names.job(manifest, goal.step(), count);
+            trace::current().set(names::JOB_ID, id.clone());
             let found = self.api.find_job(&id).await.map_err(error)?;
             let was_there = found.is_some();
             let job = match found {

@@ -13,7 +13,7 @@ use super::failure::{Failure, JobError};
 use super::names::content;
 use crate::event::Day;
 use crate::store::Table;
-use crate::telemetry::with_causes;
+use crate::telemetry::{names, trace, with_causes};
 
 /// URIs that one load job takes.
 const URIS_MAX: usize = 10_000;
@@ -98,6 +98,7 @@ impl BigQueryWarehouse {
         count: u32,
     ) -> Result<Once, LoadError> {
         let id = self.names.job(manifest, table.as_str(), count);
+        trace::current().set(names::JOB_ID, id.clone());
         let staging = self.names.staging(manifest, table, count);
         let found = self.api.find_job(&id).await;
         let found = found.map_err(|failure| self.error(failure))?;

@@ -246,3 +246,25 @@ pub(super) fn names(columns: &[Column]) -> String {
 pub(super) fn placeholders(columns: &[Column]) -> String {
     vec!["?"; columns.len()].join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::parquet::{errors_schema, events_schema};
+
+    #[test]
+    fn the_columns_are_those_of_the_files() {
+        for (columns, schema) in [
+            (EVENTS, events_schema().unwrap()),
+            (ERRORS, errors_schema().unwrap()),
+        ] {
+            let files: Vec<_> = schema
+                .fields()
+                .iter()
+                .map(|field| (field.name().as_str(), !field.is_nullable()))
+                .collect();
+            let ours: Vec<_> = columns.iter().map(|c| (c.name, c.required)).collect();
+            assert_eq!(ours, files);
+        }
+    }
+}

@@ -7,42 +7,40 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt as _;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join, join_all};
 use futures::stream::FuturesUnordered;
 use google_cloud_pubsub::model::Message as PubSubMessage;
+use google_cloud_pubsub::subscriber::ShutdownToken;
 use google_cloud_pubsub::subscriber::handler::Handler;
-use google_cloud_pubsub::subscriber::{MessageStream, ShutdownToken};
+use opentelemetry::KeyValue;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{PubSubOptions, name_of, set_up};
-use crate::backoff::Backoff;
+use super::PubSubOptions;
 use crate::clock::sleep_until;
 use crate::lifecycle::Health;
-use crate::queue::gather::{self, Gatherer, Key, Message};
+use crate::queue::gather::{self, Gatherer, Key, Message, Offered, PATIENCE};
 use crate::queue::{Consumer, Delivery, Settle};
-use crate::telemetry::{Metrics, with_causes};
+use crate::telemetry::Metrics;
 
 use damaged::Read;
+use stream::Pulled;
 
 mod damaged;
-
-/// The component's name in readiness.
-const COMPONENT: &str = "pubsub subscription";
+mod stream;
 
 /// How long a message that a newer version wrote is kept from those who cannot read it either.
 const PARKED: Duration = Duration::from_secs(60);
 
-/// The longest that a lease is extended: a store may be out for days.
-const LEASE_MAX: Duration = Duration::from_secs(7 * 86_400);
-
 /// For how long a message is leased at a time, extended every few seconds: a worker that dies keeps its lanes waiting for so long.
 const LEASE: Duration = Duration::from_secs(20);
 
-/// A stream that is silent for so long, with nothing held, is opened anew over a new connection: the client library does not notice one
-/// that leads nowhere.
-const SILENCE: Duration = Duration::from_secs(30);
+// What a dead worker held has to be here before those who wait for it lose their patience.
+const _: () = assert!(PATIENCE.as_secs() >= 2 * LEASE.as_secs());
+
+/// How many streams that were opened anew are remembered: what is acknowledged at the very end may belong to one of them.
+const CLOSED_MAX: usize = 8;
 
 /// How long the last acknowledgements may take to reach Pub/Sub; what does not is delivered once more.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -89,6 +87,23 @@ type Out = BoxFuture<'static, (Key, bool)>;
 struct Held {
     bytes: AtomicUsize,
     messages: AtomicUsize,
+    /// Lanes that wait for a batch that is missing.
+    early: AtomicUsize,
+}
+
+impl Held {
+    fn show(&self, metrics: &Metrics, bytes: usize, messages: usize, early: usize) {
+        let step = |now: usize, held: &AtomicUsize| {
+            let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+            number(now) - number(held.swap(now, Ordering::Relaxed))
+        };
+        let bytes = step(bytes, &self.bytes);
+        metrics.queue_held_bytes.add(bytes, &[]);
+        let messages = step(messages, &self.messages);
+        metrics.queue_held_messages.add(messages, &[]);
+        let early = step(early, &self.early);
+        metrics.queue_lanes_waiting.add(early, &[]);
+    }
 }
 
 /// Ends for so many workers (at least one), and what feeds them.
@@ -104,7 +119,6 @@ pub fn consumers(
     let ends = (0..workers.max(1)).map(|_| PubSubConsumer { ask: ask.clone() });
     let consumers = ends.collect();
     let held = Arc::<Held>::default();
-    observe(&metrics, &held);
     let puller = Puller {
         options,
         rules,
@@ -120,16 +134,19 @@ pub fn consumers(
     (puller, consumers)
 }
 
-/// A stream of messages, and what closes it.
-struct Stream {
+/// Messages, and what closes the streams that they came by, the newest last.
+struct Streams {
     messages: mpsc::Receiver<Pulled>,
-    close: Option<ShutdownToken>,
+    close: VecDeque<ShutdownToken>,
 }
 
-/// What the stream's own task says.
-enum Pulled {
-    Opened(ShutdownToken),
-    Message(Box<(PubSubMessage, Handler)>),
+impl Streams {
+    fn opened(&mut self, close: ShutdownToken) {
+        self.close.push_back(close);
+        if self.close.len() > CLOSED_MAX {
+            self.close.pop_front();
+        }
+    }
 }
 
 impl Puller {
@@ -138,41 +155,45 @@ impl Puller {
     pub async fn run(mut self, stop: CancellationToken, give_up: CancellationToken) {
         let pulling = stop.child_token();
         let (sender, messages) = mpsc::channel(1);
-        let mut stream = Stream {
+        let mut streams = Streams {
             messages,
-            close: None,
+            close: VecDeque::new(),
         };
-        let held = Arc::clone(&self.held);
-        let puller = pull(
+        let puller = stream::pull(
             self.options.clone(),
-            (self.rules, held),
+            self.rules,
             sender,
-            (self.health.clone(), pulling.clone()),
+            (self.health.clone(), self.metrics.clone()),
+            pulling.clone(),
         );
         let feeding = async {
-            self.feed(&mut stream, &pulling, &give_up).await;
+            self.feed(&mut streams, &pulling, &give_up).await;
             // What is left is dropped, that is given back.
-            let close = stream.close.take();
-            drop((self, stream));
-            if let Some(close) = close
-                && tokio::time::timeout(CLOSING, close.shutdown())
-                    .await
-                    .is_err()
-            {
+            self.held.show(&self.metrics, 0, 0, 0);
+            let close = std::mem::take(&mut streams.close);
+            drop((self, streams));
+            let closing = join_all(close.iter().map(ShutdownToken::shutdown));
+            if tokio::time::timeout(CLOSING, closing).await.is_err() {
                 tracing::warn!("subscription_not_closed_in_time");
             }
         };
-        futures::future::join(puller, feeding).await;
+        join(puller, feeding).await;
     }
 
     async fn feed(
         &mut self,
-        stream: &mut Stream,
+        streams: &mut Streams,
         stop: &CancellationToken,
         give_up: &CancellationToken,
     ) {
         loop {
             let (now, draining) = (Instant::now(), stop.is_cancelled());
+            if draining {
+                self.gatherer
+                    .give_back_early(now)
+                    .into_iter()
+                    .for_each(Handler::nack);
+            }
             if give_up.is_cancelled() || (draining && self.gatherer.is_empty()) {
                 return;
             }
@@ -187,10 +208,11 @@ impl Puller {
                     None => return,
                 },
                 // Cancel safe: the futures stay in the set.
-                Some((key, done)) = self.out.next() => self.settle(key, done),
+                Some((key, done)) = self.out.next() => self.settle(key, done, now),
                 // Cancel safe: a channel.
-                Some(pulled) = stream.messages.recv(), if wants_more => match pulled {
-                    Pulled::Opened(close) => stream.close = Some(close),
+                Some(pulled) = streams.messages.recv(), if wants_more => match pulled {
+                    Pulled::Opened(close) => streams.opened(close),
+                    Pulled::CutOff => self.gatherer.was_cut_off(now),
                     Pulled::Message(message) => self.offer(*message, now),
                 },
                 // Cancel safe: both are computed again.
@@ -200,14 +222,16 @@ impl Puller {
                 () = stop.cancelled(), if !draining => {}
                 () = give_up.cancelled() => {}
             }
-            self.held
-                .bytes
-                .store(self.gatherer.bytes(), Ordering::Relaxed);
-            self.held.messages.store(
-                self.gatherer.messages() + self.parked.len(),
-                Ordering::Relaxed,
-            );
+            self.show();
         }
+    }
+
+    fn show(&self) {
+        let gatherer = &self.gatherer;
+        let messages = gatherer.messages() + self.parked.len();
+        let early = gatherer.early(Instant::now());
+        self.held
+            .show(&self.metrics, gatherer.bytes(), messages, early);
     }
 
     fn hand_out(&mut self, worker: oneshot::Sender<Delivery>, now: Instant, draining: bool) {
@@ -216,6 +240,16 @@ impl Puller {
         };
         let (settle, settled) = oneshot::channel();
         let key = run.key;
+        if run.missing > 0 {
+            self.count_gap("given_up");
+            tracing::warn!(
+                log_id = %key.0,
+                lane = %key.1,
+                batch_number = run.batch.id.number,
+                missing = run.missing,
+                "missing_batches_waited_for_in_vain"
+            );
+        }
         self.out
             .push(Box::pin(async move { (key, settled.await.is_ok()) }));
         let delivery = Delivery::new(run.batch, 1, Box::new(RunSettle(settle))).from_node(run.node);
@@ -226,27 +260,52 @@ impl Puller {
     fn offer(&mut self, (message, handle): (PubSubMessage, Handler), now: Instant) {
         match self.read.read(&message) {
             Read::Batch(batch, node) => {
+                let id = batch.id;
                 let message = Message {
                     batch,
                     node,
                     handle,
                 };
-                if !self.gatherer.offer(message, now) {
-                    self.metrics.queue_redeliveries.add(1, &[]);
+                match self.gatherer.offer(message, now) {
+                    Offered::Taken => {}
+                    Offered::Copy => self.metrics.queue_redeliveries.add(1, &[]),
+                    Offered::Early => {
+                        self.count_gap("noticed");
+                        tracing::info!(
+                            log_id = %id.log_id,
+                            lane = %id.lane,
+                            batch_number = id.number,
+                            "batch_waits_for_those_before_it"
+                        );
+                    }
                 }
             }
-            Read::AskAgain => {
+            Read::AskAgain(place) => {
                 self.metrics.queue_messages_damaged.add(1, &[]);
+                self.expect(place, now + PATIENCE, now);
                 handle.nack();
             }
-            Read::Wait => {
+            Read::Wait(place) => {
                 self.metrics.queue_messages_parked.add(1, &[]);
                 let text = "messages of a newer version wait for a newer worker";
                 self.health
                     .degraded("pubsub messages", Some(text.to_owned()));
+                self.expect(place, now + PARKED + PATIENCE, now);
                 self.parked.push_back((now + PARKED, handle));
             }
         }
+    }
+
+    /// A batch could not be taken in: those behind it wait for it for a while, if it says which it is.
+    fn expect(&mut self, place: Option<(Key, u64)>, until: Instant, now: Instant) {
+        if let Some(place) = place {
+            self.gatherer.expect(place, until, now);
+        }
+    }
+
+    fn count_gap(&self, outcome: &'static str) {
+        let outcome = [KeyValue::new("outcome", outcome)];
+        self.metrics.queue_gaps.add(1, &outcome);
     }
 
     /// Gives back what was kept long enough: meanwhile a worker may have come that can read it.
@@ -262,118 +321,13 @@ impl Puller {
         self.health.degraded("pubsub messages", None);
     }
 
-    fn settle(&mut self, key: Key, done: bool) {
-        for handle in self.gatherer.settle(key) {
-            if done {
-                handle.ack();
-            } else {
-                handle.nack();
-            }
-        }
-    }
-}
-
-/// Keeps a stream open until told to stop. The client library reopens one that breaks; what it gives up on is begun anew here.
-async fn pull(
-    options: PubSubOptions,
-    (rules, held): (gather::Rules, Arc<Held>),
-    out: mpsc::Sender<Pulled>,
-    (health, stop): (Health, CancellationToken),
-) {
-    let backoff = Backoff::default();
-    let mut failures = 0_u32;
-    while !stop.is_cancelled() && !out.is_closed() {
-        let error = match open(&options, rules).await {
-            Ok(stream) => {
-                let ended = forward(stream, (&out, &held), &stop, &mut failures, &health).await;
-                match ended {
-                    Ended::Silent => continue,
-                    Ended::Failed(error) => error,
-                    Ended::Stopped => return,
-                }
-            }
-            Err(error) => error,
-        };
-        if options.create
-            && let Err(error) = set_up(&options).await
-        {
-            tracing::debug!(error = with_causes(&error), "set_up_failed");
-        }
-        failures = failures.saturating_add(1);
-        let needs_a_person = failures == 1;
-        if needs_a_person {
-            tracing::error!(error, "subscription_unusable");
+    fn settle(&mut self, key: Key, done: bool, now: Instant) {
+        if done {
+            let handles = self.gatherer.settle(key, now);
+            handles.into_iter().for_each(Handler::ack);
         } else {
-            tracing::warn!(error, attempt = failures, "pull_failed");
-        }
-        health.degraded(COMPONENT, Some(format!("pulling fails: {error}")));
-        tokio::select! {
-            // Cancel safe: the token stays cancelled.
-            () = stop.cancelled() => return,
-            // Cancel safe: a wait that is cut short is forgotten.
-            () = tokio::time::sleep(backoff.wait(failures)) => {}
-        }
-    }
-}
-
-async fn open(options: &PubSubOptions, rules: gather::Rules) -> Result<MessageStream, String> {
-    let subscriber = options
-        .subscriber()
-        .await
-        .map_err(|error| with_causes(&error))?;
-    let limit = |limit: usize| i64::try_from(limit).unwrap_or(i64::MAX);
-    Ok(subscriber
-        .subscribe(options.subscription_path())
-        .set_max_outstanding_messages(limit(rules.budget_messages))
-        .set_max_outstanding_bytes(limit(rules.budget_bytes))
-        .set_max_lease_extension(LEASE)
-        .set_max_lease(LEASE_MAX)
-        .build())
-}
-
-/// Why a stream is not read any more.
-enum Ended {
-    /// It failed.
-    Failed(String),
-    /// Nothing came and nothing is held: nobody can say whether it still leads anywhere.
-    Silent,
-    /// Told to stop.
-    Stopped,
-}
-
-/// Passes messages on until the stream ends, is silent, or is to be stopped.
-async fn forward(
-    mut stream: MessageStream,
-    (out, held): (&mpsc::Sender<Pulled>, &Held),
-    stop: &CancellationToken,
-    failures: &mut u32,
-    health: &Health,
-) -> Ended {
-    let opened = Pulled::Opened(stream.shutdown_token());
-    if out.send(opened).await.is_err() {
-        return Ended::Stopped;
-    }
-    loop {
-        let next = tokio::select! {
-            // The stream is not asked again after it.
-            () = stop.cancelled() => return Ended::Stopped,
-            // Not cancel safe to the point of losing a message: the stream is asked again or dropped with all that it has.
-            next = tokio::time::timeout(SILENCE, stream.next()) => next,
-        };
-        match next {
-            Ok(Some(Ok(message))) => {
-                if std::mem::take(failures) > 0 {
-                    health.degraded(COMPONENT, None);
-                }
-                let message = Pulled::Message(Box::new(message));
-                if out.send(message).await.is_err() {
-                    return Ended::Stopped;
-                }
-            }
-            Ok(Some(Err(error))) => return Ended::Failed(name_of(&error)),
-            Ok(None) => return Ended::Stopped,
-            Err(_elapsed) if held.messages.load(Ordering::Relaxed) == 0 => return Ended::Silent,
-            Err(_elapsed) => {}
+            let handles = self.gatherer.give_back(key, now);
+            handles.into_iter().for_each(Handler::nack);
         }
     }
 }
@@ -389,22 +343,4 @@ impl Settle for RunSettle {
     }
 
     fn nack(self: Box<Self>) {}
-}
-
-fn observe(metrics: &Metrics, held: &Arc<Held>) {
-    let shown = |count: usize| u32::try_from(count).map_or(f64::from(u32::MAX), f64::from);
-    let bytes = Arc::clone(held);
-    metrics.observe(
-        "eventkit_queue_held_bytes",
-        "Bytes of batches that are gathered or being stored",
-        Vec::new(),
-        move || shown(bytes.bytes.load(Ordering::Relaxed)),
-    );
-    let messages = Arc::clone(held);
-    metrics.observe(
-        "eventkit_queue_held_messages",
-        "Messages that are held and not acknowledged",
-        Vec::new(),
-        move || shown(messages.messages.load(Ordering::Relaxed)),
-    );
 }

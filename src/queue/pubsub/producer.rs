@@ -9,11 +9,11 @@ use google_cloud_pubsub::error::PublishError;
 use google_cloud_pubsub::model::Message;
 use tokio_util::sync::CancellationToken;
 
-use super::{Found, PubSubOptions, SetUpError, name_of, ordering_key, set_up};
+use super::{Found, PubSubOptions, SetUpError, TRACEPARENT, name_of, ordering_key, set_up};
 use crate::backoff::Backoff;
 use crate::lifecycle::Health;
 use crate::queue::{Batch, Producer, SendError, Verdict, batch};
-use crate::telemetry::{Metrics, with_causes};
+use crate::telemetry::{Metrics, trace, with_causes};
 
 /// The component's names in readiness.
 const TOPIC: &str = "pubsub topic";
@@ -123,10 +123,14 @@ impl PubSubProducer {
             ("input_hash", format!("{:016x}", id.input_hash)),
             ("day", batch.day.0.to_string()),
         ];
+        let traceparent = batch
+            .sent_in
+            .first()
+            .map(|link| (TRACEPARENT, link.to_string()));
         Message::new()
             .set_data(batch::encode(batch, &self.node))
             .set_ordering_key(key)
-            .set_attributes(attributes)
+            .set_attributes(attributes.into_iter().chain(traceparent))
     }
 
     /// What a look at the subscription says about what was published before it.
@@ -183,6 +187,7 @@ impl Producer for PubSubProducer {
             };
             failures = failures.saturating_add(1);
             self.metrics.queue_publish_retries.add(1, &[]);
+            trace::current().retried(error.clone(), failures);
             if self.options.create {
                 self.make_what_is_missing().await;
             }

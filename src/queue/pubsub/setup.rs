@@ -86,10 +86,10 @@ impl SetUpError {
 ///
 /// [`SetUpError`].
 pub async fn set_up(options: &PubSubOptions) -> Result<Found, SetUpError> {
-    let (topics, subscriptions) = options.admins().await?;
+    let subscriptions = options.subscription_admin().await?;
     match find(options, &subscriptions).await {
         Err(SetUpError::Missing { .. }) if options.create => {
-            create_topic(options, &topics).await?;
+            create_topic(options, &options.topic_admin().await?).await?;
             create_subscription(options, &subscriptions).await?;
             find(options, &subscriptions).await
         }

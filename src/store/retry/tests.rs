@@ -104,10 +104,14 @@ async fn a_write_is_repeated_until_it_succeeds() {
         metrics.contains(r#"eventkit_store_write_retries_total{kind="events"} 30"#),
         "{metrics}"
     );
-    assert!(
-        metrics.contains(r#"eventkit_store_write_seconds_count{kind="events"} 31"#),
-        "{metrics}"
-    );
+    for line in [
+        r#"eventkit_store_write_seconds_count{kind="events"} 31"#,
+        r#"eventkit_store_write_failures_total{reason="denied"} 10"#,
+        r#"eventkit_store_write_failures_total{reason="unavailable"} 20"#,
+        "eventkit_store_writes_failing 0",
+    ] {
+        assert!(metrics.contains(line), "{line} in {metrics}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -123,6 +127,8 @@ async fn the_store_is_degraded_exactly_while_a_write_fails() {
             Some("writes fail and are retried: events of lane 7")
         );
         assert!(rig.health.readiness().is_ready());
+        let metrics = rig.metrics.render();
+        assert!(metrics.contains("eventkit_store_writes_failing 1"));
     };
     let (written, ()) = tokio::join!(write, watch);
     assert!(written.is_ok());
@@ -181,40 +187,87 @@ async fn error_rows_are_retried_too() {
     );
 }
 
-#[test]
-fn a_refusal_and_a_stuck_lane_are_told_once_per_outage() {
-    let mut outage = Outage::default();
-    let none = Alarms::default();
-    let refusal = Alarms {
-        refusal: true,
-        stuck: false,
-    };
-    let stuck = Alarms {
-        refusal: false,
-        stuck: true,
-    };
-    assert_eq!(
-        outage.failed("events", Lane(1), Disposition::Alarm),
-        refusal
-    );
-    assert_eq!(outage.failed("events", Lane(1), Disposition::Alarm), none);
-    assert_eq!(outage.failed("events", Lane(2), Disposition::Alarm), none);
-    outage.succeeded("events", Lane(1));
-    outage.succeeded("events", Lane(2));
-    assert_eq!(outage.text(), None);
-    assert_eq!(
-        outage.failed("events", Lane(1), Disposition::Alarm),
-        refusal
-    );
-    outage.succeeded("events", Lane(1));
+const REFUSAL: Alarms = Alarms {
+    refusal: true,
+    stuck: false,
+};
+const STUCK: Alarms = Alarms {
+    refusal: false,
+    stuck: true,
+};
+const NONE: Alarms = Alarms {
+    refusal: false,
+    stuck: false,
+};
 
-    // All lanes fail: an outage, no matter how long.
-    for _ in 0..10 {
-        assert_eq!(outage.failed("events", Lane(1), Disposition::Retry), none);
-        assert_eq!(outage.failed("events", Lane(2), Disposition::Retry), none);
+fn lane(number: u16) -> Whose {
+    ("events", LogId(1), Lane(number))
+}
+
+#[test]
+fn a_refusal_is_told_once_per_outage() {
+    let mut outage = Outage::default();
+    assert_eq!(outage.failed(lane(1), Disposition::Alarm), REFUSAL);
+    assert_eq!(outage.failed(lane(1), Disposition::Alarm), NONE);
+    assert_eq!(outage.failed(lane(2), Disposition::Alarm), NONE);
+    outage.succeeded(lane(1));
+    outage.succeeded(lane(2));
+    assert_eq!(outage.text(), None);
+    assert_eq!(outage.failed(lane(1), Disposition::Alarm), REFUSAL);
+}
+
+#[test]
+fn a_lane_is_stuck_when_it_fails_again_and_again_while_others_get_through() {
+    let mut outage = Outage::default();
+    assert_eq!(outage.failed(lane(1), Disposition::Retry), NONE);
+    for _ in 1..STUCK_AFTER {
+        outage.succeeded(lane(2));
+        assert_eq!(outage.failed(lane(1), Disposition::Retry), NONE);
     }
-    // Now one of them gets through, and the other still does not.
-    outage.succeeded("events", Lane(2));
-    assert_eq!(outage.failed("events", Lane(1), Disposition::Retry), stuck);
-    assert_eq!(outage.failed("events", Lane(1), Disposition::Retry), none);
+    outage.succeeded(lane(2));
+    assert_eq!(outage.failed(lane(1), Disposition::Retry), STUCK);
+    outage.succeeded(lane(2));
+    assert_eq!(outage.failed(lane(1), Disposition::Retry), NONE, "once");
+    outage.succeeded(lane(1));
+    assert_eq!(outage.failed(lane(1), Disposition::Retry), NONE);
+}
+
+#[test]
+fn no_lane_is_stuck_when_the_whole_store_is_out_although_some_writes_were_in_time() {
+    let mut outage = Outage::default();
+    for number in 0..16 {
+        // The lane before was still in time when this one failed.
+        assert_eq!(outage.failed(lane(number), Disposition::Retry), NONE);
+        outage.succeeded(lane(number + 16));
+    }
+    for _ in 0..100 {
+        for number in 0..16 {
+            assert_eq!(outage.failed(lane(number), Disposition::Retry), NONE);
+        }
+    }
+    // It is back: one after the other gets through while the last waits for its turn.
+    (0..15).for_each(|number| outage.succeeded(lane(number)));
+    assert_eq!(outage.failed(lane(15), Disposition::Retry), NONE);
+    outage.succeeded(lane(15));
+    assert_eq!(outage.text(), None);
+}
+
+#[test]
+fn a_lane_of_one_log_is_not_that_of_another() {
+    let mut outage = Outage::default();
+    let other = ("events", LogId(2), Lane(1));
+    assert_eq!(outage.failed(lane(1), Disposition::Retry), NONE);
+    assert_eq!(outage.failed(other, Disposition::Retry), NONE);
+    outage.succeeded(other);
+    let degraded = outage.text();
+    assert_eq!(
+        degraded.as_deref(),
+        Some("writes fail and are retried: events of lane 1"),
+        "the other log's success is not this one's"
+    );
+    for _ in 1..STUCK_AFTER {
+        assert_eq!(outage.failed(lane(1), Disposition::Retry), NONE);
+        outage.succeeded(other);
+    }
+    assert_eq!(outage.failed(lane(1), Disposition::Retry), STUCK);
 }

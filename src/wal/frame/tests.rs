@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::group::{CODEC_LZ4, CODEC_NONE, COMPRESS_BYTES_MIN};
 use super::*;
 
 fn put_together(first: Offset, parts: &[([u8; 11], Vec<u8>)]) -> Result<Vec<u8>, FrameError> {

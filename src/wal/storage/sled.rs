@@ -12,6 +12,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::super::beside;
 use super::{Storage, StorageError, VALUE_BYTES_MAX, Visit, sync_directory};
 
 pub mod barrier;
@@ -172,9 +173,7 @@ fn is_empty(path: &Path) -> io::Result<bool> {
 /// Makes an empty database under another name and puts it in place when it is whole and durable: a database that a cut left
 /// half made would not open, and nobody could tell that nothing was ever in it.
 fn create(path: &Path) -> Result<(), StorageError> {
-    let mut creating = path.as_os_str().to_owned();
-    creating.push(".creating");
-    let creating = PathBuf::from(creating);
+    let creating = beside(path, ".creating");
     if creating.exists() {
         fs::remove_dir_all(&creating)?;
     }
@@ -260,11 +259,10 @@ fn snapshots(path: &Path) -> io::Result<Vec<String>> {
 }
 
 fn set_snapshots_aside(path: &Path) -> io::Result<()> {
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(".snapshots");
+    let aside = beside(path, ".snapshots");
     fs::create_dir_all(&aside)?;
     for name in snapshots(path)? {
-        fs::rename(path.join(&name), Path::new(&aside).join(&name))?;
+        fs::rename(path.join(&name), aside.join(&name))?;
     }
     sync_directory(path)
 }

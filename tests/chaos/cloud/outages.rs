@@ -3,18 +3,22 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use bytes::Bytes;
 use eventkit::queue::pubsub::set_up;
 use google_cloud_auth::credentials::anonymous;
 use google_cloud_pubsub::client::SubscriptionAdmin;
+use http::Method;
 use tokio::time::{Instant, sleep};
 
 use super::back::Kind;
 use super::engine;
 use super::front::Trouble;
+use super::frozen::Frozen;
 use super::line::Mode;
 use super::set::{Plan, Queue, Set};
 use crate::load::Load;
 use crate::scenario::{Scenario, Settings, Stage};
+use crate::support::clients::Http;
 
 /// How long it may take until everything is noticed and goes on after an outage: calls run into their timeouts, leases run out.
 const AGAIN_WITHIN: Duration = Duration::from_secs(150);
@@ -25,6 +29,11 @@ const SOON: Duration = Duration::from_secs(30);
 pub(super) fn scenarios(settings: &Settings) -> Vec<Scenario> {
     let named = |turn, name: &str| (format!("cloud::{name}"), engine(settings, turn));
     let (bad, bad_engine) = named(0, "a_bad_line_to_pubsub_is_waited_out");
+    let (still, still_engine) = named(1, "a_pubsub_that_stands_still_is_waited_out");
+    let (silent, silent_engine) = named(
+        0,
+        "a_stream_that_died_in_silence_is_noticed_while_its_batches_wait",
+    );
     let (made, made_engine) = named(1, "a_deleted_subscription_is_made_again");
     let (missed, missed_engine) = named(0, "a_deleted_subscription_is_waited_for");
     let (ill, ill_engine) = named(1, "a_storage_that_is_ill_is_waited_out");
@@ -32,6 +41,8 @@ pub(super) fn scenarios(settings: &Settings) -> Vec<Scenario> {
     let (cut, cut_engine) = named(0, "a_firestore_that_is_cut_off_is_waited_out");
     vec![
         Scenario::alone(bad, bad_engine, bad_line),
+        Scenario::alone(still, still_engine, standing_still),
+        Scenario::alone(silent, silent_engine, died_in_silence),
         Scenario::alone(made, made_engine, |stage| deleted(stage, true)),
         Scenario::alone(missed, missed_engine, |stage| deleted(stage, false)),
         Scenario::alone(ill, ill_engine, ill_storage),
@@ -58,7 +69,6 @@ async fn bad_line(stage: Stage) -> Result<()> {
     for mode in modes {
         load.grows(Load::answers, 100, SOON).await?;
         line(&set)?.set(mode);
-        set.redelivered = true;
         let until = Instant::now() + length;
         while Instant::now() < until {
             load.grows(Load::answers, 20, SOON)
@@ -79,6 +89,96 @@ async fn bad_line(stage: Stage) -> Result<()> {
     let verdict = set.finish(load).await?;
     ensure!(verdict.timeouts == 0, "clients waited in vain: {verdict:?}");
     Ok(())
+}
+
+/// The emulator itself is stopped, twice, longer than its leases and for a moment, and goes on where it was.
+async fn standing_still(stage: Stage) -> Result<()> {
+    let plan = Plan::new(Queue::PubSub, Kind::Local);
+    let Some(mut set) = Set::make(&stage, plan.clone()).await? else {
+        return Ok(());
+    };
+    let options = set.options.clone().context("no Pub/Sub")?;
+    let url = options.endpoint.url().context("an emulator has a URL")?;
+    let load = Load::paced(&stage, plan.pace());
+    set.start_all(&load).await?;
+    for length in [stage.pick(4, 75), stage.pick(1, 10)].map(Duration::from_secs) {
+        set.grows(300, SOON).await?;
+        let frozen = Frozen::at(url, "pubsub")?;
+        let until = Instant::now() + length;
+        while Instant::now() < until {
+            load.grows(Load::answers, 20, SOON)
+                .await
+                .context("answers while Pub/Sub stands still")?;
+            sleep(Duration::from_millis(100)).await;
+        }
+        drop(frozen);
+        let began = Instant::now();
+        set.grows(200, AGAIN_WITHIN)
+            .await
+            .context("after Pub/Sub stood still")?;
+        stage.figure(&format!(
+            "still for {length:?}: rows again after {:.1?}",
+            began.elapsed()
+        ))?;
+    }
+    let verdict = set.finish(load).await?;
+    ensure!(verdict.timeouts == 0, "clients waited in vain: {verdict:?}");
+    Ok(())
+}
+
+/// The worker holds batches that it cannot store, and its line to Pub/Sub dies without a word: nothing that it holds comes to an
+/// end meanwhile, so only the silence says so.
+async fn died_in_silence(stage: Stage) -> Result<()> {
+    let plan = Plan::new(Queue::PubSub, Kind::Gcs);
+    let Some(mut set) = Set::make(&stage, plan.clone()).await? else {
+        return Ok(());
+    };
+    let load = Load::paced(&stage, plan.pace());
+    set.start_all(&load).await?;
+    set.grows(200, SOON).await?;
+    let worker = set.place("worker")?;
+    let front = set.storage.as_ref().context("no Cloud Storage")?;
+    front.set(Trouble::Status(503));
+    held_grows(&set, worker, 20, SOON).await?;
+    line(&set)?.set(Mode::HalfOpen);
+    sleep(Duration::from_secs(stage.pick(5, 60))).await;
+    line(&set)?.set(Mode::Good);
+    let began = Instant::now();
+    held_grows(&set, worker, 20, AGAIN_WITHIN)
+        .await
+        .context("batches arrive again while the store is still out")?;
+    stage.figure(&format!(
+        "half open with batches held: batches again after {:.1?}",
+        began.elapsed()
+    ))?;
+    let front = set.storage.as_ref().context("no Cloud Storage")?;
+    front.set(Trouble::None);
+    set.grows(200, AGAIN_WITHIN).await?;
+    set.finish(load).await.map(drop)
+}
+
+/// Waits until a worker holds so many more messages.
+async fn held_grows(set: &Set, worker: usize, by: u64, within: Duration) -> Result<()> {
+    let http = Http::new(&set.running(worker)?.1);
+    let (began, mut first) = (Instant::now(), None);
+    loop {
+        let answer = http.exchange(Method::GET, "/metrics", Bytes::new()).await?;
+        let metrics = String::from_utf8_lossy(answer.body()).into_owned();
+        let line = metrics
+            .lines()
+            .find(|line| line.starts_with("eventkit_queue_held_messages"));
+        let value = line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        let held = value.context("no such metric")?;
+        let first = *first.get_or_insert(held);
+        if held >= first + f64::from(u32::try_from(by)?) {
+            return Ok(());
+        }
+        ensure!(
+            began.elapsed() < within,
+            "it holds {held} messages after {within:?}, {first} before"
+        );
+        sleep(Duration::from_millis(200)).await;
+    }
 }
 
 fn line(set: &Set) -> Result<&super::line::Line> {
@@ -117,7 +217,6 @@ async fn deleted(stage: Stage, create: bool) -> Result<()> {
         "projects/{}/subscriptions/{}",
         options.project, options.subscription
     );
-    set.redelivered = true;
     let delete = admin.delete_subscription().set_subscription(path);
     delete.send().await?;
     ensure!(

@@ -3,68 +3,187 @@
 //! An object is a run there: consecutive batches of a lane under the first one's number. A run that was cut anew after a kill may
 //! overlap others, so that numbers and ranges prove nothing. What counts is the order in which each lane's rows appeared:
 //! whoever reads objects as they are written should see an event for the first time only behind all that came before it on its
-//! lane. That rests on Pub/Sub's own order of redelivery, which its emulator does not keep when a worker dies with messages
-//! on lease: there the figure is said, and nothing is judged.
+//! lane.
+//!
+//! A worker keeps that order from the first batch of a lane on that it is given. That this is the earliest which nobody has stored
+//! rests on Pub/Sub: it gives no batch of an ordering key to another client while an earlier one is on lease. Its emulator does
+//! (`tests/it/queue/emulator.rs`). So a row that came too late is held against the worker whose object overtook it when that worker
+//! had a row in front of it; one that entered the lane behind it could not know. How many these were is said.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
-use eventkit::event::{Lane, Offset};
+use eventkit::event::{Lane, LogId, Offset};
 use eventkit::store::parquet;
 
-/// The file's time of writing, its name, and the place of each of its rows.
-type Object = (SystemTime, String, Vec<(Lane, Offset)>);
+/// A lane of a log, and an offset in it.
+type Place = ((LogId, Lane), Offset);
 
-/// The rows of a local store that appeared behind a later one of their lane, each with where it was, and all rows.
-pub(super) fn late(store: &Path) -> Result<(Vec<String>, usize)> {
-    let (mut late, mut count) = (Vec::new(), 0);
-    for table in ["events", "errors"] {
-        let mut objects = objects(&store.join(table), table)?;
-        objects.sort();
-        let mut seen: BTreeMap<Lane, BTreeSet<Offset>> = BTreeMap::new();
-        for (_, name, places) in &objects {
-            for (lane, offset) in places {
-                let seen = seen.entry(*lane).or_default();
-                let highest = seen.last().copied();
-                if !seen.insert(*offset) {
+/// An object that a process says it wrote, and whether it was the one that made it.
+pub(super) type Wrote = (String, bool);
+
+#[derive(Debug)]
+struct Object {
+    written: SystemTime,
+    name: String,
+    places: Vec<Place>,
+    /// Offsets that a damaged batch accounts for: they may be other lanes' as well, and have no order.
+    accounted: Vec<Place>,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub(super) struct Order {
+    /// Rows and error rows, each once.
+    pub(super) rows: usize,
+    /// Rows that appeared behind a later one of their lane.
+    pub(super) late: usize,
+    /// Those of them that were overtaken by an object whose writer was killed before it said so.
+    pub(super) unclaimed: usize,
+    /// Those of them whose overtaker had a row in front of them, each with where it was.
+    pub(super) violations: Vec<String>,
+}
+
+/// Judges a local store; `processes` is what each worker said that it wrote, in its order.
+pub(super) fn judge(store: &Path, processes: &[Vec<Wrote>]) -> Result<Order> {
+    let mut order = Order::default();
+    let events = objects(store, "events")?;
+    let errors = objects(store, "errors")?;
+    order.table(&events, &errors, processes);
+    order.table(&errors, &events, processes);
+    Ok(order)
+}
+
+impl Order {
+    /// The rows of one table. One that was in the other one before (a batch that was damaged first and came whole) is no late one.
+    fn table(&mut self, table: &[Object], other: &[Object], processes: &[Vec<Wrote>]) {
+        let mut elsewhere: HashMap<Place, SystemTime> = HashMap::new();
+        for object in other {
+            for place in object.places.iter().chain(&object.accounted) {
+                elsewhere.entry(*place).or_insert(object.written);
+            }
+        }
+        let writers = Writers::new(table, processes);
+        let mut seen: BTreeSet<Place> = BTreeSet::new();
+        // For each lane the objects that went beyond all before them, and how far.
+        let mut heights: BTreeMap<(LogId, Lane), Vec<(Offset, usize)>> = BTreeMap::new();
+        for (at, object) in table.iter().enumerate() {
+            for &(lane, offset) in &object.places {
+                if !seen.insert((lane, offset)) {
                     continue;
                 }
-                count += 1;
-                if let Some(highest) = highest.filter(|highest| highest > offset) {
-                    late.push(format!(
-                        "{name}: offset {offset} of lane {lane} came after {highest}"
+                self.rows += 1;
+                let heights = heights.entry(lane).or_default();
+                let beyond = heights.partition_point(|(height, _)| *height < offset);
+                let Some((height, overtaker)) = heights.get(beyond) else {
+                    heights.push((offset, at));
+                    continue;
+                };
+                let before = elsewhere.get(&(lane, offset));
+                if before.is_some_and(|before| *before <= object.written) {
+                    continue;
+                }
+                self.late += 1;
+                let knew = writers.entered_before(*overtaker, (lane, offset));
+                self.unclaimed += usize::from(knew.is_none());
+                if knew == Some(true) {
+                    let (log, lane) = lane;
+                    self.violations.push(format!(
+                        "{}: offset {offset} of lane {lane} of log {log} came after {height} in {}",
+                        object.name,
+                        table.get(*overtaker).map_or("?", |object| &object.name)
                     ));
                 }
             }
         }
     }
-    Ok((late, count))
 }
 
-fn objects(folder: &Path, table: &str) -> Result<Vec<Object>> {
+/// Who wrote what, as the processes said themselves.
+struct Writers<'a> {
+    table: &'a [Object],
+    by_name: HashMap<&'a str, usize>,
+    processes: &'a [Vec<Wrote>],
+    /// The process that made an object, and when among its own.
+    made: HashMap<&'a str, (usize, usize)>,
+}
+
+impl<'a> Writers<'a> {
+    fn new(table: &'a [Object], processes: &'a [Vec<Wrote>]) -> Self {
+        let mut made = HashMap::new();
+        for (process, wrote) in processes.iter().enumerate() {
+            for (at, (name, created)) in wrote.iter().enumerate() {
+                if *created {
+                    made.insert(name.as_str(), (process, at));
+                }
+            }
+        }
+        let names = table.iter().enumerate();
+        Self {
+            table,
+            by_name: names
+                .map(|(at, object)| (object.name.as_str(), at))
+                .collect(),
+            processes,
+            made,
+        }
+    }
+
+    /// Whether who made this object had stored a row in front of this place, in it or before it; `None` when nobody says that it made it.
+    fn entered_before(&self, object: usize, (lane, offset): Place) -> Option<bool> {
+        let name = self.table.get(object)?.name.as_str();
+        let (process, at) = *self.made.get(name)?;
+        let wrote = self.processes.get(process)?.iter().take(at + 1);
+        let mut places = wrote
+            .filter_map(|(name, _)| self.by_name.get(name.as_str()))
+            .filter_map(|at| self.table.get(*at))
+            .flat_map(|object| &object.places);
+        Some(places.any(|place| place.0 == lane && place.1 < offset))
+    }
+}
+
+fn objects(store: &Path, table: &str) -> Result<Vec<Object>> {
     let mut objects = Vec::new();
-    let Ok(days) = std::fs::read_dir(folder) else {
+    let Ok(days) = std::fs::read_dir(store.join(table)) else {
         return Ok(objects);
     };
     for day in days {
-        for file in std::fs::read_dir(day?.path())? {
+        let day = day?;
+        for file in std::fs::read_dir(day.path())? {
             let file = file?;
-            let name = file.file_name().to_string_lossy().into_owned();
+            let (folder, name) = (day.file_name(), file.file_name());
+            let (folder, name) = (folder.to_string_lossy(), name.to_string_lossy());
             if !name.ends_with(".parquet") {
                 continue;
             }
+            let name = format!("{table}/{folder}/{name}");
             let bytes = std::fs::read(file.path())?.into();
-            let places = if table == "events" {
-                let rows = parquet::decode_events(bytes).with_context(|| name.clone())?;
-                rows.iter().map(|row| (row.lane, row.offset)).collect()
+            let (mut places, mut accounted) = (Vec::new(), Vec::new());
+            if table == "events" {
+                for row in parquet::decode_events(bytes).with_context(|| name.clone())? {
+                    places.push(((row.log_id, row.lane), row.offset));
+                }
             } else {
-                let rows = parquet::decode_errors(bytes).with_context(|| name.clone())?;
-                rows.iter().map(|row| (row.lane, row.offset)).collect()
-            };
-            objects.push((file.metadata()?.modified()?, name, places));
+                for row in parquet::decode_errors(bytes).with_context(|| name.clone())? {
+                    let is_named = !row.message_id.is_empty();
+                    let places = if is_named {
+                        &mut places
+                    } else {
+                        &mut accounted
+                    };
+                    places.push(((row.log_id, row.lane), row.offset));
+                }
+            }
+            objects.push(Object {
+                written: file.metadata()?.modified()?,
+                name,
+                places,
+                accounted,
+            });
         }
     }
+    objects.sort_by(|one, other| (one.written, &one.name).cmp(&(other.written, &other.name)));
     Ok(objects)
 }

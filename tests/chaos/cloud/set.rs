@@ -3,31 +3,24 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use eventkit::config::Endpoint;
 use eventkit::queue::pubsub::PubSubOptions;
-use google_cloud_auth::credentials::anonymous;
-use google_cloud_pubsub::client::{SubscriptionAdmin, TopicAdmin};
 use tokio::time::{Instant, sleep};
 
 use super::back::{Back, Bucket, Kind};
 use super::front::Front;
 use super::line::Line;
-use super::runs;
 use super::tables::Tables;
-use crate::load::{Load, Verdict};
+use crate::load::Load;
 use crate::scenario::Stage;
 use crate::support::emulators;
-use crate::support::gateway::{Endpoints, Gateway, START_TIMEOUT};
+use crate::support::gateway::{Endpoints, Gateway, START_TIMEOUT, Written};
 
-/// How long the last backlog may take: leases of killed workers run out, and emulators are slow.
-const DRAIN_WITHIN: Duration = Duration::from_secs(240);
-/// How long a process may take to end in order.
-const END_WITHIN: Duration = Duration::from_secs(60);
-/// The most memory of a process, whatever is done to the others: the pipeline's budget is 64 MiB.
-const PEAK_KIB_MAX: u64 = 512 << 10;
 /// The project of everything but Firestore, where each run has its own.
 const PROJECT: &str = "eventkit-test";
+
+mod finish;
 
 /// What carries batches to the workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,8 +114,14 @@ pub(super) struct Set {
     pub(super) firestore: Option<Line>,
     peaks_kib: BTreeMap<&'static str, u64>,
     kills: u64,
-    /// Whether a worker's messages may have come again out of order: the emulator's own doing.
-    pub(super) redelivered: bool,
+    /// Topics behind the first, to be forgotten with it.
+    more: Vec<PubSubOptions>,
+    /// What each process that ever stored something says it wrote.
+    written: Vec<Written>,
+    /// Whether nothing may appear behind a later one of its lane, whoever stored that.
+    pub(super) strict_order: bool,
+    /// Whether batches are damaged on their way: offsets then have error rows that name no event.
+    pub(super) damaged: bool,
 }
 
 impl Set {
@@ -141,7 +140,10 @@ impl Set {
             firestore: None,
             peaks_kib: BTreeMap::new(),
             kills: 0,
-            redelivered: false,
+            more: Vec::new(),
+            written: Vec::new(),
+            strict_order: false,
+            damaged: false,
             plan,
         };
         let parts = set.plan.roles.iter();
@@ -246,6 +248,11 @@ impl Set {
         self.settings.insert(name, value.to_string());
     }
 
+    /// Another topic of this run, with its subscription: gone with it.
+    pub(super) fn forget_also(&mut self, options: PubSubOptions) {
+        self.more.push(options);
+    }
+
     /// How many processes there are.
     pub(super) fn len(&self) -> usize {
         self.parts.len()
@@ -258,7 +265,7 @@ impl Set {
     }
 
     /// Starts a process and does not wait for anything.
-    pub(super) fn spawn(&self, at: usize) -> Result<Gateway> {
+    pub(super) fn spawn(&mut self, at: usize) -> Result<Gateway> {
         let part = self.part(at)?;
         let mut settings: Vec<(String, String)> = self
             .settings
@@ -267,8 +274,13 @@ impl Set {
             .collect();
         settings.push(("EVENTKIT_ROLE".to_owned(), part.role.to_owned()));
         // What workers and loaders share is a directory; a gateway's log is its own.
-        let below = if part.role == "gateway" { "front" } else { "" };
-        self.stage.serve(below, &settings)
+        let below = match part.role {
+            "gateway" => format!("front-{at}"),
+            _ => String::new(),
+        };
+        let process = self.stage.serve(&below, &settings)?;
+        self.written.push(process.written());
+        Ok(process)
     }
 
     /// Starts a process and waits until it is ready.
@@ -304,7 +316,6 @@ impl Set {
             load.heard(alarms);
         }
         self.kills += 1;
-        self.redelivered |= part.role == "worker";
         Ok(())
     }
 
@@ -329,104 +340,6 @@ impl Set {
             }
             sleep(Duration::from_millis(100)).await;
         }
-    }
-
-    /// Settles, waits for the backlog, ends everything in the order of the path, and judges.
-    pub(super) async fn finish(mut self, mut load: Load) -> Result<Verdict> {
-        let doors = self.parts.iter().position(Part::takes_in);
-        let endpoints = self.running(doors.context("no doors")?)?.1.clone();
-        load.settle(&endpoints).await?;
-        let drained = self.drained(&load).await?;
-        self.stage.say(&format!(
-            "the last backlog had arrived {}",
-            drained.map_or("NOT IN TIME".to_owned(), |took| format!("after {took:.1?}"))
-        ));
-        for at in 0..self.len() {
-            self.note_peak(at)?;
-            let part = self.parts.get_mut(at).context("no such process")?;
-            let (process, _) = part.running.take().context("it does not run")?;
-            let ended = process.terminate(END_WITHIN).await.context(part.role)?;
-            load.heard(ended.alarms);
-            ensure!(
-                ended.status.success(),
-                "{}: SIGTERM ended with {}\n{}",
-                part.role,
-                ended.status,
-                ended.said
-            );
-        }
-        self.clear_pubsub().await?;
-        let mut found = self.back.read().await?;
-        let objects = found.objects.len();
-        if self.plan.queue == Queue::PubSub {
-            // Objects are runs here: cut anew after a kill, they may overlap, and are numbered by their first batch.
-            found.objects.clear();
-            if self.plan.kind == Kind::Local {
-                let (late, rows) = runs::late(&self.stage.dir.join("store"))?;
-                self.stage.figure(&format!(
-                    "{} of {rows} rows appeared in the store behind a later one of their lane",
-                    late.len()
-                ))?;
-                let first = late.first();
-                ensure!(
-                    first.is_none() || self.redelivered,
-                    "OUT OF ORDER: {first:?}"
-                );
-            }
-        }
-        self.stage.figure(&format!(
-            "{}: {} kills, {objects} objects, peaks {}",
-            self.plan.name(),
-            self.kills,
-            self.peaks()
-        ))?;
-        let verdict = load.judge_found(&found)?;
-        for (role, peak) in &self.peaks_kib {
-            ensure!(*peak < PEAK_KIB_MAX, "{role} held {peak} KiB");
-        }
-        Ok(verdict)
-    }
-
-    /// The emulator keeps everything in memory: what a run leaves there is missing to the next.
-    async fn clear_pubsub(&self) -> Result<()> {
-        let Some(options) = &self.options else {
-            return Ok(());
-        };
-        let url = options.endpoint.url().context("an emulator has a URL")?;
-        let (project, topic) = (&options.project, &options.topic);
-        let subscription = &options.subscription;
-        let subscriptions = SubscriptionAdmin::builder()
-            .with_endpoint(url)
-            .with_credentials(anonymous::Builder::new().build())
-            .build()
-            .await?;
-        let topics = TopicAdmin::builder()
-            .with_endpoint(url)
-            .with_credentials(anonymous::Builder::new().build())
-            .build()
-            .await?;
-        let path = format!("projects/{project}/subscriptions/{subscription}");
-        let delete = subscriptions.delete_subscription();
-        delete.set_subscription(path).send().await?;
-        let delete = topics.delete_topic();
-        let path = format!("projects/{project}/topics/{topic}");
-        delete.set_topic(path).send().await?;
-        Ok(())
-    }
-
-    /// Waits until every acknowledged event could be there. What is missing in the end is the oracle's to say.
-    async fn drained(&mut self, load: &Load) -> Result<Option<Duration>> {
-        let (acknowledged, began) = (load.acknowledged(), Instant::now());
-        while began.elapsed() < DRAIN_WITHIN {
-            let asked = Instant::now();
-            let (arrived, is_loaded) = self.back.arrived().await?;
-            if arrived >= acknowledged && is_loaded {
-                return Ok(Some(began.elapsed()));
-            }
-            // Half of the time is for those who are waited for.
-            sleep(asked.elapsed().max(Duration::from_millis(100))).await;
-        }
-        Ok(None)
     }
 
     fn part(&self, at: usize) -> Result<&Part> {

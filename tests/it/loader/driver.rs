@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use eventkit::backoff::Backoff;
+use eventkit::clock::ManualClock;
 use eventkit::event::Micros;
 use eventkit::loader::fake::{self, MemoryWarehouse};
 use eventkit::loader::{
-    Expired, Limits, LoadError, Loader, Manifest, MergeError, Merged, Outcome, Round, RoundError,
-    Staged, Warehouse, WarehouseError,
+    Context, Expired, Limits, LoadError, Loader, Manifest, MergeError, Merged, Outcome, Round,
+    RoundError, Staged, Warehouse, WarehouseError,
 };
 use eventkit::store::Objects;
 use eventkit::store::fake::{Fault, MemoryObjects};
@@ -19,7 +20,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    FEW, World, context, event, event_marker, event_object, loader, names, pair, put, put_events,
+    FEW, NOW, World, context, event, event_marker, event_object, loader, names, pair, put,
+    put_events,
 };
 
 #[tokio::test]
@@ -295,7 +297,11 @@ async fn an_outage_shows_as_degraded_and_is_waited_out() {
     put_events(&objects, 1, &[event("a", 1)]).await;
     let warehouse = fake::Faulty::new(memory.clone(), vec![Some(Fault::Unavailable); 20]);
     let calls = warehouse.calls();
-    let context = context();
+    let clock = ManualClock::new(NOW);
+    let context = Context {
+        clock: Arc::new(clock.clone()),
+        ..context()
+    };
     let second = Duration::from_secs(1);
     let loader = Loader::new(
         Arc::new(objects),
@@ -317,12 +323,20 @@ async fn an_outage_shows_as_degraded_and_is_waited_out() {
     assert!(reason.contains("planned fault"), "{reason}");
     assert!(readiness.is_ready());
     assert!(calls.count() <= 11, "it waits between its attempts");
+    clock.set(NOW + 90_000_000);
+    let scraped = context.metrics.render();
+    assert!(
+        scraped.contains("eventkit_loader_behind_seconds 90\n"),
+        "{scraped}"
+    );
     tokio::time::sleep(20 * second).await;
     assert_eq!(memory.events().len(), 1);
     assert!(context.health.readiness().degraded.is_empty());
     let scraped = context.metrics.render();
     for line in [
         "eventkit_loader_failures_total 20",
+        "eventkit_loader_step_failures_total{step=\"warehouse\"} 20",
+        "eventkit_loader_behind_seconds 0\n",
         "eventkit_loader_manifests_recorded_total 1",
         "eventkit_loader_rows_merged_total{table=\"events\"} 1",
     ] {

@@ -27,7 +27,7 @@ fn rules() -> Rules {
 }
 
 /// A topic and a subscription of its own; `None` without an emulator.
-fn options() -> Option<PubSubOptions> {
+pub(super) fn options() -> Option<PubSubOptions> {
     let url = emulators::pubsub()?;
     let name = uuid::Uuid::new_v4().simple();
     Some(PubSubOptions {
@@ -55,12 +55,19 @@ async fn producer(options: &PubSubOptions) -> (PubSubProducer, Health) {
 }
 
 fn consumer(options: &PubSubOptions) -> (Box<dyn Consumer>, AbortOnDropHandle<()>) {
+    counted_consumer(options, &Metrics::new())
+}
+
+fn counted_consumer(
+    options: &PubSubOptions,
+    metrics: &Metrics,
+) -> (Box<dyn Consumer>, AbortOnDropHandle<()>) {
     let (puller, ends) = consumers(
         1,
         options.clone(),
         rules(),
         Health::default(),
-        Metrics::new(),
+        metrics.clone(),
     );
     let (stop, give_up) = (CancellationToken::new(), CancellationToken::new());
     let feeder = task(async move { puller.run(stop, give_up).await });
@@ -88,7 +95,7 @@ async fn admin(options: &PubSubOptions) -> SubscriptionAdmin {
         .unwrap()
 }
 
-fn path(options: &PubSubOptions) -> String {
+pub(super) fn path(options: &PubSubOptions) -> String {
     format!(
         "projects/{}/subscriptions/{}",
         options.project, options.subscription
@@ -189,7 +196,7 @@ async fn a_start_tells_what_is_missing_from_what_is_unfit_and_what_cannot_be_rea
     assert!(out.is_outage(), "{out}");
 }
 
-async fn publish(options: &PubSubOptions, messages: Vec<Message>) {
+pub(super) async fn publish(options: &PubSubOptions, messages: Vec<Message>) {
     let publisher = Publisher::builder(format!(
         "projects/{}/topics/{}",
         options.project, options.topic
@@ -239,4 +246,64 @@ async fn a_damaged_message_becomes_a_record_for_each_offset_and_one_of_a_newer_f
     producer.send(batch(log_id, 2, 0)).await.unwrap();
     let delivery = timeout(SOON, consumer.receive()).await.unwrap().unwrap();
     assert_eq!(delivery.batch.id.lane, Lane(2));
+}
+
+/// Waits until a counter of the consumer's says so; the consumer tells nobody else.
+async fn counted(metrics: &Metrics, line: &str) {
+    let counted = async {
+        while !metrics.render().contains(line) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(SOON, counted).await.expect(line);
+}
+
+async fn number(consumer: &mut dyn Consumer) -> u64 {
+    let delivery = timeout(SOON, consumer.receive()).await.unwrap().unwrap();
+    let number = delivery.batch.id.number;
+    delivery.ack();
+    number
+}
+
+#[tokio::test]
+async fn a_batch_that_comes_before_one_that_precedes_it_waits_for_it() {
+    let Some(options) = options() else { return };
+    let (producer, _health) = producer(&options).await;
+    let (log_id, metrics) = (LogId::random(), Metrics::new());
+    let (mut consumer, _feeder) = counted_consumer(&options, &metrics);
+    producer.send(batch(log_id, 0, 7)).await.unwrap();
+    assert_eq!(number(&mut *consumer).await, 7);
+    producer.send(batch(log_id, 0, 9)).await.unwrap();
+    let noticed = r#"eventkit_queue_gaps_total{outcome="noticed"} 1"#;
+    counted(&metrics, noticed).await;
+    producer.send(batch(log_id, 0, 8)).await.unwrap();
+    assert_eq!(number(&mut *consumer).await, 8);
+    assert_eq!(number(&mut *consumer).await, 9);
+    let given_up = r#"eventkit_queue_gaps_total{outcome="given_up"} 0"#;
+    assert!(metrics.render().contains(given_up));
+}
+
+#[tokio::test]
+async fn what_follows_a_damaged_message_waits_until_that_came_again() {
+    let Some(options) = options() else { return };
+    let (producer, _health) = producer(&options).await;
+    let (log_id, metrics) = (LogId::random(), Metrics::new());
+    // Under a key of its own: the others do not come again with it.
+    let damaged = Message::new()
+        .set_data("\u{1}no batch")
+        .set_ordering_key("damaged")
+        .set_attributes([
+            ("log_id", log_id.to_string()),
+            ("lane", "0".to_owned()),
+            ("number", "4".to_owned()),
+            ("first_offset", "400".to_owned()),
+            ("last_offset", "401".to_owned()),
+            ("day", "20000".to_owned()),
+        ]);
+    let (mut consumer, _feeder) = counted_consumer(&options, &metrics);
+    publish(&options, vec![damaged]).await;
+    counted(&metrics, "eventkit_queue_messages_damaged_total 1").await;
+    producer.send(batch(log_id, 0, 5)).await.unwrap();
+    assert_eq!(number(&mut *consumer).await, 4);
+    assert_eq!(number(&mut *consumer).await, 5);
 }

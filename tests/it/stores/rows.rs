@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use eventkit::event::{BatchId, Day, Lane, LogId};
 use eventkit::store::{ErrorRow, Row};
 
-pub(super) const DAY: Day = Day(19_844);
+pub(crate) const DAY: Day = Day(19_844);
 
 pub(super) fn batch(number: u64) -> BatchId {
     BatchId {
@@ -18,7 +18,7 @@ pub(super) fn batch(number: u64) -> BatchId {
     }
 }
 
-pub(super) fn row(offset: u64) -> Row {
+pub(crate) fn row(offset: u64) -> Row {
     Row {
         message_id: format!("m-{offset}"),
         source: "default".into(),
@@ -48,7 +48,7 @@ pub(super) fn row(offset: u64) -> Row {
     }
 }
 
-pub(super) fn error_row(offset: u64) -> ErrorRow {
+pub(crate) fn error_row(offset: u64) -> ErrorRow {
     ErrorRow {
         log_id: LogId(0xfeed),
         offset,

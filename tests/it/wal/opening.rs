@@ -68,6 +68,23 @@ fn the_lock_file_says_who_holds_the_log_and_where_to_ask() {
 }
 
 #[test]
+fn a_slash_at_the_end_of_its_path_is_no_part_of_its_name() {
+    for engine in ENGINES {
+        let place = Place::on(engine);
+        let (wal, _) = open_on(engine, &beside(&place.path(), "/")).unwrap();
+        let sent = events("e", 3, 10);
+        append(&wal, &sent);
+        let second = open_on(engine, &place.path());
+        assert!(matches!(second, Err(OpenError::InUse(_))), "{second:?}");
+        close(wal);
+        assert!(beside(&place.path(), ".mark").exists());
+        let (wal, _) = place.open();
+        assert_holds(&wal, 0, &sent);
+        close(wal);
+    }
+}
+
+#[test]
 fn a_foreign_file_is_refused_and_left_as_it_is() {
     for engine in ENGINES {
         let place = Place::on(engine);

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use google_cloud_pubsub::model::Message;
 
-use crate::event::{BatchId, Day, Lane, LogId, Offset};
+use crate::event::{BatchId, Day, Lane, LogId, Offset, TraceLink};
 use crate::queue::batch::{self, DecodeError};
+use crate::queue::gather::Key;
+use crate::queue::pubsub::TRACEPARENT;
 use crate::queue::{Batch, input_hash};
 
 /// How many damaged messages are remembered.
@@ -23,10 +25,10 @@ pub(super) enum Read {
     /// A batch, and the label of the gateway that sealed it. A damaged one comes as a batch of records that cannot be read, one for each
     /// offset of its range: each becomes an error row, which goes again where the offset's event is a row.
     Batch(Batch, Arc<str>),
-    /// Damaged, for the first time: the copy that comes again may be whole.
-    AskAgain,
-    /// A newer version wrote it, or nothing of it can be told.
-    Wait,
+    /// Damaged, for the first time: the copy that comes again may be whole. With its place, if it names one.
+    AskAgain(Option<(Key, u64)>),
+    /// A newer version wrote it, or nothing of it can be told. With its place, if it names one.
+    Wait(Option<(Key, u64)>),
 }
 
 /// Reads messages, and remembers which were damaged.
@@ -39,7 +41,13 @@ pub(super) struct Reader {
 impl Reader {
     pub(super) fn read(&mut self, message: &Message) -> Read {
         let error = match batch::decode(message.data.clone()) {
-            Ok((batch, node)) => return Read::Batch(batch, node.into()),
+            Ok((mut batch, node)) => {
+                let sent_in = message.attributes.get(TRACEPARENT);
+                batch
+                    .sent_in
+                    .extend(sent_in.and_then(|text| text.parse::<TraceLink>().ok()));
+                return Read::Batch(batch, node.into());
+            }
             Err(error) => error,
         };
         let number = message.attributes.get("number").map(String::as_str);
@@ -47,11 +55,11 @@ impl Reader {
         match error {
             DecodeError::UnknownFormat(_) => {
                 tracing::warn!(ordering_key = key, number, %error, "message_waits_for_a_newer_worker");
-                Read::Wait
+                Read::Wait(place(message))
             }
             DecodeError::Damaged(_) if self.is_new(&message.message_id) => {
                 tracing::warn!(ordering_key = key, number, %error, "damaged_message_asked_for_again");
-                Read::AskAgain
+                Read::AskAgain(place(message))
             }
             DecodeError::Damaged(_) => match accounted(message) {
                 Some(batch) => {
@@ -74,7 +82,7 @@ impl Reader {
                         action = "it names no events; look at it with `gcloud pubsub subscriptions pull`",
                         "message_unreadable"
                     );
-                    Read::Wait
+                    Read::Wait(None)
                 }
             },
         }
@@ -94,12 +102,18 @@ impl Reader {
     }
 }
 
-/// A batch that accounts for every offset of a damaged message, as its attributes tell; its bytes go with the first.
-fn accounted(message: &Message) -> Option<Batch> {
+/// Whose batch it says it is, and which.
+fn place(message: &Message) -> Option<(Key, u64)> {
     let text = |name: &str| message.attributes.get(name).map(String::as_str);
     let log_id: LogId = text("log_id")?.parse().ok()?;
     let lane = Lane(text("lane")?.parse().ok()?);
-    let number = text("number")?.parse().ok()?;
+    Some(((log_id, lane), text("number")?.parse().ok()?))
+}
+
+/// A batch that accounts for every offset of a damaged message, as its attributes tell; its bytes go with the first.
+fn accounted(message: &Message) -> Option<Batch> {
+    let text = |name: &str| message.attributes.get(name).map(String::as_str);
+    let ((log_id, lane), number) = place(message)?;
     let first: Offset = text("first_offset")?.parse().ok()?;
     let last: Offset = text("last_offset")?.parse().ok()?;
     let day = Day(text("day")?.parse().ok()?);
@@ -124,7 +138,13 @@ fn accounted(message: &Message) -> Option<Batch> {
         last,
         input_hash: input_hash(&records),
     };
-    Some(Batch { id, day, records })
+    let sent_in = text(TRACEPARENT).and_then(|text| text.parse().ok());
+    Some(Batch {
+        id,
+        day,
+        records,
+        sent_in: sent_in.into_iter().collect(),
+    })
 }
 
 #[cfg(test)]
@@ -152,7 +172,8 @@ mod tests {
     fn a_damaged_message_is_asked_for_once_and_then_accounts_for_every_offset() {
         let mut reader = Reader::default();
         let damaged = message(b"no batch", "1", &ATTRIBUTES);
-        assert!(matches!(reader.read(&damaged), Read::AskAgain));
+        let expected = Some(((LogId(42), Lane(3)), 17));
+        assert!(matches!(reader.read(&damaged), Read::AskAgain(place) if place == expected));
         let Read::Batch(batch, node) = reader.read(&damaged) else {
             panic!("accounted for");
         };
@@ -172,8 +193,8 @@ mod tests {
         huge[4] = ("last_offset", "18446744073709551615");
         for (id, attributes) in [("1", &[][..]), ("2", &huge[..])] {
             let damaged = message(b"no batch", id, attributes);
-            assert!(matches!(reader.read(&damaged), Read::AskAgain));
-            assert!(matches!(reader.read(&damaged), Read::Wait));
+            assert!(matches!(reader.read(&damaged), Read::AskAgain(_)));
+            assert!(matches!(reader.read(&damaged), Read::Wait(None)));
         }
     }
 

@@ -52,6 +52,7 @@ async fn work(subject: &Subject, payloads: &[Vec<u8>]) {
         id: batch(1),
         day: DAY,
         records: records.collect(),
+        sent_in: Vec::new(),
     };
     // It resolves when the worker has settled.
     producer.send(Arc::new(batch)).await.unwrap();

@@ -1,0 +1,81 @@
+//! The spans of a run at its worker.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use opentelemetry::trace::SpanKind;
+
+use crate::event::{BatchId, TraceLink};
+use crate::queue::Delivery;
+use crate::store::WriteError;
+use crate::telemetry::names;
+use crate::telemetry::trace::{self, Contexts, FOLLOWED_MAX, Scope, Span, Tracing, count};
+
+/// One run, from its arrival to its settlement.
+#[derive(Debug)]
+pub(super) struct Run {
+    tracing: Tracing,
+    started: SystemTime,
+    /// Each sealed batch's way here.
+    received: Vec<TraceLink>,
+    process: Span,
+}
+
+impl Run {
+    /// Each batch of the run has arrived: parts of the spans that sent them.
+    pub(super) fn received(tracing: &Tracing, delivery: &Delivery) -> Self {
+        let received = delivery.batch.sent_in.iter().filter_map(|sent_in| {
+            let start = tracing.span(names::RECEIVE).kind(SpanKind::Consumer);
+            let span = start.child_of(Some(*sent_in)).since(delivery.since).start();
+            span.set(names::MESSAGING_OPERATION_TYPE, "receive");
+            span.set(names::ATTEMPT, i64::from(delivery.attempt));
+            span.link()
+        });
+        Self {
+            tracing: tracing.clone(),
+            started: trace::now(),
+            received: received.collect(),
+            process: Span::none(),
+        }
+    }
+
+    /// It is known whose events are in it.
+    pub(super) fn begin(&mut self, batch: &BatchId, rows_of: &Contexts, errors_of: &Contexts) {
+        let span = self
+            .tracing
+            .span(names::PROCESS)
+            .kind(SpanKind::Consumer)
+            .child_of(self.received.first().copied())
+            .linked(self.received.iter().skip(1).copied())
+            .linked_to(rows_of)
+            .linked_to(errors_of)
+            .since(self.started)
+            .start();
+        span.set(names::LANE, i64::from(batch.lane.0));
+        span.set(names::BATCH_NUMBER, count(batch.number));
+        span.set(names::MESSAGING_OPERATION_TYPE, "process");
+        span.set(
+            names::MESSAGING_BATCH_MESSAGE_COUNT,
+            count(self.received.len()),
+        );
+        self.process = span;
+    }
+
+    /// For a write whose rows came in these requests.
+    pub(super) fn scope(&self, contexts: &Contexts) -> Scope {
+        Scope::of(&self.process).following(Arc::new(contexts.first(FOLLOWED_MAX)))
+    }
+
+    pub(super) fn failed(&self, error: &WriteError) {
+        self.process.failed(error.kind());
+    }
+
+    /// The word to the queue.
+    pub(super) fn settling(&self, settlement: &'static str) -> Span {
+        let start = self.tracing.span(names::SETTLE).kind(SpanKind::Client);
+        let span = start.child_of(self.process.link()).start();
+        span.set(names::SETTLEMENT, settlement);
+        span.set(names::MESSAGING_OPERATION_TYPE, "settle");
+        span
+    }
+}

@@ -1,0 +1,44 @@
+//! `eventkit bench telemetry`.
+
+use super::{assert_nothing_is_left, positive, run, small};
+
+#[tokio::test]
+async fn telemetry_is_measured_with_a_receiver_and_with_those_that_do_not_do_their_part() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = small(dir.path(), &["bench", "telemetry"]);
+    command
+        .args(["--rounds", "2"])
+        // What this process exports is not what is measured.
+        .env("OTEL_SDK_DISABLED", "true")
+        .env("EVENTKIT_EVENTLOADER_FLUSH_INTERVAL", "0.2")
+        .env("EVENTKIT_ALLOW_VOLATILE_LOG", "true");
+    let (report, table) = run(command).await;
+    assert_nothing_is_left(dir.path());
+
+    let ways = report["ways"].as_array().unwrap();
+    for (compared, way) in ways.iter().zip(["http", "bidi"]) {
+        assert_eq!(compared["way"], way);
+        let rows = compared["rows"].as_array().unwrap();
+        let names: Vec<_> = rows.iter().map(|row| &row["telemetry"]).collect();
+        assert_eq!(names, ["off", "one", "all", "refusing", "hanging"]);
+        for row in rows {
+            assert!(positive(&row["events_per_second"]["median"]), "{row}");
+            let cpu = &row["server_cpu_seconds_per_million"];
+            assert!(positive(&cpu["median"]), "{row}");
+            assert_eq!(cpu["values"].as_array().unwrap().len(), 2, "{row}");
+            assert_eq!(row["failed"], 0, "{row}");
+            let is_off = row["telemetry"] == "off";
+            for ratio in ["cpu_over_off", "rate_over_off", "p99_over_off"] {
+                assert_eq!(row[ratio].is_null(), is_off, "{row}");
+            }
+        }
+        // Nothing can arrive where nobody takes it.
+        for row in [&rows[0], &rows[3], &rows[4]] {
+            assert_eq!(row["spans_received"], 0, "{row}");
+        }
+    }
+    assert_eq!(ways.len(), 2);
+    for word in ["/ off", "95 % interval", "target"] {
+        assert!(table.contains(word), "{word}: {table}");
+    }
+}

@@ -1,0 +1,337 @@
+//! What leaves by OTLP, and that it never hurts: collectors that take everything, and collectors that are down, refuse,
+//! hang, are slow, or come back.
+
+mod collectors;
+mod process;
+mod tls;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use eventkit::config::{Inputs, OtlpConfig, Profile, validate};
+use eventkit::telemetry::{Metrics, Otlp};
+use mock_collector::{MockServer, Protocol, ServerHandle};
+use opentelemetry::trace::{Span as _, Tracer as _};
+use tokio::time::{Instant, timeout};
+use tracing_subscriber::layer::SubscriberExt as _;
+
+use collectors::{Collector, Mood, hung_port, refused_port, unreachable_port};
+
+/// Longer than anything here takes, on a busy machine.
+const LONG: Duration = Duration::from_secs(30);
+
+/// What a program may be late with, on a busy machine.
+const SLACK: Duration = Duration::from_secs(3);
+
+/// Both ways to speak to a collector.
+const PROTOCOLS: [&str; 2] = ["grpc", "http/protobuf"];
+
+fn config(env: &[(&str, &str)]) -> OtlpConfig {
+    let inputs = Inputs {
+        profile: Profile::Dev,
+        env: env
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
+        flags: BTreeMap::new(),
+        host_name: "a-host".to_owned(),
+    };
+    validate(&inputs).unwrap().config.telemetry.otlp
+}
+
+/// All three signals to one collector, soon.
+fn start(protocol: &str, endpoint: &str, further: &[(&str, &str)]) -> Otlp {
+    let mut env = vec![
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+        ("OTEL_LOGS_EXPORTER", "otlp"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "20"),
+        ("OTEL_BLRP_SCHEDULE_DELAY", "20"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "20"),
+    ];
+    env.extend(further);
+    Otlp::start(&config(&env)).unwrap()
+}
+
+fn metrics(otlp: &Otlp) -> Metrics {
+    let metrics = Metrics::extended(|builder| otlp.extend(builder));
+    otlp.observe(&metrics);
+    metrics
+}
+
+fn spans(otlp: &Otlp, count: usize) {
+    let tracer = otlp.tracer().unwrap();
+    for _ in 0..count {
+        tracer.start("a span").end();
+    }
+}
+
+fn lines(otlp: &Otlp, count: usize) {
+    let subscriber = tracing_subscriber::registry().with(otlp.log_layer());
+    tracing::subscriber::with_default(subscriber, || {
+        for _ in 0..count {
+            tracing::warn!(target: "eventkit::somewhere", what = "a field", "a_line");
+        }
+    });
+}
+
+/// The value of a metric without labels, as a scrape shows it.
+fn shown(metrics: &Metrics, name: &str) -> u64 {
+    let text = metrics.render();
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let line = line.unwrap_or_else(|| panic!("no {name} in\n{text}"));
+    line.trim().parse().unwrap()
+}
+
+/// Waits until something is so.
+async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let since = Instant::now();
+    while !is_so() {
+        assert!(since.elapsed() < LONG, "still not: {what}");
+        // The exporters have threads of their own; there is nothing to await.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn mock(protocol: &str, port: u16) -> ServerHandle {
+    let protocol = match protocol {
+        "grpc" => Protocol::Grpc,
+        _ => Protocol::HttpBinary,
+    };
+    let server = MockServer::builder().protocol(protocol).port(port).start();
+    server.await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn spans_metrics_and_log_records_arrive() {
+    for protocol in PROTOCOLS {
+        let server = mock(protocol, 0).await;
+        let otlp = start(protocol, &format!("http://{}", server.addr()), &[]);
+        let metrics = metrics(&otlp);
+        metrics.wal_commits.add(7, &[]);
+        spans(&otlp, 3);
+        lines(&otlp, 2);
+        // What nobody had the time to export leaves with the end.
+        timeout(LONG, otlp.shutdown(LONG)).await.unwrap();
+        let read = server.with_collector(|got| {
+            assert_eq!(got.span_count(), 3);
+            assert_eq!(got.log_count(), 2);
+            for resource in [
+                got.spans()[0].resource_attrs(),
+                got.logs()[0].resource_attrs(),
+            ] {
+                let text = format!("{resource:?}");
+                for word in ["service.name", "eventkit.role", "service.instance.id"] {
+                    assert!(text.contains(word), "{word} in {text}");
+                }
+            }
+            let line = got.expect_log_with_body("a_line");
+            line.with_attributes([("what", "a field")]).assert_count(2);
+            got.expect_metric_with_name("eventkit_wal_commits")
+                .with_resource_attribute("service.name", "eventkit")
+                .assert_at_least(1);
+        });
+        read.await;
+        assert_eq!(
+            shown(&metrics, "eventkit_telemetry_spans_exported_total"),
+            3
+        );
+        assert_eq!(shown(&metrics, "eventkit_telemetry_spans_dropped_total"), 0);
+        assert_eq!(
+            shown(&metrics, "eventkit_telemetry_log_records_exported_total"),
+            2
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_carries_telemetry_does_not_become_telemetry() {
+    let server = mock("grpc", 0).await;
+    let otlp = start("grpc", &format!("http://{}", server.addr()), &[]);
+    let subscriber = tracing_subscriber::registry().with(otlp.log_layer());
+    tracing::subscriber::with_default(subscriber, || {
+        tracing::error!(target: "opentelemetry_sdk", "export_failed");
+        tracing::error!(target: "hyper_util::client", "connect_failed");
+        tracing::error!(target: "h2::proto", "stream_failed");
+        tracing::info!(target: "another_crate", "says_too_much");
+        tracing::warn!(target: "another_crate", "warns");
+        tracing::debug!(target: "eventkit::somewhere", "too_detailed");
+        tracing::info!(target: "eventkit::somewhere", "a_line");
+    });
+    otlp.shutdown(LONG).await;
+    let bodies = server.with_collector(|got| {
+        let records = got.logs().iter();
+        let bodies = records.map(|record| format!("{:?}", record.log_record().body));
+        bodies.collect::<Vec<_>>()
+    });
+    let mut bodies = bodies.await;
+    bodies.sort();
+    assert_eq!(bodies.len(), 2, "{bodies:?}");
+    assert!(bodies[0].contains("a_line") && bodies[1].contains("warns"));
+}
+
+#[tokio::test]
+async fn the_switches_leave_nothing_to_export() {
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9");
+    for off in [
+        ("OTEL_SDK_DISABLED", "true"),
+        ("OTEL_TRACES_EXPORTER", "none"),
+    ] {
+        let otlp = Otlp::start(&config(&[endpoint, off])).unwrap();
+        assert!(otlp.tracer().is_none(), "{off:?}");
+    }
+    let otlp = Otlp::start(&config(&[endpoint])).unwrap();
+    assert!(otlp.tracer().is_some());
+    assert!(otlp.log_layer::<tracing_subscriber::Registry>().is_none());
+}
+
+/// Hands over far more than fits to a collector that takes nothing, and ends.
+async fn nothing_is_taken(protocol: &str, endpoint: &str) {
+    const HANDED: usize = 20_000;
+    let limits = [
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "100"),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "50"),
+        ("OTEL_BLRP_MAX_QUEUE_SIZE", "100"),
+        ("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", "50"),
+        // An export that waited for its time to run out would be seen.
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "60000"),
+        ("OTEL_BSP_EXPORT_TIMEOUT", "60000"),
+    ];
+    let otlp = start(protocol, endpoint, &limits);
+    let metrics = metrics(&otlp);
+    let since = Instant::now();
+    for _ in 0..10 {
+        spans(&otlp, HANDED / 10);
+        lines(&otlp, HANDED / 10);
+        metrics.wal_commits.add(1, &[]);
+        let waiting = shown(&metrics, "eventkit_telemetry_spans_waiting");
+        assert!(waiting <= 100, "{waiting} wait");
+    }
+    assert!(since.elapsed() < LONG, "handing over waited");
+    let end = Instant::now();
+    otlp.shutdown(Duration::from_millis(500)).await;
+    assert!(
+        end.elapsed() < Duration::from_millis(500) + SLACK,
+        "the end waited"
+    );
+    let handed = u64::try_from(HANDED).unwrap();
+    assert_eq!(otlp.spans_exported(), 0);
+    assert_eq!(otlp.spans_dropped(), handed);
+    assert_eq!(otlp.records_dropped(), handed);
+    let letting_go = Instant::now();
+    drop((metrics, otlp));
+    assert!(letting_go.elapsed() < SLACK, "letting go waited");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_is_down_costs_spans_and_nothing_else() {
+    for protocol in PROTOCOLS {
+        nothing_is_taken(protocol, &format!("http://{}", refused_port())).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_refuses_costs_spans_and_nothing_else() {
+    for protocol in PROTOCOLS {
+        let collector = Collector::start(Mood::Refuses).await;
+        nothing_is_taken(protocol, &collector.url()).await;
+        assert!(collector.requests() > 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_hangs_costs_spans_and_nothing_else() {
+    for protocol in PROTOCOLS {
+        let (_listener, address) = hung_port();
+        nothing_is_taken(protocol, &format!("http://{address}")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_that_hangs_ends_after_its_time() {
+    for (protocol, scheme) in [
+        ("grpc", "http"),
+        ("http/protobuf", "http"),
+        ("grpc", "https"),
+        ("http/protobuf", "https"),
+    ] {
+        let (_listener, address) = hung_port();
+        let url = format!("{scheme}://{address}");
+        let otlp = start(protocol, &url, &[("OTEL_EXPORTER_OTLP_TIMEOUT", "200")]);
+        spans(&otlp, 5);
+        until("the spans are given up", || otlp.spans_dropped() == 5).await;
+        otlp.shutdown(Duration::ZERO).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_never_comes_about_ends_an_export_after_its_time() {
+    let (_listener, _waiting, address) = unreachable_port().await;
+    for protocol in PROTOCOLS {
+        let url = format!("http://{address}");
+        let otlp = start(protocol, &url, &[("OTEL_EXPORTER_OTLP_TIMEOUT", "200")]);
+        spans(&otlp, 5);
+        until("the spans are given up", || otlp.spans_dropped() == 5).await;
+        otlp.shutdown(Duration::ZERO).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_collector_gets_what_fits_and_the_rest_is_counted() {
+    for protocol in PROTOCOLS {
+        let collector = Collector::start(Mood::Slow(Duration::from_millis(100))).await;
+        let limits = [
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "100"),
+            ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "50"),
+        ];
+        let otlp = start(protocol, &collector.url(), &limits);
+        spans(&otlp, 5_000);
+        otlp.shutdown(LONG).await;
+        let (exported, dropped) = (otlp.spans_exported(), otlp.spans_dropped());
+        assert!(exported >= 100 && dropped > 0, "{exported} {dropped}");
+        assert_eq!(exported + dropped, 5_000);
+        assert_eq!(collector.spans(), exported, "each was counted as it was");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exports_go_on_when_a_collector_is_back() {
+    for protocol in PROTOCOLS {
+        let server = mock(protocol, 0).await;
+        let address = server.addr();
+        let timeout = [("OTEL_EXPORTER_OTLP_TIMEOUT", "500")];
+        let otlp = start(protocol, &format!("http://{address}"), &timeout);
+        spans(&otlp, 1);
+        until("the first is exported", || otlp.spans_exported() == 1).await;
+        // A connection that is kept open would keep it; ending it is what a restart does.
+        drop(server);
+        until("one is dropped", || {
+            spans(&otlp, 1);
+            otlp.spans_dropped() > 0
+        })
+        .await;
+        let before = otlp.spans_exported();
+        let server = mock(protocol, address.port()).await;
+        until("they are exported again", || {
+            spans(&otlp, 1);
+            otlp.spans_exported() > before
+        })
+        .await;
+        otlp.shutdown(LONG).await;
+        assert!(server.with_collector(|got| got.span_count()).await > 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_lets_go_of_it_does_not_wait() {
+    for protocol in PROTOCOLS {
+        let (_listener, address) = hung_port();
+        let otlp = start(protocol, &format!("http://{address}"), &[]);
+        let metrics = metrics(&otlp);
+        spans(&otlp, 10);
+        lines(&otlp, 10);
+        let since = Instant::now();
+        drop((metrics, otlp));
+        assert!(since.elapsed() < SLACK);
+    }
+}

@@ -1,0 +1,162 @@
+//! The real binary and its collector.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::{Instant, timeout};
+
+use super::collectors::{Collector, Mood, hung_port, refused_port};
+use super::{LONG, SLACK, mock};
+use crate::support::clients;
+use crate::support::gateway::{Endpoints, Gateway};
+
+async fn one_event(endpoints: &Endpoints) {
+    let http = clients::Http::new(endpoints);
+    let event = r#"{"type": "track", "userId": "u", "event": "e"}"#;
+    let answer = http.post("/collect", event.to_owned()).await.unwrap();
+    assert_eq!(answer.0, 202);
+}
+
+/// Its log lines of this name.
+fn said(tail: &str, name: &str) -> Vec<Value> {
+    let lines = tail.lines().filter_map(|line| line.split_once("| "));
+    let lines = lines.filter_map(|(_, line)| serde_json::from_str::<Value>(line).ok());
+    lines.filter(|line| line["event"] == name).collect()
+}
+
+#[tokio::test]
+async fn what_opentelemetry_reads_itself_is_in_force() {
+    for protocol in super::PROTOCOLS {
+        let collector = Collector::start(Mood::Takes).await;
+        let dir = tempfile::tempdir().unwrap();
+        let settings = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &*collector.url()),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "x-key=a%20secret,x-other=b"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+            ("OTEL_METRICS_EXPORTER", "none"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "50"),
+        ];
+        let (gateway, endpoints) = Gateway::start(dir.path(), &settings).await.unwrap();
+        one_event(&endpoints).await;
+        super::until("a request arrives", || collector.requests() > 0).await;
+        let headers = collector.headers().remove(0);
+        assert_eq!(headers["x-key"], "a secret");
+        assert_eq!(headers["x-other"], "b");
+        let encoding = ["content-encoding", "grpc-encoding"];
+        let encoding = encoding.iter().find_map(|name| headers.get(*name));
+        assert_eq!(encoding.unwrap(), "gzip");
+        gateway.terminate(LONG).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_person_says_who_reports() {
+    let server = mock("grpc", 0).await;
+    let dir = tempfile::tempdir().unwrap();
+    let settings = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", &*server.addr().to_string()),
+        ("OTEL_EXPORTER_OTLP_INSECURE", "true"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("OTEL_SERVICE_NAME", "shop"),
+        (
+            "OTEL_RESOURCE_ATTRIBUTES",
+            "service.name=no,deployment.environment.name=test",
+        ),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "100"),
+        ("OTEL_LOGS_EXPORTER", "otlp"),
+        ("EVENTKIT_NODE", "a-node"),
+    ];
+    let (gateway, endpoints) = Gateway::start(dir.path(), &settings).await.unwrap();
+    one_event(&endpoints).await;
+    // All three signals: the last of them are exported with the end.
+    let ended = gateway.terminate(LONG).await.unwrap();
+    assert!(ended.status.success(), "{}", ended.said);
+    let read = server.with_collector(|got| {
+        let attributes = [
+            ("service.name", "shop"),
+            ("service.instance.id", "a-node"),
+            ("eventkit.role", "all"),
+            ("deployment.environment.name", "test"),
+        ];
+        let log = got.expect_log_with_body("shutdown_completed");
+        log.with_resource_attributes(attributes).assert_count(1);
+        let span = got.expect_span_with_name("wal append");
+        span.with_resource_attributes(attributes).assert_at_least(1);
+        let metric = got.expect_metric_with_name("eventkit_events_received");
+        metric
+            .with_resource_attributes(attributes)
+            .assert_at_least(1);
+    });
+    read.await;
+}
+
+#[tokio::test]
+async fn a_collector_that_goes_and_comes_is_one_line_each() {
+    let address = refused_port();
+    let dir = tempfile::tempdir().unwrap();
+    let settings = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", &*format!("http://{address}")),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "200"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "20"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "20"),
+    ];
+    let (gateway, endpoints) = Gateway::start(dir.path(), &settings).await.unwrap();
+    super::until("it is said", || {
+        !said(&gateway.tail(), "telemetry_not_taken").is_empty()
+    })
+    .await;
+    one_event(&endpoints).await;
+    // Time for many exports that fail; they leave no trace that could be awaited.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let server = mock("grpc", address.port()).await;
+    super::until("it is said that it is back", || {
+        !said(&gateway.tail(), "telemetry_taken_again").is_empty()
+    })
+    .await;
+    let tail = gateway.tail();
+    let gone = said(&tail, "telemetry_not_taken");
+    assert_eq!(gone.len(), 1, "{tail}");
+    assert_eq!(gone[0]["collector"], address.to_string());
+    assert_eq!(gone[0]["level"], "warning");
+    assert_eq!(said(&tail, "telemetry_taken_again").len(), 1, "{tail}");
+    assert!(!tail.contains("opentelemetry"), "{tail}");
+    one_event(&endpoints).await;
+    let arrives = server.wait_for_spans(1, LONG);
+    arrives.await.unwrap();
+    gateway.terminate(LONG).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_collector_that_hangs_delays_neither_answers_nor_the_end() {
+    for protocol in super::PROTOCOLS {
+        let (_listener, address) = hung_port();
+        let dir = tempfile::tempdir().unwrap();
+        let settings = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &*format!("http://{address}")),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+            ("OTEL_LOGS_EXPORTER", "otlp"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "20"),
+            ("OTEL_METRIC_EXPORT_INTERVAL", "20"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "60000"),
+        ];
+        let (gateway, endpoints) = Gateway::start(dir.path(), &settings).await.unwrap();
+        for _ in 0..20 {
+            timeout(LONG, one_event(&endpoints)).await.unwrap();
+        }
+        let since = Instant::now();
+        let ended = gateway.terminate(LONG).await.unwrap();
+        // The stop itself, and two seconds for the last export.
+        assert!(
+            since.elapsed() < Duration::from_secs(6) + SLACK,
+            "{}",
+            ended.said
+        );
+        assert!(ended.status.success(), "{}", ended.said);
+        assert!(ended.alarms.is_empty(), "{:?}", ended.alarms);
+        let given_up = said(&ended.said, "telemetry_given_up");
+        assert_eq!(given_up.len(), 1, "{}", ended.said);
+        assert!(given_up[0]["spans"].as_u64().unwrap() > 0, "{}", ended.said);
+    }
+}
