@@ -6,7 +6,7 @@ SHELL := bash
 # Test tools that the set-up installs for this checkout alone.
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: help run setup test test-unit test-integration emulators-up emulators-down fmt fmt-check lint lint-core lint-deploy build-times it crash chaos power grpcurl deny clean-data
+.PHONY: help run setup test test-unit test-integration emulators-up emulators-down fmt fmt-check lint lint-core lint-deploy build-times it crash chaos power fuzz grpcurl deny clean-data
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -58,6 +58,9 @@ chaos: ## every fault in its long form against the release binary; figures in ta
 
 power: ## power cuts, rebuilt from a journal; EVENTKIT_CHAOS=long EVENTKIT_POWER_SEED=7 make power
 	cargo test --locked --test power
+
+fuzz: ## fuzz what reads bytes from outside, 60 s for each target; scripts/fuzz says how to do it for longer
+	@scripts/fuzz
 
 grpcurl: setup ## the scripts of grpcurl-examples/ against a live server
 	cargo test --locked --test it grpcurl::

@@ -20,6 +20,8 @@ pub(super) const COMPRESS_BYTES_MIN: usize = 512;
 
 pub(super) const CODEC_NONE: u8 = 0;
 pub(super) const CODEC_LZ4: u8 = 1;
+/// No byte of an LZ4 block stands for more than so many.
+const LZ4_RATIO_MAX: usize = 255;
 
 /// What every part of a group says about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,6 +183,8 @@ pub fn decode_group(header: &PartHeader, stored: Vec<u8>) -> Result<Vec<u8>, Fra
     let plain_bytes = usize::try_from(header.plain_bytes).map_err(|_over| FrameError::Length)?;
     let frames = match header.codec {
         CODEC_NONE => stored,
+        // Not believed before memory is taken for it.
+        CODEC_LZ4 if plain_bytes / LZ4_RATIO_MAX > stored.len() => return Err(FrameError::Length),
         CODEC_LZ4 => lz4_flex::block::decompress(&stored, plain_bytes)
             .map_err(|_damaged| FrameError::Checksum)?,
         codec => return Err(FrameError::Codec(codec)),

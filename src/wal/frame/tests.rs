@@ -151,6 +151,25 @@ fn another_format_or_codec_is_named() {
 }
 
 #[test]
+fn a_size_that_no_block_has_is_not_believed() {
+    let frames = vec![b'x'; 1_000_000];
+    let (key, value) = encode_group(0, 1, 1, &frames).unwrap().remove(0);
+    let (header, chunk) = decode_part(&key, &value).unwrap();
+    assert!(
+        header.plain_bytes as usize / chunk.len() > 200,
+        "near the most there is"
+    );
+    let header = PartHeader {
+        plain_bytes: u32::MAX,
+        ..header
+    };
+    assert_eq!(
+        decode_group(&header, chunk.to_vec()),
+        Err(FrameError::Length)
+    );
+}
+
+#[test]
 fn frames_that_do_not_add_up_to_their_records_are_refused() {
     let mut frames = Vec::new();
     for record in [&b"one"[..], b"", b"three"] {

@@ -2,15 +2,29 @@
 
 use std::collections::HashMap;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
+use bytes::Bytes;
 use firestore::gcloud_sdk::google::firestore::v1::firestore_client::FirestoreClient;
+use firestore::gcloud_sdk::google::firestore::v1::run_aggregation_query_request::QueryType as Asked;
+use firestore::gcloud_sdk::google::firestore::v1::structured_aggregation_query::aggregation::{
+    Count, Operator,
+};
+use firestore::gcloud_sdk::google::firestore::v1::structured_aggregation_query::{
+    Aggregation, QueryType,
+};
+use firestore::gcloud_sdk::google::firestore::v1::structured_query::CollectionSelector;
 use firestore::gcloud_sdk::google::firestore::v1::value::ValueType;
-use firestore::gcloud_sdk::google::firestore::v1::{Document, ListDocumentsRequest, Value};
+use firestore::gcloud_sdk::google::firestore::v1::{
+    Document, ListDocumentsRequest, RunAggregationQueryRequest, StructuredAggregationQuery,
+    StructuredQuery, Value,
+};
+use http::Method;
 use tonic::Request;
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::tables;
 use crate::support::warehouse::{Found, FoundError, FoundRow, value_hash};
 
 /// More than any page of the tests.
@@ -18,11 +32,71 @@ const PAGE_BYTES_MAX: usize = 64 << 20;
 
 type Client = FirestoreClient<Channel>;
 
+async fn client(url: &str) -> Result<Client> {
+    let channel = Channel::from_shared(url.to_owned())?.connect().await?;
+    Ok(FirestoreClient::new(channel).max_decoding_message_size(PAGE_BYTES_MAX))
+}
+
+fn root(project: &str) -> String {
+    format!("projects/{project}/databases/(default)/documents")
+}
+
+fn authorized<M>(message: M) -> Request<M> {
+    let mut request = Request::new(message);
+    let token = MetadataValue::from_static("Bearer owner");
+    request.metadata_mut().insert("authorization", token);
+    request
+}
+
+/// How many events and error rows a project has. The emulator counts: reading all of them takes it a minute for ten thousand, in which it
+/// has no time for those who write.
+pub(super) async fn count(url: &str, project: &str) -> Result<u64> {
+    let mut client = client(url).await?;
+    let mut all = 0;
+    for collection in ["events", "errors"] {
+        let from = CollectionSelector {
+            collection_id: collection.to_owned(),
+            all_descendants: true,
+        };
+        let query = StructuredQuery {
+            from: vec![from],
+            ..StructuredQuery::default()
+        };
+        let number = Aggregation {
+            alias: "n".to_owned(),
+            operator: Some(Operator::Count(Count::default())),
+        };
+        let asked = Asked::StructuredAggregationQuery(StructuredAggregationQuery {
+            aggregations: vec![number],
+            query_type: Some(QueryType::StructuredQuery(query)),
+        });
+        let request = authorized(RunAggregationQueryRequest {
+            parent: root(project),
+            query_type: Some(asked),
+            ..RunAggregationQueryRequest::default()
+        });
+        let mut answers = client.run_aggregation_query(request).await?.into_inner();
+        let answer = answers.message().await?.context("a count")?;
+        let fields = answer.result.context("a result")?.aggregate_fields;
+        all += u64::try_from(integer(&fields, "n")?)?;
+    }
+    Ok(all)
+}
+
+/// Removes everything of a project: the emulator keeps all documents in its memory.
+pub(super) async fn clear(url: &str, project: &str) -> Result<()> {
+    let path = format!("/emulator/v1/{}", root(project));
+    let http = tables::http(url);
+    let cleared = http.exchange(Method::DELETE, &path, Bytes::new()).await?;
+    let status = cleared.status();
+    ensure!(status.is_success(), "clear {project}: {status}");
+    Ok(())
+}
+
 /// Every event and every error row of a project.
 pub(super) async fn read(url: &str, project: &str) -> Result<Found> {
-    let channel = Channel::from_shared(url.to_owned())?.connect().await?;
-    let mut client = FirestoreClient::new(channel).max_decoding_message_size(PAGE_BYTES_MAX);
-    let root = format!("projects/{project}/databases/(default)/documents");
+    let mut client = client(url).await?;
+    let root = root(project);
     let mut found = Found::default();
     for stream in documents(&mut client, &root, "streams").await? {
         for document in documents(&mut client, &stream.name, "events").await? {
@@ -44,7 +118,7 @@ async fn documents(client: &mut Client, parent: &str, collection: &str) -> Resul
     let mut documents = Vec::new();
     let mut page_token = String::new();
     loop {
-        let mut request = Request::new(ListDocumentsRequest {
+        let request = authorized(ListDocumentsRequest {
             parent: parent.to_owned(),
             collection_id: collection.to_owned(),
             page_size: 1_000,
@@ -52,8 +126,6 @@ async fn documents(client: &mut Client, parent: &str, collection: &str) -> Resul
             show_missing: true,
             ..ListDocumentsRequest::default()
         });
-        let token = MetadataValue::from_static("Bearer owner");
-        request.metadata_mut().insert("authorization", token);
         let page = client.list_documents(request).await?.into_inner();
         documents.extend(page.documents);
         page_token = page.next_page_token;

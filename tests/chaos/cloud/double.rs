@@ -97,10 +97,15 @@ async fn pairs_killed(stage: Stage, plan: Plan) -> Result<()> {
         return Ok(());
     };
     let mut rng = StdRng::seed_from_u64(stage.settings.seed);
-    let mut load = Load::paced(&stage, plan.pace());
+    let mut load = plan.load(&stage);
     set.start_all(&load).await?;
-    for _ in 0..30 {
-        sleep(Duration::from_millis(rng.random_range(200..2_500))).await;
+    let (kills, life_ms) = match plan.kind {
+        // Its loaders need seconds for each step.
+        Kind::BigQuery => (10, 1_000..15_000),
+        Kind::Local | Kind::Gcs | Kind::Firestore => (30, 200..2_500),
+    };
+    for _ in 0..kills {
+        sleep(Duration::from_millis(rng.random_range(life_ms.clone()))).await;
         // The gateway lives.
         let victim = rng.random_range(1..set.len());
         set.kill(victim, &mut load).await?;

@@ -1,8 +1,9 @@
 //! What stands before a service that speaks HTTP/1.1: it can be ill, and it can hold one request of a kind, so that a process
 //! is killed at a step that has a name.
 
-use std::convert::Infallible;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 /// What every request meets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +29,10 @@ pub(super) enum Trouble {
     Status(u16),
     /// No answer at all; nothing is done.
     Hang,
+    /// It is done, and the connection breaks off instead of an answer.
+    Lost,
+    /// It is done so much later.
+    Late(Duration),
 }
 
 /// Which request is held.
@@ -146,26 +152,36 @@ impl Shared {
     }
 }
 
+/// The error ends the connection without an answer.
 async fn answer(
     request: Request<Incoming>,
     shared: Arc<Shared>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
-    Ok(answered(request, &shared).await.unwrap_or_else(|_lost| {
+) -> Result<Response<Full<Bytes>>, io::Error> {
+    let trouble = shared.state().trouble;
+    let answer = answered(request, trouble, &shared).await;
+    if trouble == Trouble::Lost {
+        return Err(io::ErrorKind::ConnectionReset.into());
+    }
+    Ok(answer.unwrap_or_else(|_lost| {
         let mut response = Response::new(Full::default());
         *response.status_mut() = StatusCode::BAD_GATEWAY;
         response
     }))
 }
 
-async fn answered(request: Request<Incoming>, shared: &Shared) -> Result<Response<Full<Bytes>>> {
+async fn answered(
+    request: Request<Incoming>,
+    trouble: Trouble,
+    shared: &Shared,
+) -> Result<Response<Full<Bytes>>> {
     let (mut head, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
     let path = head.uri.path_and_query().context("a request has a path")?;
     head.uri = format!("{}{path}", shared.to).parse()?;
     let request = Request::from_parts(head, Full::new(body.clone()));
-    let trouble = shared.state().trouble;
     match trouble {
-        Trouble::None => {}
+        Trouble::None | Trouble::Lost => {}
+        Trouble::Late(by) => sleep(by).await,
         Trouble::Hang => std::future::pending().await,
         Trouble::Status(status) => {
             return Ok(Response::builder().status(status).body(Full::default())?);

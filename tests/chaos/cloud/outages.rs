@@ -37,6 +37,7 @@ pub(super) fn scenarios(settings: &Settings) -> Vec<Scenario> {
     let (made, made_engine) = named(1, "a_deleted_subscription_is_made_again");
     let (missed, missed_engine) = named(0, "a_deleted_subscription_is_waited_for");
     let (ill, ill_engine) = named(1, "a_storage_that_is_ill_is_waited_out");
+    let (slow, slow_engine) = named(0, "a_bigquery_that_is_ill_is_waited_out");
     let (cut, cut_engine) = named(0, "a_firestore_that_is_cut_off_is_waited_out");
     vec![
         Scenario::alone(bad, bad_engine, bad_line),
@@ -45,6 +46,7 @@ pub(super) fn scenarios(settings: &Settings) -> Vec<Scenario> {
         Scenario::alone(made, made_engine, |stage| deleted(stage, true)),
         Scenario::alone(missed, missed_engine, |stage| deleted(stage, false)),
         Scenario::alone(ill, ill_engine, ill_storage),
+        Scenario::alone(slow, slow_engine, ill_bigquery),
         Scenario::alone(cut, cut_engine, cut_off),
     ]
 }
@@ -234,19 +236,25 @@ async fn deleted(stage: Stage, create: bool) -> Result<()> {
     set.finish(load).await.map(drop)
 }
 
-/// Cloud Storage refuses for a while, says that it is too much, and (in the long form) does not answer.
+/// Cloud Storage refuses for a while, says that it is too much, does what it is told and loses the answer, and does not answer.
 async fn ill_storage(stage: Stage) -> Result<()> {
     let plan = Plan::new(Queue::PubSub, Kind::Gcs);
     let Some(mut set) = Set::make(&stage, plan.clone()).await? else {
         return Ok(());
     };
-    let mut load = Load::paced(&stage, plan.pace());
+    // Small: the emulator reads all names for each page of a list.
+    let mut load = Load::paced(&stage, Duration::from_millis(300));
     // Writes that were under way when it began count as success of others.
     load.allow_alarm("store_lane_stuck");
     set.start_all(&load).await?;
-    let length = Duration::from_secs(stage.pick(4, 60));
-    let troubles = [Trouble::Status(503), Trouble::Status(429), Trouble::Hang];
-    for trouble in troubles.into_iter().take(stage.pick(2, 3)) {
+    let length = Duration::from_secs(stage.pick(4, 30));
+    let troubles = [
+        Trouble::Status(503),
+        Trouble::Status(429),
+        Trouble::Lost,
+        Trouble::Hang,
+    ];
+    for trouble in troubles {
         set.grows(100, SOON).await?;
         let front = set.storage.as_ref().context("no Cloud Storage")?;
         front.set(trouble);
@@ -267,16 +275,53 @@ async fn ill_storage(stage: Stage) -> Result<()> {
     set.finish(load).await.map(drop)
 }
 
-/// Firestore's connections are reset for a while, and half open in the long form.
-async fn cut_off(stage: Stage) -> Result<()> {
-    let plan = Plan::new(Queue::PubSub, Kind::Firestore);
+/// BigQuery refuses, does not answer, does what it is told and loses the answer, or takes its time; so a job is inserted, runs and ends
+/// without anybody who hears of it.
+async fn ill_bigquery(stage: Stage) -> Result<()> {
+    let plan = Plan::new(Queue::InProcess, Kind::BigQuery);
     let Some(mut set) = Set::make(&stage, plan.clone()).await? else {
         return Ok(());
     };
-    let mut load = Load::paced(&stage, plan.pace());
+    let load = plan.load(&stage);
+    set.start_all(&load).await?;
+    let length = Duration::from_secs(stage.pick(4, 20));
+    let troubles = [
+        Trouble::Status(503),
+        Trouble::Lost,
+        Trouble::Late(Duration::from_secs(3)),
+        Trouble::Hang,
+    ];
+    for trouble in troubles {
+        set.grows(1, plan.kind.soon()).await?;
+        let front = set.bigquery.as_ref().context("no BigQuery")?;
+        front.set(trouble);
+        sleep(length).await;
+        load.grows(Load::answers, 20, SOON)
+            .await
+            .with_context(|| format!("answers with {trouble:?}"))?;
+        front.set(Trouble::None);
+        let began = Instant::now();
+        set.grows(1, plan.kind.soon())
+            .await
+            .with_context(|| format!("after {trouble:?}"))?;
+        stage.figure(&format!(
+            "{trouble:?} for {length:?}: rows again after {:.1?}",
+            began.elapsed()
+        ))?;
+    }
+    set.finish(load).await.map(drop)
+}
+
+/// Firestore's connections are reset for a while, and half open in the long form.
+async fn cut_off(stage: Stage) -> Result<()> {
+    let plan = Plan::new(Queue::InProcess, Kind::Firestore);
+    let Some(mut set) = Set::make(&stage, plan.clone()).await? else {
+        return Ok(());
+    };
+    let mut load = plan.load(&stage);
     load.allow_alarm("store_lane_stuck");
     set.start_all(&load).await?;
-    let length = Duration::from_secs(stage.pick(4, 60));
+    let length = Duration::from_secs(stage.pick(4, 30));
     let modes = [Mode::Reset, Mode::BlackHole, Mode::HalfOpen];
     let some = usize::try_from(stage.settings.seed % 2)?;
     for mode in modes.into_iter().cycle().skip(some).take(stage.pick(1, 3)) {

@@ -1,7 +1,5 @@
 //! Kills at steps that have a name: a front before the service holds the request, or its answer, and the process is killed then.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result};
 use tokio::time::timeout;
 
@@ -9,11 +7,7 @@ use super::back::Kind;
 use super::engine;
 use super::front::Step;
 use super::set::{Plan, Queue, Set};
-use crate::load::Load;
 use crate::scenario::{Scenario, Settings, Stage};
-
-/// How long it may take until somebody is at a step.
-const REACHED_WITHIN: Duration = Duration::from_secs(60);
 
 /// A name, where it is held, and what.
 type Named = (&'static str, Service, Step);
@@ -127,17 +121,21 @@ async fn at_each(stage: Stage, plan: Plan, role: &str, steps: &[Named]) -> Resul
     let Some(mut set) = Set::make(&stage, plan.clone()).await? else {
         return Ok(());
     };
-    let mut load = Load::paced(&stage, plan.pace());
+    let mut load = plan.load(&stage);
     set.start_all(&load).await?;
     let victim = set.place(role)?;
-    let rounds = stage.pick(1, 8);
+    let rounds = match plan.kind {
+        // Half a minute for each kill.
+        Kind::BigQuery => 2,
+        Kind::Local | Kind::Gcs | Kind::Firestore => stage.pick(1, 8),
+    };
     for (name, service, step) in steps.iter().cycle().take(rounds * steps.len()) {
         let front = match service {
             Service::Storage => set.storage.as_ref(),
             Service::BigQuery => set.bigquery.as_ref(),
         };
         let reached = front.context("no such service")?.hold(*step);
-        timeout(REACHED_WITHIN, reached)
+        timeout(plan.kind.soon(), reached)
             .await
             .with_context(|| format!("nobody came to the step: {name}"))?
             .context("the front is gone")?;

@@ -9,7 +9,7 @@ use crate::support::gateway::Endpoints;
 use crate::support::warehouse::{Found, FoundError, FoundRow, value_hash};
 
 /// Rows in one answer.
-const PAGE: usize = 2_000;
+const PAGE: usize = 1_000;
 
 /// A client of an emulator's JSON API.
 pub(super) fn http(url: &str) -> clients::Http {

@@ -170,13 +170,21 @@ async fn error_rows_are_inserted_once_per_log_offset_and_original() {
 
 #[tokio::test]
 async fn judged_twice_the_row_wins_whichever_came_first() {
-    // By the event's key alone, by its place in the log alone.
-    for (good, bad) in [
+    // By the event's key alone, by its place in the log alone, by both; the first two are two conditions of the merge, and all that
+    // BigQuery is asked: its emulator takes seconds for each load.
+    for (at, (good, bad)) in [
         (event("a", 1), error("a", 2)),
         (event("a", 1), error("", 1)),
         (event("a", 1), error("a", 1)),
-    ] {
-        for world in World::all() {
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let worlds = || match at {
+            0 | 1 => World::all(),
+            _ => World::local().into(),
+        };
+        for world in worlds() {
             let merged = load_all(&world, 1, &[], &[bad.clone(), error("z", 50)]).await;
             assert_eq!(merged.errors_inserted, 2);
             let merged = load_all(&world, 2, std::slice::from_ref(&good), &[]).await;
@@ -188,7 +196,7 @@ async fn judged_twice_the_row_wins_whichever_came_first() {
             assert_eq!((merged.errors_inserted, merged.errors_superseded), (0, 1));
             assert_eq!(world.errors(), [pair("z", 50)]);
         }
-        for world in World::all() {
+        for world in worlds() {
             let bad = [bad.clone(), error("z", 50)];
             let merged = load_all(&world, 1, std::slice::from_ref(&good), &bad).await;
             let expected = Merged {

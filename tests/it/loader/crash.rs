@@ -106,9 +106,17 @@ async fn crash(world: &World, objects: &MemoryObjects, store: bool, plan: Vec<Op
     second.drain().await.unwrap();
 }
 
-/// How many calls of the store and of the warehouse the scene takes.
-async fn calls() -> (usize, usize) {
-    let objects = Faulty::new(scene().await, []);
+/// One object of each table: what fits into one manifest.
+async fn small_scene() -> MemoryObjects {
+    let objects = MemoryObjects::default();
+    put_events(&objects, 1, &[event("a", 1), event("b", 2), event("a", 3)]).await;
+    put_errors(&objects, 1, &[error("x", 9), error("b", 2)]).await;
+    objects
+}
+
+/// How many calls of the store and of the warehouse a scene takes.
+async fn calls(scene: MemoryObjects) -> (usize, usize) {
+    let objects = Faulty::new(scene, []);
     let warehouse = fake::Faulty::new(MemoryWarehouse::default(), []);
     let asked = warehouse.calls();
     let mut loader = loader(Arc::new(objects.clone()), Box::new(warehouse)).with_limits(FEW);
@@ -117,7 +125,7 @@ async fn calls() -> (usize, usize) {
 }
 
 async fn crash_at_every_call(world: impl Fn() -> World, step: usize) {
-    let (store_calls, warehouse_calls) = calls().await;
+    let (store_calls, warehouse_calls) = calls(scene().await).await;
     assert!(
         store_calls > 40 && warehouse_calls > 20,
         "{store_calls} {warehouse_calls}"
@@ -148,13 +156,30 @@ async fn a_crash_or_a_lost_answer_at_calls_around_sqlite_leaves_each_event_as_on
     crash_at_every_call(World::sqlite, 3).await;
 }
 
-/// In the short form the proxy's faults stand for these: each run takes the emulator half a minute.
+/// On a scene of one manifest, and in the short form at a few calls of the warehouse alone: each run takes the emulator seconds.
 #[tokio::test]
 async fn a_crash_or_a_lost_answer_at_calls_around_bigquery_leaves_each_event_as_one_row() {
+    if World::bigquery().is_none() {
+        return;
+    }
     let is_long = setting("EVENTKIT_CHAOS").as_deref() == Some("long");
-    if is_long && World::bigquery().is_some() {
-        let world = || World::bigquery().expect("it was there before");
-        crash_at_every_call(world, 7).await;
+    let (store_calls, warehouse_calls) = calls(small_scene().await).await;
+    assert!(warehouse_calls > 5, "{warehouse_calls}");
+    let at_store = (0..store_calls).step_by(3).map(|at| (true, at));
+    let (first, step) = if is_long { (0, 1) } else { (2, 3) };
+    let at_warehouse = (first..warehouse_calls).step_by(step).map(|at| (false, at));
+    let both = [Fault::AnswerLost, Fault::Unavailable];
+    for (store, at) in at_store.filter(|_| is_long).chain(at_warehouse) {
+        for fault in &both[..if is_long { 2 } else { 1 }] {
+            let world = World::bigquery().expect("it was there before");
+            let objects = small_scene().await;
+            crash(&world, &objects, store, after(at, *fault)).await;
+            let note = format!("{fault:?} at call {at}, of the store: {store}");
+            assert_eq!(world.events(), [pair("a", 1), pair("b", 2)], "{note}");
+            assert_eq!(world.errors(), [pair("x", 9)], "{note}");
+            assert_eq!(world.outcomes(), [(1, "loaded".to_owned(), 2, 1)], "{note}");
+            assert_eq!(names(&objects, "inbox/"), [""; 0], "{note}");
+        }
     }
 }
 
