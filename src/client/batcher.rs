@@ -27,9 +27,11 @@ mod run;
 /// What an event takes beyond its JSON text, about.
 const EVENT_BYTES: usize = 256;
 
+type Tell = dyn Fn(&Event, &Outcome) + Send + Sync;
+
 /// What is done with an event's outcome.
 #[derive(Clone)]
-pub struct OnOutcome(Arc<dyn Fn(&Event, &Outcome) + Send + Sync>);
+pub struct OnOutcome(Arc<Tell>);
 
 impl OnOutcome {
     /// Called once for each event, from the queue's own task: what takes long holds it up. A panic in it is caught, and logged.
