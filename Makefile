@@ -24,6 +24,7 @@ test-unit: ## the quick loop: unit tests alone
 	cargo test --locked --lib
 
 test-integration: setup ## conformance, doors and end to end, against the emulators that this machine can have
+	cargo build --locked --examples
 	@scripts/with-emulators cargo test --locked --test it
 
 emulators-up: ## start the emulators of Google Cloud's services (scripts/emulators env prints where they are)
@@ -48,6 +49,7 @@ lint-deploy: ## shell scripts, Dockerfiles, docker-compose.yml and deploy/, by l
 	@scripts/check-deploy
 
 it: ## what runs against real sockets, stores and the real binary, without kills; cloud services only where a variable names their emulator
+	cargo build --locked --examples
 	cargo test --locked --test it
 
 crash: ## kill -9 in a loop; EVENTKIT_CHAOS_KILLS=100 (per log engine) EVENTKIT_CHAOS_SEED=7 make crash

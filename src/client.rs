@@ -173,7 +173,7 @@ pub enum NewError {
     PathWithGrpc,
     /// The address cannot be connected to.
     #[error("the address is not usable for gRPC")]
-    Address(#[source] tonic::transport::Error),
+    Address(#[source] ::http::uri::InvalidUri),
     /// The certificates cannot be used.
     #[error("prepare TLS")]
     Tls(#[from] TlsError),

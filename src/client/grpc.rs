@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Uri};
 use tonic::codec::CompressionEncoding;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Extensions, Request, Response, Status};
+use tower::ServiceExt as _;
 
 use super::deliver::{Attempt, Outcome};
 use super::failure::AttemptError;
@@ -28,9 +29,14 @@ pub(super) struct Grpc {
 
 impl Grpc {
     pub(super) fn new(options: Options) -> Result<Self, NewError> {
-        let connector = connector(&options, Version::Http2)?;
-        let channel = Endpoint::from_shared(options.target.url())
-            .map_err(NewError::Address)?
+        let address = |text: String| Uri::try_from(text).map_err(NewError::Address);
+        let (url, clear_url) = (options.target.url(), options.target.clear_url());
+        let origin = address(url)?;
+        let to = origin.clone();
+        // tonic refuses https to a connector that is not its own: so that it is told of http, and the connector of what is meant.
+        let connector = connector(&options, Version::Http2)?.map_request(move |_clear| to.clone());
+        let channel = Endpoint::from(address(clear_url)?)
+            .origin(origin)
             .connect_timeout(options.connect_timeout)
             .connect_with_connector_lazy(connector);
         // What is sent has no limit here: the gateway says what is too large, and then the batch is cut.

@@ -64,6 +64,11 @@ impl Target {
         let scheme = if self.tls { "https" } else { "http" };
         format!("{scheme}://{}{}", self.authority, self.prefix)
     }
+
+    /// The same as if it were in clear.
+    pub(super) fn clear_url(&self) -> String {
+        format!("http://{}{}", self.authority, self.prefix)
+    }
 }
 
 impl fmt::Display for Target {

@@ -47,6 +47,8 @@ pub struct GuardConfig {
     pub connections_per_address_max: Option<usize>,
     /// How long a stream may be open; `None`: for ever.
     pub stream_age_max: Option<Duration>,
+    /// How long a connection takes new requests, about; `None`: for ever.
+    pub connection_age_max: Option<Duration>,
     /// Certificates; `None`: the ports speak in clear.
     pub tls: Option<TlsConfig>,
 }
@@ -64,6 +66,7 @@ impl Default for GuardConfig {
             key_in_flight_bytes_max: usize::MAX,
             connections_per_address_max: None,
             stream_age_max: None,
+            connection_age_max: None,
             tls: None,
         }
     }
@@ -107,6 +110,7 @@ pub(super) fn guard(reader: &mut Reader<'_>, in_flight: usize, body: usize) -> G
             .unwrap_or((in_flight / 2).max(body)),
         connections_per_address_max: reader.count_if_set(&settings::MAX_ADDRESS_CONNECTIONS),
         stream_age_max: reader.time_if_set(&settings::MAX_STREAM_AGE),
+        connection_age_max: reader.time_if_set(&settings::MAX_CONNECTION_AGE),
         tls: tls(reader),
     }
 }

@@ -283,6 +283,8 @@ settings! {
             "How long a connection may stay without a request";
         MAX_STREAM_AGE: "max-stream-age", "EVENTKIT_MAX_STREAM_AGE", Is("3600"), Seconds(0.1, DAY),
             "How long a gRPC stream may be open; then what it sent is acknowledged and its client told to go on in another one";
+        MAX_CONNECTION_AGE: "max-connection-age", "EVENTKIT_MAX_CONNECTION_AGE", Is("3600"), Seconds(0.1, DAY),
+            "How long a connection takes new requests, give or take a tenth; then its client opens another one, which may lead to another gateway. What is under way is finished";
     }
     "The log" {
         RING_BUFFER_MODE: "ring-buffer-mode", "EVENTKIT_RING_BUFFER_MODE", Is("sled"), Choice(&["sled", "sqlite"]),

@@ -2,7 +2,8 @@
 //!
 //! hyper's own header timeout closes half a header, a dripped header and an idle HTTP/1.1 connection (so between two
 //! requests of one HTTP/1.1 connection the shorter of header and idle timeout counts). It does not close a connection
-//! that says nothing, or half a preface, or an idle HTTP/2 connection: these are timed here. A connection's first byte says
+//! that says nothing, or half a preface, or an idle HTTP/2 connection: these are timed here. A connection that is old takes nothing
+//! new (GOAWAY, `Connection: close`) and ends with what is under way. A connection's first byte says
 //! whether it is TLS, so that who comes to the wrong port is told.
 
 use std::convert::Infallible;
@@ -34,6 +35,7 @@ use super::body::WireBody;
 use super::route::Front;
 use super::server::{Door, Stop};
 use super::tls;
+use crate::clock::sleep_until;
 use crate::config::IngressConfig;
 use crate::lifecycle::Tasks;
 use crate::telemetry::metrics::Count;
@@ -71,6 +73,8 @@ pub(crate) struct Connections {
     pub(crate) stop: Stop,
     pub(crate) header_timeout: Duration,
     pub(crate) idle_timeout: Duration,
+    /// How long a connection takes new requests, about.
+    pub(crate) age_max: Option<Duration>,
     /// Connections that were closed before their first request.
     pub(crate) refused: Count,
     /// `None`: in clear.
@@ -208,6 +212,7 @@ impl Connections {
         let connection = self.builder.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
         let mut closing: Option<Instant> = None;
+        let mut old_at = self.age_max.map(|age| opened + jittered(age));
         loop {
             let wake = closing.unwrap_or_else(|| self.closes_at(&activity));
             // Every arm is cancel safe: the connection is pinned outside, the rest is only waited for.
@@ -226,6 +231,11 @@ impl Connections {
                 () = close.cancelled(), if closing.is_none() => {
                     connection.as_mut().graceful_shutdown();
                     closing = Some(Instant::now() + GOODBYE);
+                }
+                // What is under way has its own limits of time.
+                () = sleep_until(old_at), if closing.is_none() => {
+                    connection.as_mut().graceful_shutdown();
+                    old_at = None;
                 }
                 () = tokio::time::sleep_until(wake) => {
                     let due = closing.is_some() || self.closes_at(&activity) <= Instant::now();
@@ -249,6 +259,11 @@ impl Connections {
             State::Idle(since) => since + self.idle_timeout,
         }
     }
+}
+
+/// A tenth less to a tenth more: connections that were opened together are not all opened again together.
+fn jittered(age: Duration) -> Duration {
+    age.mul_f64(rand::random_range(0.9..1.1))
 }
 
 /// What a connection is doing.

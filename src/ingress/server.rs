@@ -82,6 +82,7 @@ impl Server {
             stop: self.stop.clone(),
             header_timeout: config.header_timeout,
             idle_timeout: config.idle_timeout,
+            age_max: config.guard.connection_age_max,
             refused: self.ingress.metrics().connections_refused.clone(),
             tls: self.tls.clone(),
         };

@@ -340,7 +340,11 @@ async fn rust_goes_on_when_answers_are_lost_and_the_gateway_ends() {
 async fn a_single_event_of_rust_is_one_row() {
     let dir = tempfile::tempdir().unwrap();
     let (gateway, _, http) = start(dir.path()).await;
-    let one = Command::new(built("one")).arg(http).output().await.unwrap();
+    let one = Command::new(built("one"))
+        .arg(format!("http://{http}"))
+        .output()
+        .await
+        .unwrap();
     assert!(one.status.success(), "{one:?}");
     assert_eq!(String::from_utf8(one.stdout).unwrap(), "Accepted\n");
     let ended = gateway.terminate(DRAIN_WITHIN).await.unwrap();

@@ -209,8 +209,11 @@ async fn what_was_not_acknowledged_is_said_and_fails() {
 
 #[tokio::test]
 async fn a_wrong_command_line_sends_nothing() {
-    let cases: [&[&str]; 7] = [
-        &["--to", "https://gateway"],
+    let cases: [&[&str]; 10] = [
+        &["--to", "ftp://gateway"],
+        &["--write-key-file", "/no/such/file"],
+        &["--write-key-file", "/dev/null"],
+        &["--tls-cert-file", "Cargo.toml"],
         &["--to", "grpc://gateway:1", "--rpc", "http"],
         &["--stream", "../x"],
         &["--batch", "0"],

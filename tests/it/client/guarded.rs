@@ -25,11 +25,7 @@ async fn a_key_lets_every_transport_in_and_a_wrong_one_is_not_tried_twice() {
     let (gateway, endpoints) = Gateway::start(&dir.path().join("data"), &settings)
         .await
         .unwrap();
-    let addr = endpoints
-        .http
-        .trim_start_matches("http://")
-        .parse()
-        .unwrap();
+    let addr = endpoints.http.parse().unwrap();
     for rpc in RPCS {
         for (key, refused) in [
             (Some(key.trim()), None),

@@ -77,6 +77,49 @@ async fn an_idle_http2_connection_is_closed_and_a_busy_one_is_not() {
     assert!(within(watch.message()).await.unwrap().is_some());
 }
 
+#[tokio::test]
+async fn an_old_connection_takes_nothing_new_and_finishes_what_is_under_way() {
+    let mut config = config();
+    config.guard.connection_age_max = Some(Duration::from_millis(200));
+    let gateway = gateway_with(config).await;
+    // A stream that is under way goes on when its connection is old; the next one has another connection.
+    let mut client = super::grpc::client(gateway.http).await;
+    let (batches, receiver) = tokio::sync::mpsc::channel(1);
+    let batches_of = tokio_stream::wrappers::ReceiverStream::new(receiver);
+    let answers = client.collect_bidi(batches_of).await.unwrap();
+    let mut answers = answers.into_inner();
+    assert!(within(answers.message()).await.unwrap().is_some());
+
+    let mut old = TcpStream::connect(gateway.http).await.unwrap();
+    let request = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
+    old.write_all(request).await.unwrap();
+    let mut byte = [0];
+    within(old.read_exact(&mut byte)).await.unwrap();
+    closed(&mut old).await;
+    let (mut sender, connection) = http2(gateway.http).await;
+    let connection = gateway.tasks.spawn("client", connection);
+    let answer = sender.send_request(get(gateway.http, "/health")).await;
+    assert_eq!(answer.unwrap().status(), 200);
+    within(connection).await.unwrap();
+    let refused = sender.send_request(get(gateway.http, "/health")).await;
+    assert!(refused.is_err());
+
+    let event = eventkit::proto::v1::Event {
+        message_id: "late".into(),
+        ..Default::default()
+    };
+    let batch = eventkit::proto::v1::CollectBidiRequest {
+        batch_number: 1,
+        events: vec![event],
+        ..Default::default()
+    };
+    within(batches.send(batch)).await.unwrap();
+    assert!(within(answers.message()).await.unwrap().is_some());
+    drop(batches);
+    assert!(within(answers.message()).await.unwrap().is_none());
+    assert_eq!(gateway.stored().len(), 1);
+}
+
 type Sender = hyper::client::conn::http2::SendRequest<Full<Bytes>>;
 
 async fn http2(addr: SocketAddr) -> (Sender, impl Future<Output = hyper::Result<()>>) {
