@@ -22,11 +22,8 @@ use crate::support::gateway::{Endpoints, Gateway};
 /// How long schemathesis may take, on a machine that is busy; alone it takes a fraction of it.
 const ENDS_WITHIN: Duration = Duration::from_secs(240);
 
-/// Limits that it can reach, and few lines in the log.
-const LIMITS: [(&str, &str); 2] = [
-    ("EVENTKIT_MAX_BATCH_EVENTS", "20"),
-    ("EVENTKIT_LOG_LEVEL", "WARNING"),
-];
+/// A limit that it can reach.
+const LIMIT: (&str, &str) = ("EVENTKIT_MAX_BATCH_EVENTS", "20");
 
 async fn document(endpoints: &Endpoints) -> Value {
     let http = clients::Http::new(endpoints);
@@ -116,7 +113,7 @@ async fn whoever_asks_gets_it_wherever_he_asks_from() {
 #[tokio::test]
 async fn every_path_of_the_document_answers_as_it_says() {
     let dir = tempfile::tempdir().unwrap();
-    let (_gateway, endpoints) = Gateway::start(dir.path(), &LIMITS).await.unwrap();
+    let (_gateway, endpoints) = Gateway::start(dir.path(), &[LIMIT]).await.unwrap();
     let (document, http) = (document(&endpoints).await, clients::Http::new(&endpoints));
     for (path, item) in document["paths"].as_object().unwrap() {
         let methods = resolved(&document, item).as_object().unwrap();
@@ -217,7 +214,7 @@ fn operations(paths: &[&str]) -> usize {
 async fn the_program_keeps_to_its_document() {
     let Some(tool) = tool() else { return };
     let dir = tempfile::tempdir().unwrap();
-    let (gateway, endpoints) = Gateway::start(dir.path(), &LIMITS).await.unwrap();
+    let (gateway, endpoints) = Gateway::start(dir.path(), &[LIMIT]).await.unwrap();
     let document = document(&endpoints).await;
     let paths = one_of_each(&document);
     assert!(paths.len() > 40, "{paths:?}");
@@ -233,11 +230,7 @@ async fn nobody_gets_past_a_key_that_the_document_asks_for() {
     let file = dir.path().join("keys.json");
     let key = keys(&file, &["add", "--source", "shop"], "").await;
     let file = file.display().to_string();
-    let settings = [
-        LIMITS[0],
-        LIMITS[1],
-        ("EVENTKIT_WRITE_KEYS_FILE", file.as_str()),
-    ];
+    let settings = [LIMIT, ("EVENTKIT_WRITE_KEYS_FILE", file.as_str())];
     let data = dir.path().join("data");
     let (gateway, endpoints) = Gateway::start(&data, &settings).await.unwrap();
     let paths = [
