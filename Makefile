@@ -6,7 +6,7 @@ SHELL := bash
 # Test tools that the set-up installs for this checkout alone.
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: help run setup test test-unit test-integration emulators-up emulators-down fmt fmt-check lint lint-core lint-deploy build-times it crash chaos power fuzz grpcurl deny clean-data
+.PHONY: help run setup test test-unit test-integration emulators-up emulators-down fmt fmt-check lint lint-core lint-deploy lint-proto build-times it crash chaos power fuzz grpcurl openapi deny clean-data
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -14,10 +14,10 @@ help: ## list the targets
 run: ## build and start everything embedded: log, queue, Parquet store, SQLite warehouse
 	cargo run --locked --release -- dev
 
-setup: ## install the test tools that are missing (grpcurl, sqlite3, strace, SDKs, what the examples need)
+setup: ## install the test tools that are missing (grpcurl, sqlite3, strace, SDKs, what the examples need, schemathesis, buf)
 	@scripts/setup
 
-test: ## everything: format, lints, unit, conformance, model, end to end, emulators, grpcurl, chaos and power cuts in their short forms
+test: ## everything: format, lints, contracts, unit, conformance, model, end to end, emulators, grpcurl, chaos and power cuts in their short forms
 	@scripts/test
 
 test-unit: ## the quick loop: unit tests alone
@@ -66,6 +66,12 @@ fuzz: ## fuzz what reads bytes from outside, 60 s for each target; scripts/fuzz 
 
 grpcurl: setup ## the scripts of grpcurl-examples/ against a live server
 	cargo test --locked --test it grpcurl::
+
+lint-proto: ## proto/ by buf's rules, and against the state that was last reviewed (proto/reviewed.txtpb)
+	@scripts/check-proto
+
+openapi: setup ## the document at /openapi.json, and the real binary held to it by schemathesis
+	cargo test --locked --test it openapi::
 
 build-times: ## how long a release build takes from nothing, with and without the cloud features; about 10 minutes
 	@scripts/build-times

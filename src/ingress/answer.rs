@@ -1,6 +1,7 @@
 //! JSON answers, written straight from the outcomes.
 
 use axum::body::Body;
+use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde::ser::{Serialize, SerializeSeq as _, Serializer};
@@ -11,21 +12,15 @@ use crate::lifecycle::health::Readiness;
 /// The header that names a request.
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+const FOR_MINUTES: HeaderValue = HeaderValue::from_static("public, max-age=300");
+
 /// `202` with one result per event; an error with the same list when there were events and none was accepted.
 pub(crate) fn outcomes(outcomes: &[Outcome<'_>], request_id: &str) -> Response<Body> {
     let counts = Counts::of(outcomes);
-    let results = Results(outcomes);
     let none_accepted = counts.accepted == 0 && counts.duplicate == 0;
     match outcome::code_of_all_rejected(outcomes).filter(|_| none_accepted) {
         None => {
-            let body = Accepted {
-                status: "accepted",
-                accepted: counts.accepted,
-                duplicate: counts.duplicate,
-                rejected: counts.rejected,
-                results,
-                request_id,
-            };
+            let body = accepted_body(outcomes, request_id);
             json(StatusCode::ACCEPTED, &body, request_id)
         }
         Some(code) => {
@@ -43,7 +38,7 @@ pub(crate) fn outcomes(outcomes: &[Outcome<'_>], request_id: &str) -> Response<B
                     accepted: counts.accepted,
                     duplicate: counts.duplicate,
                     rejected: counts.rejected,
-                    results,
+                    results: Results(outcomes),
                 }),
             };
             json(status(code.http()), &body, request_id)
@@ -53,28 +48,60 @@ pub(crate) fn outcomes(outcomes: &[Outcome<'_>], request_id: &str) -> Response<B
 
 /// What Segment's clients take for success, whatever became of single events: exactly `200` with `"success":true`.
 pub(crate) fn success(outcomes: &[Outcome<'_>], request_id: &str) -> Response<Body> {
+    json(
+        StatusCode::OK,
+        &success_body(outcomes, request_id),
+        request_id,
+    )
+}
+
+pub(super) fn accepted_body<'a>(
+    outcomes: &'a [Outcome<'a>],
+    request_id: &'a str,
+) -> impl Serialize + 'a {
     let counts = Counts::of(outcomes);
-    let body = Success {
+    Accepted {
+        status: "accepted",
+        accepted: counts.accepted,
+        duplicate: counts.duplicate,
+        rejected: counts.rejected,
+        results: Results(outcomes),
+        request_id,
+    }
+}
+
+pub(super) fn success_body<'a>(
+    outcomes: &'a [Outcome<'a>],
+    request_id: &'a str,
+) -> impl Serialize + 'a {
+    let counts = Counts::of(outcomes);
+    Success {
         success: true,
         accepted: counts.accepted,
         duplicate: counts.duplicate,
         rejected: counts.rejected,
         results: Results(outcomes),
         request_id,
-    };
-    json(StatusCode::OK, &body, request_id)
+    }
 }
 
-/// A request that failed as a whole.
-pub(crate) fn error(error: &RequestError, request_id: &str) -> Response<Body> {
-    let body = Failure {
+pub(super) fn failure_body<'a>(
+    error: &'a RequestError,
+    request_id: &'a str,
+) -> impl Serialize + 'a {
+    Failure {
         success: false,
         code: error.code.as_str(),
         message: &error.text,
         error: &error.text,
         request_id,
         counts: None,
-    };
+    }
+}
+
+/// A request that failed as a whole.
+pub(crate) fn error(error: &RequestError, request_id: &str) -> Response<Body> {
+    let body = failure_body(error, request_id);
     let mut response = json(status(error.code.http()), &body, request_id);
     if let Some(wait) = error.retry_after() {
         // Whole seconds, and never too few of them.
@@ -120,8 +147,14 @@ pub(crate) fn ok(request_id: &str) -> Response<Body> {
 /// What clients load before they start; they may keep it for a while.
 pub(crate) fn loaded(body: &serde_json::Value, request_id: &str) -> Response<Body> {
     let mut response = json(StatusCode::OK, body, request_id);
-    let for_minutes = HeaderValue::from_static("public, max-age=300");
-    response.headers_mut().insert(CACHE_CONTROL, for_minutes);
+    response.headers_mut().insert(CACHE_CONTROL, FOR_MINUTES);
+    response
+}
+
+/// A JSON document that is there already; clients may keep it for a while.
+pub(crate) fn written(document: Bytes, request_id: &str) -> Response<Body> {
+    let mut response = raw(StatusCode::OK, document.into(), request_id);
+    response.headers_mut().insert(CACHE_CONTROL, FOR_MINUTES);
     response
 }
 

@@ -1,4 +1,5 @@
-//! The HTTP door: `POST /collect`, `POST /collect/{stream}`, `GET /health`, `GET /ready`, and the paths of Segment's clients.
+//! The HTTP door: `POST /collect`, `POST /collect/{stream}`, `GET /health`, `GET /ready`, `GET /openapi.json`, and the paths of
+//! Segment's clients. `paths` has them all.
 //!
 //! A body is read as JSON whatever its Content-Type says. Every answer is JSON and carries `x-request-id`.
 
@@ -16,10 +17,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use tokio::time::Instant;
 
 use super::body::{self, BodyLimits};
+use super::contract::Document;
 use super::decode::scan::{self, Item, SplitError};
 use super::lines::Line;
 use super::outcome::RequestError;
 use super::pace::PaceLimits;
+use super::paths::{self, Serves};
 use super::sender::{Party, Sender};
 use super::shed::Held;
 use super::unpack::Encoding;
@@ -34,16 +37,23 @@ use crate::telemetry::metrics::labels;
 /// When a client may come again, in milliseconds since 1970.
 const X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
-/// The paths of this door: where they are, and once more under the configured prefix. Where a path with the prefix is one that
-/// is there without, that one stays what it is.
+/// The door.
 pub(crate) fn router(ingress: Ingress) -> Router {
+    let prefix = ingress.config().http_prefix.clone();
+    routes(&prefix).with_state(ingress)
+}
+
+/// Everything that is answered: the paths where they are, and once more under the configured prefix. Where a path with the
+/// prefix is one that is there without, that one stays what it is.
+pub(super) fn routes(prefix: &str) -> Router<Ingress> {
     let mut taken = BTreeSet::new();
     let mut router = Router::new();
-    for prefix in ["", ingress.config().http_prefix.as_str()] {
-        for (path, methods) in routes() {
+    let document = Document::default();
+    for prefix in ["", prefix] {
+        for (path, serves) in paths::all() {
             let path = format!("{prefix}{path}");
             if taken.insert(path.clone()) {
-                router = router.route(&path, methods);
+                router = router.route(&path, methods(serves, &document));
             }
         }
     }
@@ -55,49 +65,54 @@ pub(crate) fn router(ingress: Ingress) -> Router {
     router
         .method_not_allowed_fallback(refuse_with(Code::MethodNotAllowed))
         .fallback(refuse_with(Code::NotFound))
-        .with_state(ingress)
 }
 
-/// The path of this door that takes a request, as it is written in the list above; `None`: none does.
+/// The name of the path that takes a request, under the prefix or not; `None`: none does.
 pub(super) fn route(prefix: &str, path: &str) -> Option<&'static str> {
     let bare = path
         .strip_prefix(prefix)
         .filter(|bare| bare.starts_with('/'));
-    [Some(path), bare].into_iter().flatten().find_map(|path| {
-        match path.strip_suffix('/').unwrap_or(path) {
-            "/collect" => Some("/collect"),
-            "/health" => Some("/health"),
-            "/ready" => Some("/ready"),
-            other => match other.strip_prefix("/collect/") {
-                Some(stream) => (!stream.contains('/')).then_some("/collect/{stream}"),
-                None => segment::route(other),
-            },
-        }
-    })
+    [Some(path), bare]
+        .into_iter()
+        .flatten()
+        .find_map(paths::label)
 }
 
-/// Every path, and who answers there.
-fn routes() -> impl Iterator<Item = (String, MethodRouter<Ingress>)> {
-    let collect = post(
-        async |State(ingress): State<Ingress>, request: Request<Body>| {
-            collect(&ingress, Ok(DEFAULT_STREAM), "/collect", request).await
-        },
-    );
-    let exact = [
-        ("/collect/{stream}", post(collect_stream)),
-        ("/health", get(health)),
-        ("/ready", get(ready)),
-    ];
-    let either = segment::routes().chain([("/collect".to_owned(), collect)]);
-    exact
-        .map(|(path, methods)| (path.to_owned(), methods))
-        .into_iter()
-        .chain(either.flat_map(|(path, methods)| {
-            [
-                (path.clone(), methods.clone()),
-                (format!("{path}/"), methods),
-            ]
-        }))
+/// Who answers.
+fn methods(serves: Serves, document: &Document) -> MethodRouter<Ingress> {
+    match serves {
+        Serves::Collect => post(
+            async |State(ingress): State<Ingress>, request: Request<Body>| {
+                collect(&ingress, Ok(DEFAULT_STREAM), "/collect", request).await
+            },
+        ),
+        Serves::CollectStream => post(collect_stream),
+        Serves::Health => get(health),
+        Serves::Ready => get(ready),
+        Serves::Contract => {
+            let document = document.clone();
+            get(
+                async move |State(ingress): State<Ingress>, headers: HeaderMap| {
+                    describe(&ingress, &document, &headers).await
+                },
+            )
+        }
+        Serves::Segment(endpoint) => segment::methods(endpoint),
+    }
+}
+
+/// What can be asked here, for machines.
+async fn describe(ingress: &Ingress, document: &Document, headers: &HeaderMap) -> Response<Body> {
+    let request_id = request_id::of(headers, ingress.now());
+    let line = Line {
+        method: "GET",
+        path: paths::CONTRACT,
+        event_type: "any",
+        stream: "any",
+        request_id: &request_id,
+    };
+    let written = Ok(answer::written(document.bytes(ingress), &request_id));
+    answered(ingress, line, std::future::ready(written)).await
 }
 
 /// Alive: checks nothing.

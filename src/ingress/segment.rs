@@ -31,7 +31,7 @@ use crate::event::Micros;
 use crate::status::Code;
 use crate::worker::adapt::time;
 
-mod endpoints;
+pub(super) mod endpoints;
 mod envelope;
 mod pixel;
 mod settings;
@@ -39,19 +39,8 @@ mod settings;
 use endpoints::{Endpoint, Takes};
 use envelope::Envelope;
 
-/// The label of the path among these that takes a request, without a slash at its end.
-pub(super) fn route(path: &str) -> Option<&'static str> {
-    endpoints::label(path)
-}
-
-/// The paths, each without and with `/v1`, and who answers there.
-pub(super) fn routes() -> impl Iterator<Item = (String, MethodRouter<Ingress>)> {
-    endpoints::all().flat_map(|endpoint| {
-        ["", "/v1"].map(|before| (format!("{before}{}", endpoint.path), take(endpoint)))
-    })
-}
-
-fn take(endpoint: Endpoint) -> MethodRouter<Ingress> {
+/// Who answers at an endpoint.
+pub(super) fn methods(endpoint: Endpoint) -> MethodRouter<Ingress> {
     let events = async move |State(ingress): State<Ingress>, request: Request<Body>| {
         answer_to(&ingress, endpoint, request).await
     };

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use eventkit::config::settings::{ALL, Fallback, Kind, Setting};
+use eventkit::ingress::outcome::RequestError;
+use eventkit::status::{Code, Retry};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -98,6 +100,83 @@ fn the_page_of_settings_is_the_table_of_settings() {
         page == configuration(),
         "stale: UPDATE_DOCS=1 cargo test --test it docs::"
     );
+}
+
+/// The rows of every code, as the program's own list has them.
+fn codes() -> String {
+    let mut rows = String::from(
+        "\n| code | HTTP | gRPC | again? | what a client hears |\n|---|---|---|---|---|\n",
+    );
+    for &code in Code::ALL {
+        let again = match (code.retry(), RequestError::from(code).retry_after()) {
+            (Retry::Never, _) => "no".to_owned(),
+            (Retry::SameIds, None) => "yes, same ids".to_owned(),
+            (Retry::SameIds, Some(_)) if code == Code::RateLimited => {
+                "yes, same ids, after the time that is told".to_owned()
+            }
+            (Retry::SameIds, Some(wait)) => format!("yes, same ids, after {} s", wait.as_secs()),
+        };
+        let grpc = format!("{:?}", code.grpc());
+        let (http, text) = (code.http(), code.text());
+        let grpc = grpc
+            .chars()
+            .enumerate()
+            .fold(String::new(), |mut name, (at, c)| {
+                if at > 0 && c.is_uppercase() {
+                    name.push('_');
+                }
+                name.push(c.to_ascii_uppercase());
+                name
+            });
+        writeln!(rows, "| `{code}` | {http} | `{grpc}` | {again} | {text} |").unwrap();
+    }
+    rows.push('\n');
+    rows
+}
+
+#[test]
+fn the_page_of_the_protocols_has_every_code_and_the_defaults_in_force() {
+    const BEGIN: &str = "UPDATE_DOCS=1 cargo test --test it docs:: -->\n";
+    const END: &str = "<!-- /codes -->";
+    let path = root().join("docs/protocol.md");
+    let page = std::fs::read_to_string(&path).unwrap();
+    let (before, rest) = page.split_once(BEGIN).unwrap();
+    let (listed, after) = rest.split_once(END).unwrap();
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "how a person asks for the page to be written"
+    )]
+    if std::env::var("UPDATE_DOCS").is_ok() {
+        let page = format!("{before}{BEGIN}{}{END}{after}", codes());
+        std::fs::write(&path, page).unwrap();
+    } else {
+        assert!(
+            listed == codes(),
+            "stale: UPDATE_DOCS=1 cargo test --test it docs::"
+        );
+    }
+    let (mut rows, mut named) = (0, 0);
+    for line in page.lines() {
+        let cells: Vec<&str> = line.split(" | ").collect();
+        let setting = |cell: &str| {
+            let name = cell.strip_prefix('`')?.strip_suffix('`')?;
+            ALL.iter().find(|setting| setting.env == name)
+        };
+        for (at, found) in cells
+            .iter()
+            .enumerate()
+            .filter_map(|(at, cell)| Some((at, setting(cell)?)))
+        {
+            assert_eq!(cells[at + 1], default(found), "{line}");
+            rows += 1;
+        }
+        for name in line.split('`').filter(|name| name.starts_with("EVENTKIT_")) {
+            let name = name.split('=').next().unwrap();
+            assert!(ALL.iter().any(|setting| setting.env == name), "{name}");
+            named += 1;
+        }
+    }
+    assert!(rows >= 14 && named > rows, "{rows} {named}");
 }
 
 /// A metric's name without what its type adds to it.

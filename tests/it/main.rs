@@ -33,6 +33,8 @@ mod keys;
 mod tls;
 // The SDKs that other people wrote.
 mod sdks;
+// What a machine can read about the HTTP door, and whether it is so.
+mod openapi;
 // What no client should send, and what every one hears.
 mod bad_input;
 // A log emptied without a gateway.

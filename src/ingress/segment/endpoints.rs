@@ -4,19 +4,19 @@
 use super::super::sender::Party;
 
 /// A path.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Endpoint {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::ingress) struct Endpoint {
     /// Without `/v1`.
-    pub(super) path: &'static str,
+    pub(in crate::ingress) path: &'static str,
     /// What it is called in log lines and spans, however it was spelled.
-    pub(super) label: &'static str,
-    pub(super) takes: Takes,
-    pub(super) party: Party,
+    pub(in crate::ingress) label: &'static str,
+    pub(in crate::ingress) takes: Takes,
+    pub(in crate::ingress) party: Party,
 }
 
 /// What a path takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Takes {
+pub(in crate::ingress) enum Takes {
     /// `POST` with one event of this type.
     One(&'static str),
     /// `POST` with an envelope around many.
@@ -40,7 +40,7 @@ impl Takes {
         }
     }
 
-    pub(super) fn method(self) -> &'static str {
+    pub(in crate::ingress) fn method(self) -> &'static str {
         match self {
             Self::One(_) | Self::Many | Self::Figures => "POST",
             Self::Pixel(_) | Self::Settings | Self::SourceConfig => "GET",
@@ -152,12 +152,12 @@ static OTHERS: [Endpoint; 10] = [
 const SETTINGS: &str = "/projects/{key}/settings";
 
 /// Every path.
-pub(super) fn all() -> impl Iterator<Item = Endpoint> {
+pub(in crate::ingress) fn all() -> impl Iterator<Item = Endpoint> {
     OF_TYPES.iter().flatten().chain(&OTHERS).copied()
 }
 
 /// The label of the path that takes a request, without a slash at its end; `None`: none does.
-pub(super) fn label(path: &str) -> Option<&'static str> {
+pub(in crate::ingress) fn label(path: &str) -> Option<&'static str> {
     [Some(path), path.strip_prefix("/v1")]
         .into_iter()
         .flatten()
