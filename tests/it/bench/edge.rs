@@ -76,7 +76,10 @@ fn assert_idle(idle: &Value) {
         assert_eq!(idle[figure]["values"].as_array().unwrap().len(), 2);
     }
     assert_eq!(idle["idle_connections"], 150);
-    assert!(idle["connections_at_end"].as_u64().unwrap() >= 150, "{idle}");
+    assert!(
+        idle["connections_at_end"].as_u64().unwrap() >= 150,
+        "{idle}"
+    );
     assert_eq!(idle["failed"], 0, "{idle}");
 }
 

@@ -119,7 +119,7 @@ pub(super) async fn beyond(bench: &mut Bench<'_>, args: &EdgeArgs) -> Result<Ove
     };
     let load = Load::start(process.addr(Way::Http), open, &bench.prepared);
     until_full(&load).await?;
-    load.warm_up(bench.warm_up()).await;
+    tokio::time::sleep(bench.settling()).await;
     let disk = Disk::look(&process).await?;
     let seconds = bench.pick(args.overload, 30.0, 3.0);
     let window = Window::watch(&load, &process, seconds).await?;
