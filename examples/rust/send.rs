@@ -23,6 +23,7 @@ use std::time::Duration;
 use eventkit::client::{
     BatchOptions, Client, Event, OnOutcome, Options, Outcome, RetryPolicy, Rpc, WhenFull, WriteKey,
 };
+use serde_json::{Map, Value};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 /// After so long without any progress, the failure is the application's.
@@ -58,7 +59,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     });
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     while let Some(line) = lines.next_line().await? {
-        match Event::from_json(line) {
+        match event(&line) {
             Ok(event) => queue.enqueue(event).await?,
             Err(error) => eprintln!("not sent: {error}"),
         }
@@ -80,6 +81,16 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
             ExitCode::FAILURE
         }
     })
+}
+
+/// An event from the fields of a line. It gets its id here, once.
+fn event(line: &str) -> Result<Event, Box<dyn Error>> {
+    let fields: Map<String, Value> = serde_json::from_str(line)?;
+    let builder = Event::builder("track");
+    let builder = fields
+        .into_iter()
+        .fold(builder, |builder, (name, value)| builder.field(name, value));
+    Ok(builder.build()?)
 }
 
 /// What became of an event. One that is unacknowledged may be put into a file, or into the queue again: it keeps its id.

@@ -125,7 +125,9 @@ pub fn decode(record: &[u8]) -> Result<Event<'_>, RecordError> {
         match (tag, wire) {
             (1, WireType::Varint) => format = number(&mut rest)?,
             (2, WireType::LengthDelimited) => event.payload = slice(&mut rest)?,
-            (3, WireType::LengthDelimited) => event.source = text(&mut rest)?,
+            (3, WireType::LengthDelimited) => {
+                event.source = given(&mut rest)?.unwrap_or(crate::event::DEFAULT_SOURCE);
+            }
             (4, WireType::LengthDelimited) => event.message_id = text(&mut rest)?,
             (5, WireType::LengthDelimited) => event.stream = text(&mut rest)?,
             (6, WireType::Varint) => {
@@ -134,13 +136,13 @@ pub fn decode(record: &[u8]) -> Result<Event<'_>, RecordError> {
             }
             (7, WireType::SixtyFourBit) => event.received_at = signed(&mut rest)?,
             (8, WireType::SixtyFourBit) => event.sent_at = Some(signed(&mut rest)?),
-            (9, WireType::LengthDelimited) => event.kind = Some(text(&mut rest)?),
+            (9, WireType::LengthDelimited) => event.kind = given(&mut rest)?,
             (10, WireType::Varint) => event.message_id_assigned = number(&mut rest)? != 0,
             (11, WireType::LengthDelimited) => event.trace = Some(trace(slice(&mut rest)?)?),
             (12, WireType::LengthDelimited) => event.batch_context = slice(&mut rest)?,
             (13, WireType::LengthDelimited) => event.batch_integrations = slice(&mut rest)?,
-            (14, WireType::LengthDelimited) => event.client.ip = Some(text(&mut rest)?),
-            (15, WireType::LengthDelimited) => event.client.user_agent = Some(text(&mut rest)?),
+            (14, WireType::LengthDelimited) => event.client.ip = given(&mut rest)?,
+            (15, WireType::LengthDelimited) => event.client.user_agent = given(&mut rest)?,
             // A newer version's field: it said that older ones can do without.
             _ => skip_field(
                 wire,
@@ -225,6 +227,11 @@ fn text<'a>(rest: &mut &'a [u8]) -> Result<&'a str, RecordError> {
     std::str::from_utf8(slice(rest)?).map_err(|_invalid| RecordError::Malformed("not UTF-8"))
 }
 
+/// A text, which is not there when it is empty: as protobuf has it.
+fn given<'a>(rest: &mut &'a [u8]) -> Result<Option<&'a str>, RecordError> {
+    Ok(Some(text(rest)?).filter(|text| !text.is_empty()))
+}
+
 fn trace(value: &[u8]) -> Result<TraceLink, RecordError> {
     let wrong = RecordError::Malformed("trace");
     let (trace_id, rest) = value.split_first_chunk().ok_or(wrong.clone())?;
@@ -245,6 +252,18 @@ mod tests {
 
     use super::*;
     use crate::proto::log::Record;
+
+    /// What an earlier or other writer may write, and ours never does (found by fuzzing).
+    #[test]
+    fn a_text_that_is_empty_is_not_there() {
+        let mut bytes = vec![0x08, 1, 0x22, 1, b'm', 0x2a, 1, b's'];
+        for tag in [3, 9, 14, 15] {
+            bytes.extend([tag << 3 | 2, 0]);
+        }
+        let event = decode(&bytes).unwrap();
+        assert_eq!(event.source, crate::event::DEFAULT_SOURCE);
+        assert_eq!((event.kind, event.client), (None, Client::default()));
+    }
 
     fn event() -> Event<'static> {
         Event {
