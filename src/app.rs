@@ -20,7 +20,6 @@ use crate::lifecycle::{Health, Stop, Tasks};
 use crate::loader::Loader;
 use crate::telemetry::logs::Logs;
 use crate::telemetry::{Metrics, Otlp, Telemetry, Tracing};
-use crate::wal::storage::Storage;
 use crate::wal::{LogState, Options, Unsettled, Wal};
 
 mod ahead;
@@ -62,8 +61,6 @@ struct Shared {
     give_up: CancellationToken,
     /// The log lines, where they are this program's own.
     logs: Option<Logs>,
-    /// What the log's engine is seen through: itself, in the product.
-    through: fn(Arc<dyn Storage>) -> Arc<dyn Storage>,
 }
 
 impl Shared {
@@ -89,7 +86,6 @@ impl Shared {
             tasks: Tasks::default(),
             give_up: CancellationToken::new(),
             logs: None,
-            through: |engine| engine,
         }
     }
 }
@@ -199,8 +195,7 @@ async fn open_log(config: &Config, shared: &Shared) -> anyhow::Result<(Wal, Unse
         metrics: shared.metrics.clone(),
     };
     place::check(config)?;
-    let through = shared.through;
-    let (wal, unsettled) = tokio::task::spawn_blocking(move || Wal::open_through(options, through))
+    let (wal, unsettled) = tokio::task::spawn_blocking(move || Wal::open(options))
         .await
         .context("run the opening of the log")?
         .context("open the log")?;

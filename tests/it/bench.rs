@@ -9,7 +9,6 @@ use tokio::process::{Child, Command};
 
 use crate::support::gateway::binary;
 
-mod edge;
 #[cfg(feature = "cloud")]
 mod pipeline;
 mod telemetry;

@@ -40,9 +40,6 @@ pub enum Server {
     Accept,
     /// The gateway: `eventkit serve`
     Full,
-    /// The gateway whose log lies on a slow disk
-    #[value(skip)]
-    Slow,
 }
 
 impl Server {
@@ -52,7 +49,6 @@ impl Server {
             Self::Raw => "raw",
             Self::Accept => "accept",
             Self::Full => "full",
-            Self::Slow => "slow",
         }
     }
 
@@ -62,7 +58,6 @@ impl Server {
             Self::Raw => &["bench-server", "raw"],
             Self::Accept => &["bench-server", "accept"],
             Self::Full => &["serve"],
-            Self::Slow => &["bench-server", "slow"],
         }
     }
 }
@@ -73,7 +68,7 @@ pub(super) struct Setup {
     /// What messages call it.
     pub(super) name: &'static str,
     pub(super) command: &'static [&'static str],
-    /// Whether it takes events, and in clear; one that does not is asked through its admin port.
+    /// Whether it takes events; one that does not is asked through its admin port.
     pub(super) has_doors: bool,
     /// Its settings, beyond what every process is told.
     pub(super) flags: Vec<String>,
