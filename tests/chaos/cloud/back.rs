@@ -182,7 +182,7 @@ impl Back {
         Ok((count.try_into()?, true))
     }
 
-    /// Everything that is there, when all is over.
+    /// Everything that is there.
     pub(super) async fn read(&mut self) -> Result<Found> {
         match self {
             Self::Local(stage) => warehouse::read(&stage.dir),
@@ -199,12 +199,14 @@ impl Back {
                 }
                 Ok(found)
             }
-            Self::Firestore { url, project } => {
-                let found = documents::read(url, project).await?;
-                // For the next run, which has another project: this one is judged either way.
-                drop(documents::clear(url, project).await);
-                Ok(found)
-            }
+            Self::Firestore { url, project } => documents::read(url, project).await,
+        }
+    }
+
+    /// Removes what an emulator would keep in its memory, for the next run, which has another project: this one is judged either way.
+    pub(super) async fn clear(&self) {
+        if let Self::Firestore { url, project } = self {
+            drop(documents::clear(url, project).await);
         }
     }
 }

@@ -51,6 +51,7 @@ impl Set {
         self.end_all(&mut loads).await?;
         self.clear_pubsub().await?;
         let mut found = self.back.read().await?;
+        self.back.clear().await;
         let objects = found.objects.len();
         if self.plan.queue == Queue::PubSub {
             // Objects are runs here: cut anew after a kill, they may overlap, and are numbered by their first batch.
@@ -187,26 +188,33 @@ impl Set {
         Ok(())
     }
 
-    /// Waits until every acknowledged event could be there. What is missing in the end is the oracle's to say.
+    /// Waits until every acknowledged event is there. What is missing in the end is the oracle's to say.
     async fn drained(&mut self, loads: &[Load]) -> Result<Option<Duration>> {
         let (acknowledged, began) = (loads.iter().map(Load::acknowledged).sum(), Instant::now());
         while began.elapsed() < DRAIN_WITHIN {
             let asked = Instant::now();
-            let (mut arrived, is_loaded) = self.back.arrived().await?;
-            if self.damaged {
-                let found = self.back.read().await?;
-                let rows = found.rows.iter().map(|row| &row.message_id);
-                let errors = found.errors.iter().map(|error| &error.message_id);
-                let sent = rows.chain(errors).filter(|id| is_sent(loads, id));
-                arrived = sent.count().try_into()?;
-            }
-            if arrived >= acknowledged && is_loaded {
+            let (arrived, is_loaded) = self.back.arrived().await?;
+            // Fewer are not all of them. As many may be others: events that were stored and never answered, and what stands for
+            // damage; while those that are waited for are on the lease of a worker that was killed.
+            if arrived >= acknowledged && is_loaded && self.has_all(loads).await? {
                 return Ok(Some(began.elapsed()));
             }
             // Half of the time is for those who are waited for.
             sleep(asked.elapsed().max(Duration::from_millis(100))).await;
         }
         Ok(None)
+    }
+
+    async fn has_all(&mut self, loads: &[Load]) -> Result<bool> {
+        let found = self.back.read().await?;
+        let rows = found.rows.iter().map(|row| row.message_id.as_str());
+        let errors = found.errors.iter().map(|error| error.message_id.as_str());
+        let there: HashSet<&str> = rows.chain(errors).collect();
+        Ok(loads.iter().all(|load| {
+            let ledger = load.ledger();
+            let mut acknowledged = ledger.obligations().filter(|event| event.acknowledged());
+            acknowledged.all(|event| there.contains(event.sent.message_id.as_str()))
+        }))
     }
 }
 
