@@ -6,7 +6,7 @@ SHELL := bash
 # Test tools that the set-up installs for this checkout alone.
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: help run setup test test-unit test-integration emulators-up emulators-down fmt fmt-check lint lint-core lint-deploy lint-proto build-times it crash chaos power fuzz grpcurl openapi deny clean-data
+.PHONY: help run setup examples test test-unit test-integration emulators-up emulators-down fmt fmt-check lint lint-core lint-deploy lint-proto build-times it crash chaos power fuzz grpcurl openapi deny clean-data
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -23,8 +23,11 @@ test: ## everything: format, lints, contracts, unit, conformance, model, end to 
 test-unit: ## the quick loop: unit tests alone
 	cargo test --locked --lib
 
-test-integration: setup ## conformance, doors and end to end, against the emulators that this machine can have
+# The tests run these, and cargo does not build them for one test target alone.
+examples:
 	cargo build --locked --examples
+
+test-integration: setup examples ## conformance, doors and end to end, against the emulators that this machine can have
 	@scripts/with-emulators cargo test --locked --test it
 
 emulators-up: ## start the emulators of Google Cloud's services (scripts/emulators env prints where they are)
@@ -48,8 +51,7 @@ lint-core: ## clippy on the program without the cloud features
 lint-deploy: ## shell scripts, Dockerfiles, docker-compose.yml and deploy/, by linters and schemas
 	@scripts/check-deploy
 
-it: ## what runs against real sockets, stores and the real binary, without kills; cloud services only where a variable names their emulator
-	cargo build --locked --examples
+it: examples ## what runs against real sockets, stores and the real binary, without kills; cloud services only where a variable names their emulator
 	cargo test --locked --test it
 
 crash: ## kill -9 in a loop; EVENTKIT_CHAOS_KILLS=100 (per log engine) EVENTKIT_CHAOS_SEED=7 make crash

@@ -167,8 +167,14 @@ enum Item {
 #[derive(Debug)]
 struct Queued {
     event: Event,
-    bytes: usize,
-    _room: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+    room: Room,
+}
+
+/// One of the events and so many of the bytes, until it is dropped.
+#[derive(Debug)]
+struct Room {
+    _event: OwnedSemaphorePermit,
+    bytes: OwnedSemaphorePermit,
 }
 
 impl Batcher {
@@ -225,11 +231,7 @@ impl Batcher {
             return Err(EnqueueError::Closed(event));
         };
         self.shared.counts().queued(1);
-        place.send(Item::Event(Queued {
-            event,
-            bytes,
-            _room: room,
-        }));
+        place.send(Item::Event(Queued { event, room }));
         Ok(())
     }
 
@@ -288,8 +290,6 @@ impl Batcher {
     }
 }
 
-type Room = (OwnedSemaphorePermit, OwnedSemaphorePermit);
-
 impl Shared {
     fn counts(&self) -> &Counts {
         &self.client.counts
@@ -300,14 +300,17 @@ impl Shared {
         let event = Arc::clone(&self.events).acquire_owned().await;
         let event = event.map_err(closed)?;
         let bytes = Arc::clone(&self.bytes).acquire_many_owned(bytes).await;
-        Ok((event, bytes.map_err(closed)?))
+        Ok(Room {
+            _event: event,
+            bytes: bytes.map_err(closed)?,
+        })
     }
 
     fn take_room(&self, bytes: u32) -> Result<Room, TryAcquireError> {
-        Ok((
-            Arc::clone(&self.events).try_acquire_owned()?,
-            Arc::clone(&self.bytes).try_acquire_many_owned(bytes)?,
-        ))
+        Ok(Room {
+            _event: Arc::clone(&self.events).try_acquire_owned()?,
+            bytes: Arc::clone(&self.bytes).try_acquire_many_owned(bytes)?,
+        })
     }
 
     /// An event leaves the queue.

@@ -6,7 +6,8 @@ use http::{HeaderName, HeaderValue};
 use opentelemetry::Context;
 use opentelemetry::trace::TraceContextExt as _;
 
-use crate::event::TraceLink;
+use crate::ingress::auth::secret::KEY_BYTES_MAX;
+use crate::telemetry::trace::link_to;
 
 /// Where a key goes, over both protocols.
 pub(super) const X_WRITE_KEY: HeaderName = HeaderName::from_static("x-write-key");
@@ -29,8 +30,9 @@ impl WriteKey {
     ///
     /// [`InvalidWriteKey`], which does not quote it.
     pub fn new(key: &str) -> Result<Self, InvalidWriteKey> {
-        let is_plain =
-            !key.is_empty() && key.len() <= 256 && key.bytes().all(|b| b.is_ascii_graphic());
+        let is_plain = !key.is_empty()
+            && key.len() <= KEY_BYTES_MAX
+            && key.bytes().all(|b| b.is_ascii_graphic());
         let value = HeaderValue::from_str(key).ok().filter(|_| is_plain);
         let mut value = value.ok_or(InvalidWriteKey)?;
         value.set_sensitive(true);
@@ -56,12 +58,7 @@ pub(super) fn current_trace() -> Option<HeaderValue> {
     if !span.is_valid() {
         return None;
     }
-    let link = TraceLink {
-        trace_id: span.trace_id().to_bytes(),
-        span_id: span.span_id().to_bytes(),
-        flags: span.trace_flags().to_u8(),
-    };
-    HeaderValue::from_str(&link.to_string()).ok()
+    HeaderValue::from_str(&link_to(span).to_string()).ok()
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@
 //! | `eventkit.client.queue.events` | events in a [`super::Batcher`], under way included | |
 //! | `eventkit.client.queue.refused` | events that did not fit into one | |
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use opentelemetry::metrics::{Counter, UpDownCounter};
 use opentelemetry::{KeyValue, global};
@@ -37,13 +37,7 @@ pub struct Stats {
 
 #[derive(Debug)]
 pub(super) struct Counts {
-    accepted: AtomicU64,
-    duplicate: AtomicU64,
-    rejected: AtomicU64,
-    unacknowledged: AtomicU64,
-    requests: AtomicU64,
-    retries: AtomicU64,
-    refused: AtomicU64,
+    stats: Mutex<Stats>,
     instruments: Instruments,
 }
 
@@ -60,13 +54,7 @@ impl Counts {
     pub(super) fn new() -> Self {
         let meter = global::meter("eventkit.client");
         Self {
-            accepted: AtomicU64::default(),
-            duplicate: AtomicU64::default(),
-            rejected: AtomicU64::default(),
-            unacknowledged: AtomicU64::default(),
-            requests: AtomicU64::default(),
-            retries: AtomicU64::default(),
-            refused: AtomicU64::default(),
+            stats: Mutex::default(),
             instruments: Instruments {
                 events: meter.u64_counter("eventkit.client.events").build(),
                 requests: meter.u64_counter("eventkit.client.requests").build(),
@@ -79,28 +67,35 @@ impl Counts {
         }
     }
 
+    fn stats(&self) -> MutexGuard<'_, Stats> {
+        self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn delivered(&self, delivery: &Delivery) {
-        for outcome in &delivery.outcomes {
-            self.ended(outcome);
-        }
+        self.ended(&delivery.outcomes);
         let (requests, retries) = (delivery.requests.into(), delivery.retries.into());
-        self.requests.fetch_add(requests, Ordering::Relaxed);
-        self.retries.fetch_add(retries, Ordering::Relaxed);
+        let mut stats = self.stats();
+        stats.requests += requests;
+        stats.retries += retries;
+        drop(stats);
         self.instruments.requests.add(requests, &[]);
         self.instruments.retries.add(retries, &[]);
     }
 
-    /// An event has its outcome.
-    pub(super) fn ended(&self, outcome: &Outcome) {
-        let (count, word) = match outcome {
-            Outcome::Accepted => (&self.accepted, "accepted"),
-            Outcome::Duplicate => (&self.duplicate, "duplicate"),
-            Outcome::Rejected { .. } => (&self.rejected, "rejected"),
-            Outcome::Unacknowledged { .. } => (&self.unacknowledged, "unacknowledged"),
-        };
-        count.fetch_add(1, Ordering::Relaxed);
-        let attributes = [KeyValue::new("outcome", word)];
-        self.instruments.events.add(1, &attributes);
+    /// Events have their outcomes.
+    pub(super) fn ended<'a>(&self, outcomes: impl IntoIterator<Item = &'a Outcome>) {
+        let mut stats = self.stats();
+        for outcome in outcomes {
+            let (count, word) = match outcome {
+                Outcome::Accepted => (&mut stats.accepted, "accepted"),
+                Outcome::Duplicate => (&mut stats.duplicate, "duplicate"),
+                Outcome::Rejected { .. } => (&mut stats.rejected, "rejected"),
+                Outcome::Unacknowledged { .. } => (&mut stats.unacknowledged, "unacknowledged"),
+            };
+            *count += 1;
+            let attributes = [KeyValue::new("outcome", word)];
+            self.instruments.events.add(1, &attributes);
+        }
     }
 
     pub(super) fn queued(&self, more: i64) {
@@ -108,20 +103,11 @@ impl Counts {
     }
 
     pub(super) fn refused(&self) {
-        self.refused.fetch_add(1, Ordering::Relaxed);
+        self.stats().refused += 1;
         self.instruments.refused.add(1, &[]);
     }
 
     pub(super) fn now(&self) -> Stats {
-        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        Stats {
-            accepted: of(&self.accepted),
-            duplicate: of(&self.duplicate),
-            rejected: of(&self.rejected),
-            unacknowledged: of(&self.unacknowledged),
-            requests: of(&self.requests),
-            retries: of(&self.retries),
-            refused: of(&self.refused),
-        }
+        *self.stats()
     }
 }

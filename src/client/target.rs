@@ -61,25 +61,27 @@ impl Target {
 
     /// The `http://` or `https://` URL of the whole.
     pub(super) fn url(&self) -> String {
-        let scheme = if self.tls { "https" } else { "http" };
-        format!("{scheme}://{}{}", self.authority, self.prefix)
+        self.with(if self.tls { "https" } else { "http" })
     }
 
     /// The same as if it were in clear.
     pub(super) fn clear_url(&self) -> String {
-        format!("http://{}{}", self.authority, self.prefix)
+        self.with("http")
+    }
+
+    fn with(&self, scheme: &str) -> String {
+        format!("{scheme}://{}{}", self.authority, self.prefix)
     }
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = match (self.protocol, self.tls) {
+        f.write_str(&self.with(match (self.protocol, self.tls) {
             (Protocol::Http, false) => "http",
             (Protocol::Http, true) => "https",
             (Protocol::Grpc, false) => "grpc",
             (Protocol::Grpc, true) => "grpcs",
-        };
-        write!(f, "{scheme}://{}{}", self.authority, self.prefix)
+        }))
     }
 }
 

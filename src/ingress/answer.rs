@@ -16,11 +16,11 @@ const FOR_MINUTES: HeaderValue = HeaderValue::from_static("public, max-age=300")
 
 /// `202` with one result per event; an error with the same list when there were events and none was accepted.
 pub(crate) fn outcomes(outcomes: &[Outcome<'_>], request_id: &str) -> Response<Body> {
-    let counts = Counts::of(outcomes);
+    let counts = Counted::of(outcomes);
     let none_accepted = counts.accepted == 0 && counts.duplicate == 0;
     match outcome::code_of_all_rejected(outcomes).filter(|_| none_accepted) {
         None => {
-            let body = accepted_body(outcomes, request_id);
+            let body = Accepted::with(counts, request_id);
             json(StatusCode::ACCEPTED, &body, request_id)
         }
         Some(code) => {
@@ -34,12 +34,7 @@ pub(crate) fn outcomes(outcomes: &[Outcome<'_>], request_id: &str) -> Response<B
                 message: text,
                 error: text,
                 request_id,
-                counts: Some(CountFields {
-                    accepted: counts.accepted,
-                    duplicate: counts.duplicate,
-                    rejected: counts.rejected,
-                    results: Results(outcomes),
-                }),
+                counts: Some(counts),
             };
             json(status(code.http()), &body, request_id)
         }
@@ -59,28 +54,16 @@ pub(super) fn accepted_body<'a>(
     outcomes: &'a [Outcome<'a>],
     request_id: &'a str,
 ) -> impl Serialize + 'a {
-    let counts = Counts::of(outcomes);
-    Accepted {
-        status: "accepted",
-        accepted: counts.accepted,
-        duplicate: counts.duplicate,
-        rejected: counts.rejected,
-        results: Results(outcomes),
-        request_id,
-    }
+    Accepted::with(Counted::of(outcomes), request_id)
 }
 
 pub(super) fn success_body<'a>(
     outcomes: &'a [Outcome<'a>],
     request_id: &'a str,
 ) -> impl Serialize + 'a {
-    let counts = Counts::of(outcomes);
     Success {
         success: true,
-        accepted: counts.accepted,
-        duplicate: counts.duplicate,
-        rejected: counts.rejected,
-        results: Results(outcomes),
+        counts: Counted::of(outcomes),
         request_id,
     }
 }
@@ -193,20 +176,26 @@ fn status(http: u16) -> StatusCode {
 #[derive(serde::Serialize)]
 struct Accepted<'a> {
     status: &'static str,
-    accepted: u32,
-    duplicate: u32,
-    rejected: u32,
-    results: Results<'a>,
+    #[serde(flatten)]
+    counts: Counted<'a>,
     request_id: &'a str,
+}
+
+impl<'a> Accepted<'a> {
+    fn with(counts: Counted<'a>, request_id: &'a str) -> Self {
+        Self {
+            status: "accepted",
+            counts,
+            request_id,
+        }
+    }
 }
 
 #[derive(serde::Serialize)]
 struct Success<'a> {
     success: bool,
-    accepted: u32,
-    duplicate: u32,
-    rejected: u32,
-    results: Results<'a>,
+    #[serde(flatten)]
+    counts: Counted<'a>,
     request_id: &'a str,
 }
 
@@ -218,15 +207,27 @@ struct Failure<'a> {
     error: &'a str,
     request_id: &'a str,
     #[serde(flatten)]
-    counts: Option<CountFields<'a>>,
+    counts: Option<Counted<'a>>,
 }
 
 #[derive(serde::Serialize)]
-struct CountFields<'a> {
+struct Counted<'a> {
     accepted: u32,
     duplicate: u32,
     rejected: u32,
     results: Results<'a>,
+}
+
+impl<'a> Counted<'a> {
+    fn of(outcomes: &'a [Outcome<'a>]) -> Self {
+        let counts = Counts::of(outcomes);
+        Self {
+            accepted: counts.accepted,
+            duplicate: counts.duplicate,
+            rejected: counts.rejected,
+            results: Results(outcomes),
+        }
+    }
 }
 
 /// The outcomes as a list of objects, without a list of objects in between.

@@ -4,7 +4,7 @@
 //!   [`Code`](crate::status::Code), limits those in force; examples of answers are written by the code that writes answers.
 //! - `duty` says of each endpoint what it takes and what it may answer, by a match without a rest: an endpoint that nobody has
 //!   described does not compile.
-//! - No library: those that make such documents read them off annotated handlers and types. Here 184 paths share a few
+//! - No library: those that make such documents read them off annotated handlers and types. Here nearly two hundred paths share a few
 //!   handlers, bodies are never read into types, and the annotations would be a second copy of both tables.
 
 use std::collections::BTreeMap;
@@ -158,7 +158,7 @@ fn item(
     }
     match duty {
         Duty::Pixel(_) => json!({ "get": operation, "head": parts::looked_for() }),
-        _ => json!({ duty.method(): operation }),
+        _ => json!({ (serves.method().to_ascii_lowercase()): operation }),
     }
 }
 

@@ -20,6 +20,17 @@ pub(super) enum Serves {
     Segment(Endpoint),
 }
 
+impl Serves {
+    /// How it is asked.
+    pub(super) fn method(self) -> &'static str {
+        match self {
+            Self::Collect | Self::CollectStream => "POST",
+            Self::Health | Self::Ready | Self::Contract => "GET",
+            Self::Segment(endpoint) => endpoint.takes.method(),
+        }
+    }
+}
+
 /// The paths that are our own, each exactly as it stands here.
 static OWN: [(&str, Serves); 6] = [
     ("/collect", Serves::Collect),

@@ -356,11 +356,16 @@ impl Live {
 
 /// What others link to, of a span that is recorded.
 fn link_of(context: &SpanContext) -> Option<TraceLink> {
-    context.is_sampled().then(|| TraceLink {
+    context.is_sampled().then(|| link_to(context))
+}
+
+/// The same of any span, also of one that is not recorded.
+pub(crate) fn link_to(context: &SpanContext) -> TraceLink {
+    TraceLink {
         trace_id: context.trace_id().to_bytes(),
         span_id: context.span_id().to_bytes(),
         flags: context.trace_flags().to_u8(),
-    })
+    }
 }
 
 /// A span of another process, or of this one before it was started anew.

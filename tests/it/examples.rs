@@ -414,11 +414,9 @@ async fn page(front: &Front, clicks: usize) -> Option<Driver> {
         .await
         .unwrap();
     assert!(bundled.status.success(), "{bundled:?}");
-    let script = driver::tools().join("shop.mjs");
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdks");
-    driver::place(&tests.join("shop.mjs"), &script);
     let mut command = Command::new("node");
-    command.arg(script).arg(site).arg("index.html");
+    command.arg(driver::page_script("shop.mjs"));
+    command.arg(site).arg("index.html");
     command.arg(format!("http://{}", front.addr));
     command.arg(clicks.to_string()).env("CHROMIUM", chromium);
     Some(Driver::of(command))

@@ -20,7 +20,7 @@ use crate::support::{clients, warehouse};
 const WITHIN: Duration = Duration::from_secs(20);
 
 /// `eventkit keys` with a file; what it printed.
-pub(crate) async fn keys(file: &Path, arguments: &[&str], input: &str) -> String {
+async fn keys(file: &Path, arguments: &[&str], input: &str) -> String {
     use tokio::io::AsyncWriteExt as _;
 
     let mut tool = Command::new(env!("CARGO_BIN_EXE_eventkit"))
@@ -42,6 +42,19 @@ pub(crate) async fn keys(file: &Path, arguments: &[&str], input: &str) -> String
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{arguments:?}: {said}");
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// A gateway that asks for keys, below a folder, and one that it knows, of the source `shop`. The file of keys lies in the folder.
+pub(crate) async fn keyed_gateway(
+    dir: &Path,
+    more: &[(&str, &str)],
+) -> (Gateway, Endpoints, String) {
+    let file = dir.join("keys.json");
+    let key = keys(&file, &["add", "--source", "shop"], "").await;
+    let file = file.display().to_string();
+    let settings = [more, &[("EVENTKIT_WRITE_KEYS_FILE", file.as_str())]].concat();
+    let (gateway, endpoints) = Gateway::start(&dir.join("data"), &settings).await.unwrap();
+    (gateway, endpoints, key.trim().to_owned())
 }
 
 async fn post(endpoints: &Endpoints, key: &str, id: &str) -> u16 {
@@ -80,13 +93,9 @@ async fn until_metric(endpoints: &Endpoints, line: &str) {
 #[tokio::test]
 async fn a_changed_file_is_in_force_and_a_bad_one_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("keys.json");
-    let first = keys(&file, &["add", "--source", "shop"], "").await;
-    let first = first.trim();
-    let setting = file.display().to_string();
-    let settings = [("EVENTKIT_WRITE_KEYS_FILE", setting.as_str())];
-    let data = dir.path().join("data");
-    let (gateway, endpoints) = Gateway::start(&data, &settings).await.unwrap();
+    let (file, data) = (dir.path().join("keys.json"), dir.path().join("data"));
+    let (gateway, endpoints, first) = keyed_gateway(dir.path(), &[]).await;
+    let first = first.as_str();
     assert_eq!(post(&endpoints, first, "m").await, 202);
     assert_eq!(post(&endpoints, "nobodys", "m").await, 401);
 
@@ -128,13 +137,7 @@ async fn a_changed_file_is_in_force_and_a_bad_one_changes_nothing() {
 async fn a_change_refuses_no_request_that_is_under_way() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("keys.json");
-    let key = keys(&file, &["add", "--source", "shop"], "").await;
-    let key = key.trim().to_owned();
-    let setting = file.display().to_string();
-    let settings = [("EVENTKIT_WRITE_KEYS_FILE", setting.as_str())];
-    let (_gateway, endpoints) = Gateway::start(&dir.path().join("data"), &settings)
-        .await
-        .unwrap();
+    let (_gateway, endpoints, key) = keyed_gateway(dir.path(), &[]).await;
     let sending = async {
         let since = Instant::now();
         let mut sent = 0_u32;

@@ -14,7 +14,7 @@ use http::Method;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::keys::keys;
+use crate::keys::keyed_gateway;
 use crate::sdks::driver;
 use crate::support::clients;
 use crate::support::gateway::{Endpoints, Gateway};
@@ -78,15 +78,8 @@ async fn the_document_is_what_was_reviewed() {
 #[tokio::test]
 async fn whoever_asks_gets_it_wherever_he_asks_from() {
     let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("keys.json");
-    keys(&file, &["add", "--source", "shop"], "").await;
-    let file = file.display().to_string();
-    let settings = [
-        ("EVENTKIT_WRITE_KEYS_FILE", file.as_str()),
-        ("EVENTKIT_HTTP_PREFIX", "/first/party"),
-    ];
-    let data = dir.path().join("data");
-    let (_gateway, endpoints) = Gateway::start(&data, &settings).await.unwrap();
+    let prefix = ("EVENTKIT_HTTP_PREFIX", "/first/party");
+    let (_gateway, endpoints, _key) = keyed_gateway(dir.path(), &[prefix]).await;
     let http = clients::Http::new(&endpoints);
     for path in ["/openapi.json", "/first/party/openapi.json"] {
         let headers = [("origin", "https://shop.example")];
@@ -227,12 +220,7 @@ async fn the_program_keeps_to_its_document() {
 async fn nobody_gets_past_a_key_that_the_document_asks_for() {
     let Some(tool) = tool() else { return };
     let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("keys.json");
-    let key = keys(&file, &["add", "--source", "shop"], "").await;
-    let file = file.display().to_string();
-    let settings = [LIMIT, ("EVENTKIT_WRITE_KEYS_FILE", file.as_str())];
-    let data = dir.path().join("data");
-    let (gateway, endpoints) = Gateway::start(&data, &settings).await.unwrap();
+    let (gateway, endpoints, key) = keyed_gateway(dir.path(), &[LIMIT]).await;
     let paths = [
         "/collect",
         "/collect/{stream}",
@@ -245,7 +233,7 @@ async fn nobody_gets_past_a_key_that_the_document_asks_for() {
         "/sourceConfig",
         "/v1/projects/{key}/settings",
     ];
-    let key = format!("X-Write-Key: {}", key.trim());
+    let key = format!("X-Write-Key: {key}");
     // It would put keys of its own beside the right one, and a bearer token that is none is passed over.
     let alone = ["--generation-with-security-parameters", "false"];
     let more = [&["--header", &key][..], &alone].concat();

@@ -1,42 +1,22 @@
 // node browser.mjs HOST all|bad standard|batching|unload|beacon: a page in Chromium, on another origin than the gateway, with
 // analytics-next, or with nothing but the browser's own beacon. It stays open until standard input ends.
-import { createServer } from 'node:http'
 import { readFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
-import { once } from 'node:events'
 import { basename, dirname, join } from 'node:path'
-import { chromium } from 'playwright-core'
+import { open } from './site.mjs'
 
 const [host, calls, mode] = process.argv.slice(2)
 const sdk = dirname(fileURLToPath(import.meta.resolve('@segment/analytics-next')))
 const umd = join(sdk.slice(0, sdk.lastIndexOf('dist')), 'dist', 'umd')
 
-const site = createServer(async (request, response) => {
-  if (request.url === '/') {
+const find = async (url) => {
+  if (url === '/') {
     const script = mode === 'beacon' ? '' : '<script src="/index.js"></script>'
-    response.setHeader('content-type', 'text/html')
-    response.end(`<!doctype html><title>Shop</title>${script}<h1>Shop</h1>`)
-    return
+    return { type: 'text/html', body: `<!doctype html><title>Shop</title>${script}<h1>Shop</h1>` }
   }
-  try {
-    const file = await readFile(join(umd, basename(request.url)))
-    response.setHeader('content-type', 'text/javascript')
-    response.end(file)
-  } catch {
-    response.writeHead(404).end()
-  }
-})
-site.listen(0, '127.0.0.1')
-await once(site, 'listening')
-
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM,
-  args: ['--no-sandbox', '--disable-dev-shm-usage'],
-})
-const page = await browser.newPage()
-page.on('console', (message) => console.log('page:', message.text()))
-page.on('pageerror', (error) => console.log('page error:', String(error)))
-await page.goto(`http://127.0.0.1:${site.address().port}/`)
+  return { type: 'text/javascript', body: await readFile(join(umd, basename(url))) }
+}
+const { page, end } = await open(find, '/')
 
 if (mode === 'beacon') {
   await page.evaluate((host) => {
@@ -92,7 +72,4 @@ if (mode === 'beacon') {
   if (mode === 'unload') await page.goto('about:blank')
 }
 console.log('done')
-process.stdin.resume()
-await once(process.stdin, 'end')
-await browser.close()
-site.close()
+await end()

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::super::{Delivery, Event, Outcome};
-use super::{Item, Queued, Shared};
+use super::{Item, Queued, Room, Shared};
 use crate::clock::sleep_until;
 
 /// What happens next.
@@ -25,7 +25,9 @@ enum Next {
 
 struct Run {
     shared: Arc<Shared>,
-    gathered: Vec<Queued>,
+    gathered: Vec<Event>,
+    /// The room of each of them.
+    rooms: Vec<Room>,
     bytes: usize,
     /// When the first of the gathered was, or when somebody does not want to wait for more.
     due: Option<Instant>,
@@ -33,7 +35,7 @@ struct Run {
     number: u64,
     under_way: FuturesUnordered<BoxFuture<'static, (u64, Delivery)>>,
     /// What is under way, to be told its outcome.
-    sent: BTreeMap<u64, Vec<Queued>>,
+    sent: BTreeMap<u64, (Arc<[Event]>, Vec<Room>)>,
     /// Those who wait until every batch below this number has its outcomes.
     flushes: Vec<(u64, oneshot::Sender<()>)>,
 }
@@ -45,6 +47,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut items: mpsc::Receiver<Item>) {
     let mut run = Run {
         shared,
         gathered: Vec::new(),
+        rooms: Vec::new(),
         bytes: 0,
         due: None,
         number: 0,
@@ -83,7 +86,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut items: mpsc::Receiver<Item>) {
     items.close();
     while let Ok(item) = items.try_recv() {
         if let Item::Event(queued) = item {
-            run.gathered.push(queued);
+            run.gather(queued);
         }
     }
     run.give_up();
@@ -93,15 +96,16 @@ pub(super) async fn run(shared: Arc<Shared>, mut items: mpsc::Receiver<Item>) {
 impl Run {
     fn is_full(&self) -> bool {
         let options = &self.shared.options;
-        !self.gathered.is_empty()
-            && (self.gathered.len() >= options.batch_events || self.bytes >= options.batch_bytes)
+        let events = self.gathered.len();
+        events > 0 && (events >= options.batch_events || self.bytes >= options.batch_bytes)
     }
 
     fn gather(&mut self, queued: Queued) {
-        self.bytes += queued.bytes;
+        self.bytes += queued.room.bytes.num_permits();
         self.due
             .get_or_insert_with(|| Instant::now() + self.shared.options.age_max);
-        self.gathered.push(queued);
+        self.gathered.push(queued.event);
+        self.rooms.push(queued.room);
     }
 
     fn flush(&mut self, tell: oneshot::Sender<()>) {
@@ -116,23 +120,23 @@ impl Run {
     fn leave(&mut self) {
         self.due = None;
         self.bytes = 0;
-        let batch = std::mem::take(&mut self.gathered);
+        let events: Arc<[Event]> = std::mem::take(&mut self.gathered).into();
+        let rooms = std::mem::take(&mut self.rooms);
         let (number, client) = (self.number, self.shared.client.clone());
         self.number += 1;
-        // Cheap: an event shares its bytes.
-        let events: Vec<Event> = batch.iter().map(|queued| queued.event.clone()).collect();
-        self.sent.insert(number, batch);
+        self.sent.insert(number, (Arc::clone(&events), rooms));
         self.under_way.push(Box::pin(
             async move { (number, client.send(&events).await) },
         ));
     }
 
     fn done(&mut self, number: u64, delivery: &Delivery) {
-        let batch = self.sent.remove(&number).unwrap_or_default();
-        for (queued, outcome) in batch.iter().zip(&delivery.outcomes) {
-            self.shared.tell(&queued.event, outcome);
+        if let Some((events, rooms)) = self.sent.remove(&number) {
+            for (event, outcome) in events.iter().zip(&delivery.outcomes) {
+                self.shared.tell(event, outcome);
+            }
+            drop(rooms);
         }
-        drop(batch);
         self.answer_flushes();
     }
 
@@ -155,9 +159,10 @@ impl Run {
             reason: "the queue was closed before it was answered".into(),
         };
         drop(self.under_way);
-        for queued in self.sent.into_values().flatten().chain(self.gathered) {
-            self.shared.counts().ended(&unknown);
-            self.shared.tell(&queued.event, &unknown);
+        let sent = self.sent.values().flat_map(|(events, _rooms)| &**events);
+        for event in sent.chain(&self.gathered) {
+            self.shared.counts().ended([&unknown]);
+            self.shared.tell(event, &unknown);
         }
     }
 }

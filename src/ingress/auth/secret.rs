@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
 /// The longest text that is looked up.
-const KEY_BYTES_MAX: usize = 256;
+pub(crate) const KEY_BYTES_MAX: usize = 256;
 /// The shortest that is taken from elsewhere: of 62 letters and digits, 22 are 128 bits.
 const KEY_BYTES_MIN: usize = 22;
 /// Fewer different characters than this, and it was typed, not drawn.

@@ -88,20 +88,6 @@ impl Duty {
         }
     }
 
-    pub(super) fn method(self) -> &'static str {
-        match self {
-            Self::Collect | Self::CollectStream | Self::One(_) | Self::Many | Self::Figures => {
-                "post"
-            }
-            Self::Pixel(_)
-            | Self::Settings
-            | Self::SourceConfig
-            | Self::Health
-            | Self::Ready
-            | Self::Contract => "get",
-        }
-    }
-
     pub(super) fn tag(self) -> &'static str {
         match self {
             Self::Collect | Self::CollectStream => "events",

@@ -11,24 +11,17 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
 
 use super::{RPCS, events, options, send};
-use crate::keys::keys;
-use crate::support::gateway::Gateway;
+use crate::keys::keyed_gateway;
 use crate::tls::{Authority, Files};
 
 #[tokio::test]
 async fn a_key_lets_every_transport_in_and_a_wrong_one_is_not_tried_twice() {
     let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("keys.json");
-    let key = keys(&file, &["add", "--source", "shop"], "").await;
-    let path = file.display().to_string();
-    let settings = [("EVENTKIT_WRITE_KEYS_FILE", path.as_str())];
-    let (gateway, endpoints) = Gateway::start(&dir.path().join("data"), &settings)
-        .await
-        .unwrap();
+    let (gateway, endpoints, key) = keyed_gateway(dir.path(), &[]).await;
     let addr = endpoints.http.parse().unwrap();
     for rpc in RPCS {
         for (key, refused) in [
-            (Some(key.trim()), None),
+            (Some(key.as_str()), None),
             (None, Some("write_key_missing")),
             (Some("ek_somebody_elses"), Some("write_key_unknown")),
         ] {

@@ -102,15 +102,10 @@ impl Driver {
     pub(crate) fn start(sdk: Sdk, host: &str, calls: &str) -> Option<Self> {
         let program = sdk.program()?;
         let mut command = Command::new(program);
-        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdks");
-        // Node looks for packages beside the script.
         let script = match sdk {
-            Sdk::Python { .. } => sources.join(sdk.script()),
-            Sdk::Node | Sdk::Browser(_) => {
-                let copy = tools().join(sdk.script());
-                place(&sources.join(sdk.script()), &copy);
-                copy
-            }
+            Sdk::Python { .. } => sources().join(sdk.script()),
+            Sdk::Node => node_script(sdk.script()),
+            Sdk::Browser(_) => page_script(sdk.script()),
         };
         command.arg(script).arg(host).arg(calls);
         match sdk {
@@ -188,6 +183,23 @@ async fn read(output: impl tokio::io::AsyncRead + Unpin, said: Arc<Mutex<String>
         said.push_str(&line);
         said.push('\n');
     }
+}
+
+fn sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdks")
+}
+
+/// A script of `tests/sdks`, where Node finds its packages: beside them.
+fn node_script(name: &str) -> PathBuf {
+    let copy = tools().join(name);
+    place(&sources().join(name), &copy);
+    copy
+}
+
+/// The same of one that opens a page.
+pub(crate) fn page_script(name: &str) -> PathBuf {
+    node_script("site.mjs");
+    node_script(name)
 }
 
 fn is_same(a: &Path, b: &Path) -> bool {

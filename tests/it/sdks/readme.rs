@@ -31,10 +31,8 @@ fn run(sdk: Sdk, text: &str) -> Option<Driver> {
             command.arg("-c").arg(text);
         }
         Sdk::Browser(_) => {
-            let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdks");
-            driver::place(&tests.join("shop.mjs"), &tools.join("shop.mjs"));
             std::fs::write(tools.join("readme.html"), text).unwrap();
-            command.arg(tools.join("shop.mjs")).arg(&tools);
+            command.arg(driver::page_script("shop.mjs")).arg(&tools);
             command.arg("readme.html");
             command.envs(driver::chromium().map(|place| ("CHROMIUM", place)));
         }
