@@ -20,6 +20,7 @@ use crate::lifecycle::{Health, Stop, Tasks};
 use crate::loader::Loader;
 use crate::telemetry::logs::Logs;
 use crate::telemetry::{Metrics, Otlp, Telemetry, Tracing};
+use crate::wal::storage::Storage;
 use crate::wal::{LogState, Options, Unsettled, Wal};
 
 mod ahead;
@@ -61,6 +62,8 @@ struct Shared {
     give_up: CancellationToken,
     /// The log lines, where they are this program's own.
     logs: Option<Logs>,
+    /// What the log's engine is seen through: itself, in the product.
+    through: fn(Arc<dyn Storage>) -> Arc<dyn Storage>,
 }
 
 impl Shared {
@@ -86,6 +89,7 @@ impl Shared {
             tasks: Tasks::default(),
             give_up: CancellationToken::new(),
             logs: None,
+            through: |engine| engine,
         }
     }
 }
@@ -195,7 +199,8 @@ async fn open_log(config: &Config, shared: &Shared) -> anyhow::Result<(Wal, Unse
         metrics: shared.metrics.clone(),
     };
     place::check(config)?;
-    let (wal, unsettled) = tokio::task::spawn_blocking(move || Wal::open(options))
+    let through = shared.through;
+    let (wal, unsettled) = tokio::task::spawn_blocking(move || Wal::open_through(options, through))
         .await
         .context("run the opening of the log")?
         .context("open the log")?;

@@ -4,10 +4,11 @@
 //!   noop    doors ─▶ nothing: an answer at once           what accepting, parsing and answering cost
 //!   raw     doors ─▶ a plain file, group commit, sync     what the disk allows
 //!   accept  doors ─▶ the log, nothing behind it           what the log costs
+//!   slow    the whole product, its log on a slow disk     what becomes of what the disk cannot take
 //! ```
 //!
-//! The whole product is `eventkit serve` itself. Only `accept` keeps a promise; the other two are not for events that
-//! anyone wants back.
+//! The whole product is `eventkit serve` itself. Only `accept` and `slow` keep a promise; the other two are not for events
+//! that anyone wants back.
 
 use std::process::ExitCode;
 
@@ -16,13 +17,14 @@ use clap::ValueEnum;
 use tokio_util::sync::CancellationToken;
 
 use super::doors::{Doors, Guard, Public, Sockets, bind, servers};
-use super::{Shared, gauges, log_failed, log_opened, open_log};
+use super::{Shared, gauges, log_failed, log_opened, open_log, run_with};
 use crate::config::Config;
 use crate::ingress::Log;
 use crate::lifecycle::Stop;
 
 mod noop;
 mod raw;
+mod slow;
 
 use noop::Noop;
 use raw::Raw;
@@ -36,6 +38,8 @@ pub enum Yardstick {
     Raw,
     /// The log with its pipeline paused
     Accept,
+    /// Everything, with the log on a slow disk
+    Slow,
 }
 
 /// Serves until told to stop. Nothing is drained: what was measured is thrown away.
@@ -56,6 +60,13 @@ pub async fn run_yardstick(
             doors_alone(raw, &config, &stop).await
         }
         Yardstick::Accept => without_pipeline(&config, &stop).await,
+        Yardstick::Slow => {
+            let shared = Shared {
+                through: slow::disk,
+                ..Shared::new()
+            };
+            run_with(config, stop, shared).await
+        }
     }
 }
 

@@ -19,7 +19,9 @@ use crate::config::Environment;
 use crate::lifecycle::Stop;
 
 mod args;
+mod compare;
 mod disk;
+pub mod edge;
 mod events;
 mod latency;
 mod load;
@@ -70,6 +72,9 @@ pub enum BenchError {
     /// Answers did not come.
     #[error("measure: answers are missing after {0:?}")]
     NoAnswer(Duration),
+    /// Nothing was turned away.
+    #[error("measure an overload: nothing was turned away within {0:?}: {1}")]
+    NotOverloaded(Duration, String),
     /// The rows could not be counted.
     #[error("count the rows of the warehouse")]
     Warehouse(#[source] rusqlite::Error),
@@ -211,6 +216,7 @@ pub fn run(
         ),
         #[cfg(feature = "cloud")]
         Some(Other::Pipeline(args)) => pipeline::run(args, environment, out, err),
+        Some(Other::Edge(args)) => edge::run(args, environment, out, err),
         Some(Other::Telemetry(args)) => telemetry::run(args, environment, out, err),
     }
 }

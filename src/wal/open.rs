@@ -126,6 +126,18 @@ impl Wal {
     ///
     /// [`OpenError`].
     pub fn open(options: Options) -> Result<(Self, Unsettled), OpenError> {
+        Self::open_through(options, |engine| engine)
+    }
+
+    /// The same with the engine seen through something that is put around it once its files are open.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`].
+    pub fn open_through(
+        options: Options,
+        through: fn(Arc<dyn Storage>) -> Arc<dyn Storage>,
+    ) -> Result<(Self, Unsettled), OpenError> {
         let path = options.config.path.clone();
         let io = |source| OpenError::Io {
             path: path.clone(),
@@ -161,6 +173,7 @@ impl Wal {
         }
         let examined = || {
             let storage = place::open(&path, engine)
+                .map(through)
                 .map_err(|source| storage_error(&path, source, Some(&files)))?;
             let found = found(&*storage, &options, Some(&files))?;
             Ok((storage, found))

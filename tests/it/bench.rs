@@ -9,6 +9,7 @@ use tokio::process::{Child, Command};
 
 use crate::support::gateway::binary;
 
+mod edge;
 #[cfg(feature = "cloud")]
 mod pipeline;
 mod telemetry;

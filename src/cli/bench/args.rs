@@ -27,6 +27,7 @@ The servers:
 Benches of their own, each with its --help:
   pipeline   Pub/Sub and Cloud Storage, against their emulators
   telemetry  what OpenTelemetry costs, with a receiver, and with one that refuses or hangs
+  edge       what keys, limits, TLS and packed bodies cost; beside idle connections; beyond what the log takes
 
 Examples:
   eventkit bench                              everything above, about 20 minutes
@@ -105,6 +106,9 @@ pub enum Other {
     /// Measure what telemetry costs
     #[command(after_help = super::telemetry::AFTER_HELP)]
     Telemetry(super::telemetry::TelemetryArgs),
+    /// Measure what the edge costs, and how it stands a crowd and a flood
+    #[command(after_help = super::edge::AFTER_HELP)]
+    Edge(super::edge::EdgeArgs),
 }
 
 /// How large what is measured is.
@@ -127,7 +131,7 @@ pub struct CommonArgs {
     /// Everything briefly: for a first impression, not for comparison
     #[arg(long)]
     pub quick: bool,
-    /// Interleaved rounds [default: 5, telemetry: 11, quick: 1]
+    /// Interleaved rounds [default: 5, telemetry and edge: 11, quick: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub rounds: Option<u32>,
     /// Seconds per measurement of a round, and of latency [default: 5, quick: 1.5]

@@ -2,13 +2,16 @@
 //! appointed times, whatever the server does).
 //!
 //! In open loop a latency is counted from the appointed time, so a server that stalls is charged for everything that had to
-//! wait meanwhile. The runtime's timers tick in milliseconds: up to one is the generator's own.
+//! wait meanwhile. The runtime's timers tick in milliseconds: up to one is the generator's own. The appointed times are those of
+//! all connections together: whichever is free takes the next one, so that only a load without a free connection falls behind.
+//! What a server turns away for now (429, 503) is told apart from what fails, and in open loop holds nobody up.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use ::http::HeaderMap;
 use clap::ValueEnum;
 use serde::Serialize;
 use tokio::task::JoinHandle;
@@ -20,14 +23,20 @@ use crate::cli::latencies::Latencies;
 use crate::lifecycle::Tasks;
 
 mod bidi;
+mod client;
 mod http;
+
+pub(super) use client::Client;
+use client::Packer;
 
 /// How long answers that are under way at the end may take.
 const LAST_ANSWERS: Duration = Duration::from_secs(30);
 /// In open loop, how long the connections have to be opened before the first appointed time.
 const OPENING: Duration = Duration::from_millis(500);
+/// And for each of them more: many take longer.
+const OPENING_EACH: Duration = Duration::from_micros(200);
 /// A sleeping connection looks so often whether the load has ended.
-const NAP: Duration = Duration::from_millis(100);
+const NAP: Duration = Duration::from_millis(500);
 /// How long a connection waits after a failure.
 const AFTER_FAILURE: Duration = Duration::from_millis(10);
 
@@ -67,87 +76,118 @@ pub(super) struct Shape {
 }
 
 /// What has been answered so far; shared by all connections.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Ledger {
     stopped: AtomicBool,
     recording: AtomicBool,
     accepted: AtomicU64,
+    /// Not accepted, and not turned away for now either.
     failed: AtomicU64,
+    /// Turned away for now.
+    refused: AtomicU64,
+    /// Of these, without a word on when to come again.
+    unexplained: AtomicU64,
     latencies: Mutex<Latencies>,
+    refusals: Mutex<Latencies>,
+    /// From appointed to sent.
+    sent_late: Mutex<Latencies>,
     failure: Mutex<Option<String>>,
 }
 
 impl Ledger {
-    fn new() -> Self {
-        Self {
-            stopped: AtomicBool::new(false),
-            recording: AtomicBool::new(false),
-            accepted: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-            latencies: Mutex::default(),
-            failure: Mutex::new(None),
-        }
-    }
-
     fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)
     }
 
-    fn accepted(&self, events: usize, due: Instant) {
-        self.accepted.fetch_add(events as u64, Ordering::Relaxed);
+    fn note(&self, latencies: &Mutex<Latencies>, due: Instant) {
         if self.recording.load(Ordering::Relaxed) {
-            let mut latencies = self
-                .latencies
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut latencies = latencies.lock().unwrap_or_else(PoisonError::into_inner);
             latencies.record(due.elapsed());
         }
     }
 
+    fn accepted(&self, events: usize, due: Instant) {
+        self.accepted.fetch_add(events as u64, Ordering::Relaxed);
+        self.note(&self.latencies, due);
+    }
+
+    /// Turned away for now.
+    fn refused(&self, events: usize, due: Instant, says_when: bool) {
+        self.refused.fetch_add(events as u64, Ordering::Relaxed);
+        if !says_when {
+            self.unexplained.fetch_add(events as u64, Ordering::Relaxed);
+        }
+        self.explain(|| "turned away for now".into());
+        self.note(&self.refusals, due);
+    }
+
     fn failed(&self, events: usize, why: impl FnOnce() -> String) {
         self.failed.fetch_add(events as u64, Ordering::Relaxed);
+        self.explain(why);
+    }
+
+    /// The first reason is kept.
+    fn explain(&self, why: impl FnOnce() -> String) {
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         failure.get_or_insert_with(why);
+    }
+}
+
+/// The appointed times of a load in open loop, which its connections share.
+#[derive(Debug)]
+struct Schedule {
+    begins: Instant,
+    /// Seconds between two.
+    each: f64,
+    taken: AtomicU64,
+}
+
+impl Schedule {
+    /// `None` in closed loop.
+    fn of(shape: &Shape, begins: Instant) -> Option<Arc<Self>> {
+        let rate = shape.rate?;
+        Some(Arc::new(Self {
+            begins,
+            each: shape.batch as f64 / rate,
+            taken: AtomicU64::new(0),
+        }))
+    }
+
+    fn take(&self) -> Instant {
+        let number = self.taken.fetch_add(1, Ordering::Relaxed);
+        self.begins + Duration::from_secs_f64(self.each * number as f64)
     }
 }
 
 /// When a connection sends.
 #[derive(Debug)]
 struct Pace {
-    /// The next appointed time and the time between two; `None` in closed loop.
-    next: Option<(Instant, Duration)>,
+    /// `None` in closed loop.
+    schedule: Option<Arc<Schedule>>,
+    /// The time that this connection has taken and not used yet.
+    next: Option<Instant>,
 }
 
 impl Pace {
-    fn of(shape: &Shape, started: Instant, connection: usize) -> Self {
-        let next = shape.rate.map(|rate| {
-            let each = (shape.connections * shape.batch) as f64 / rate;
-            let offset = each * connection as f64 / shape.connections as f64;
-            let first = started + Duration::from_secs_f64(offset);
-            (first, Duration::from_secs_f64(each))
-        });
-        Self { next }
+    fn is_open_loop(&self) -> bool {
+        self.schedule.is_some()
     }
 
     /// When something is to be sent next: `None` at once.
-    fn next(&self) -> Option<Instant> {
-        self.next.map(|(at, _)| at)
+    fn next(&mut self) -> Option<Instant> {
+        let schedule = self.schedule.as_ref()?;
+        Some(*self.next.get_or_insert_with(|| schedule.take()))
     }
 
     /// Takes the time from which the latency of what is sent now counts.
     fn take(&mut self) -> Instant {
-        match &mut self.next {
-            None => Instant::now(),
-            Some((at, each)) => {
-                let due = *at;
-                *at += *each;
-                due
-            }
-        }
+        let due = self.next();
+        self.next = None;
+        due.unwrap_or_else(Instant::now)
     }
 
-    /// Waits for the next appointed time, but looks up now and then.
-    async fn wait(&self, ledger: &Ledger) {
+    /// Waits for the next appointed time, but looks up now and then. Cancel safe: the time stays this connection's.
+    async fn wait(&mut self, ledger: &Ledger) {
         while let Some(at) = self.next()
             && !ledger.is_stopped()
         {
@@ -168,6 +208,27 @@ struct Job {
     ledger: Arc<Ledger>,
     pace: Pace,
     source: super::events::Source,
+    client: Arc<Client>,
+    /// Beyond what every request says.
+    headers: HeaderMap,
+    /// Where bodies are packed.
+    packer: Option<Packer>,
+}
+
+impl Job {
+    /// Takes the time from which the latency of what is sent now counts.
+    fn due(&mut self) -> Instant {
+        let due = self.pace.take();
+        if self.pace.is_open_loop() {
+            self.ledger.note(&self.ledger.sent_late, due);
+        }
+        due
+    }
+
+    /// After a failure: nobody hammers on a closed door.
+    async fn pause(&self) {
+        tokio::time::sleep(AFTER_FAILURE).await;
+    }
 }
 
 /// A load that is under way. Dropped, it ends by itself.
@@ -186,21 +247,62 @@ pub(super) struct Latency {
     pub(super) max_ms: f64,
 }
 
+impl Latency {
+    fn of(latencies: &Mutex<Latencies>) -> Self {
+        let latencies = latencies.lock().unwrap_or_else(PoisonError::into_inner);
+        Self {
+            p50_ms: latencies.millis_at(0.5),
+            p99_ms: latencies.millis_at(0.99),
+            max_ms: latencies.millis_max(),
+        }
+    }
+}
+
+/// What has come of a load so far, in events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) accepted: u64,
+    /// Turned away for now.
+    pub(super) refused: u64,
+    /// Of these, without a word on when to come again.
+    pub(super) unexplained: u64,
+    /// Not accepted for any other reason.
+    pub(super) failed: u64,
+}
+
 impl Load {
     /// Opens the connections and begins. Must be called within the runtime.
     pub(super) fn start(addr: SocketAddr, shape: Shape, prepared: &Arc<Prepared>) -> Self {
-        let ledger = Arc::new(Ledger::new());
+        Self::start_as(&Arc::default(), addr, shape, prepared)
+    }
+
+    /// The same as a certain client.
+    pub(super) fn start_as(
+        client: &Arc<Client>,
+        addr: SocketAddr,
+        shape: Shape,
+        prepared: &Arc<Prepared>,
+    ) -> Self {
+        let ledger = Arc::<Ledger>::default();
         let (tasks, mut begins) = (Tasks::default(), Instant::now());
         if shape.rate.is_some() {
-            begins += OPENING;
+            let connections = u32::try_from(shape.connections).unwrap_or(u32::MAX);
+            begins += OPENING + OPENING_EACH * connections;
         }
+        let schedule = Schedule::of(&shape, begins);
         let connections = (0..shape.connections).map(|number| {
             let job = Job {
                 addr,
                 shape,
                 ledger: Arc::clone(&ledger),
-                pace: Pace::of(&shape, begins, number),
+                pace: Pace {
+                    schedule: schedule.clone(),
+                    next: None,
+                },
                 source: prepared.source(),
+                client: Arc::clone(client),
+                headers: client.headers(number),
+                packer: client.packer(),
             };
             match shape.way {
                 Way::Http => tasks.spawn_isolated("http load", http::run(job)),
@@ -224,9 +326,21 @@ impl Load {
         self.ledger.accepted.load(Ordering::Relaxed)
     }
 
-    /// Events not accepted so far.
+    /// Events not accepted so far, those that were turned away included.
     pub(super) fn failed(&self) -> u64 {
-        self.ledger.failed.load(Ordering::Relaxed)
+        let counts = self.counts();
+        counts.failed + counts.refused
+    }
+
+    /// What has come of it so far.
+    pub(super) fn counts(&self) -> Counts {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Counts {
+            accepted: self.accepted(),
+            refused: read(&self.ledger.refused),
+            unexplained: read(&self.ledger.unexplained),
+            failed: read(&self.ledger.failed),
+        }
     }
 
     /// The first thing that went wrong.
@@ -240,16 +354,22 @@ impl Load {
         self.ledger.recording.store(true, Ordering::Relaxed);
     }
 
-    /// The latencies that were noted.
+    /// The latencies that were noted; no more are.
     pub(super) fn latency(&self) -> Latency {
         self.ledger.recording.store(false, Ordering::Relaxed);
-        let latencies = self.ledger.latencies.lock();
-        let latencies = latencies.unwrap_or_else(PoisonError::into_inner);
-        Latency {
-            p50_ms: latencies.millis_at(0.5),
-            p99_ms: latencies.millis_at(0.99),
-            max_ms: latencies.millis_max(),
-        }
+        Latency::of(&self.ledger.latencies)
+    }
+
+    /// The same of what was turned away.
+    pub(super) fn refusals(&self) -> Latency {
+        self.ledger.recording.store(false, Ordering::Relaxed);
+        Latency::of(&self.ledger.refusals)
+    }
+
+    /// How late the generator itself was.
+    pub(super) fn sent_late(&self) -> Latency {
+        self.ledger.recording.store(false, Ordering::Relaxed);
+        Latency::of(&self.ledger.sent_late)
     }
 
     /// Sends nothing more and waits for the answers under way; returns how many events were accepted in all.
@@ -276,7 +396,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn latencies_count_from_the_appointed_time_and_only_while_recording() {
         let load = Load {
-            ledger: Arc::new(Ledger::new()),
+            ledger: Arc::default(),
             connections: Vec::new(),
             begins: Instant::now(),
         };
@@ -291,9 +411,19 @@ mod tests {
         assert!((latency.p50_ms - 500.0).abs() < 1.0, "{latency:?}");
         assert!((latency.p99_ms - 990.0).abs() < 2.0, "{latency:?}");
         assert!((latency.max_ms - 1_000.0).abs() < 2.0, "{latency:?}");
+        for says_when in [true, false] {
+            load.ledger.refused(1, Instant::now(), says_when);
+        }
+        let counts = load.counts();
+        assert_eq!(
+            (counts.refused, counts.unexplained, counts.failed),
+            (2, 1, 0)
+        );
+        assert_eq!(load.failed(), 2);
         load.ledger.failed(3, || "first".into());
         load.ledger.failed(1, || "second".into());
-        assert_eq!((load.failed(), load.failure()), (4, Some("first".into())));
+        let first = Some("turned away for now".into());
+        assert_eq!((load.failed(), load.failure()), (6, first));
         assert_eq!(load.stop().await.unwrap(), 201);
     }
 
@@ -308,19 +438,43 @@ mod tests {
         }
     }
 
+    fn paces(shape: &Shape, begins: Instant) -> Vec<Pace> {
+        let schedule = Schedule::of(shape, begins);
+        let pace = |_| Pace {
+            schedule: schedule.clone(),
+            next: None,
+        };
+        (0..4).map(pace).collect()
+    }
+
     #[test]
     fn appointed_times_make_the_rate_whatever_is_late() {
         let started = Instant::now();
-        let mut times = Vec::new();
-        for connection in 0..4 {
-            let mut pace = Pace::of(&shape(Some(2_000.0)), started, connection);
-            times.extend((0..5).map(|_| pace.take() - started));
-        }
+        let mut paces = paces(&shape(Some(2_000.0)), started);
+        // The first connection waits for an answer: nobody waits for its times.
+        let mut times: Vec<_> = (0..20)
+            .map(|at| paces[1 + at % 3].take() - started)
+            .collect();
         times.sort();
         // 20 batches of 100 at 2,000 events/s: one each 50 ms.
         for (at, time) in (0u32..).zip(times) {
             assert_eq!(time, Duration::from_millis(50) * at);
         }
-        assert_eq!(Pace::of(&shape(None), started, 0).next(), None);
+        assert_eq!(paces[0].next(), Some(started + Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn a_time_that_was_taken_stays_until_it_is_used() {
+        let started = Instant::now();
+        let mut paces = paces(&shape(Some(2_000.0)), started);
+        assert_eq!(paces[0].next(), paces[0].next());
+        assert_ne!(paces[0].next(), paces[1].next());
+        assert_eq!(paces[0].take(), started);
+        assert_eq!(paces[0].take(), started + Duration::from_millis(100));
+        let mut closed = Pace {
+            schedule: Schedule::of(&shape(None), started),
+            next: None,
+        };
+        assert_eq!(closed.next(), None);
     }
 }

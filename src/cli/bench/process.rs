@@ -40,6 +40,9 @@ pub enum Server {
     Accept,
     /// The gateway: `eventkit serve`
     Full,
+    /// The gateway whose log lies on a slow disk
+    #[value(skip)]
+    Slow,
 }
 
 impl Server {
@@ -49,6 +52,7 @@ impl Server {
             Self::Raw => "raw",
             Self::Accept => "accept",
             Self::Full => "full",
+            Self::Slow => "slow",
         }
     }
 
@@ -58,6 +62,7 @@ impl Server {
             Self::Raw => &["bench-server", "raw"],
             Self::Accept => &["bench-server", "accept"],
             Self::Full => &["serve"],
+            Self::Slow => &["bench-server", "slow"],
         }
     }
 }
@@ -68,7 +73,7 @@ pub(super) struct Setup {
     /// What messages call it.
     pub(super) name: &'static str,
     pub(super) command: &'static [&'static str],
-    /// Whether it takes events; one that does not is asked through its admin port.
+    /// Whether it takes events, and in clear; one that does not is asked through its admin port.
     pub(super) has_doors: bool,
     /// Its settings, beyond what every process is told.
     pub(super) flags: Vec<String>,

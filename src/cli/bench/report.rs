@@ -12,7 +12,7 @@ use super::latency::Answers;
 use super::load::Way;
 use super::resources::{Opened, Resident};
 use super::rounds::Compared;
-use super::stats::Spread;
+use super::stats::{Interval, Spread};
 use super::sustained::{Goal, Sustained};
 use crate::config::Environment;
 
@@ -280,6 +280,20 @@ pub(super) fn spread(spread: &Spread, digits: usize) -> String {
         return format!("{median:.digits$}");
     }
     format!("{median:.digits$} ({min:.digits$} to {max:.digits$})")
+}
+
+/// `median [low to high]`; a single value stands alone.
+pub(super) fn interval(interval: &Interval) -> String {
+    let Interval {
+        median,
+        low,
+        high,
+        values,
+    } = interval;
+    if values.len() < 2 {
+        return format!("{median:.3}");
+    }
+    format!("{median:.3} [{low:.3} to {high:.3}]")
 }
 
 #[cfg(test)]

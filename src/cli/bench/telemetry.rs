@@ -6,27 +6,26 @@
 //!                └──▶ receiver                  in this process: counts and drops
 //! ```
 //!
-//! CPU time is counted from the ready server until its log is settled, so each event is paid for in full, and the exporter's work
-//! with it. The receiver's own share counts as the generator's. Ratios to *off* are taken round by round; their interval is a bootstrap
-//! ([`Interval`]). Servers get the standard variables and nothing else.
+//! How they are compared stands in [`super::compare`]; the exporter's work is the server's, the receiver's share the generator's. Servers
+//! get the standard variables and nothing else.
 
-use std::io::Write;
-use std::time::Duration;
+use std::io::{self, Write};
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
-use tokio::time::Instant;
+use serde::Serialize;
 
 use super::args::{CommonArgs, Sizes};
-use super::load::{Latency, Load, Shape, Way};
-use super::process::{Process, Server, Setup};
+use super::compare::{self, Compared, Measured, Tally, Variant, write_ways};
+use super::load::{Client, Way};
+use super::process::{Server, Setup};
+use super::report::Table;
 use super::{Bench, BenchError, run_on};
 use crate::config::Environment;
 
 mod receiver;
-mod report;
 
 use receiver::{Behaviour, Receiver};
-use report::{Compared, Row, TelemetryReport};
 
 /// Examples, below the options.
 pub(super) const AFTER_HELP: &str = "\
@@ -50,7 +49,7 @@ Examples:
 OTEL_ variables of this process are not passed on.";
 
 /// How the servers export.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Telemetry {
     /// Not at all
@@ -65,7 +64,11 @@ pub enum Telemetry {
     Hanging,
 }
 
-impl Telemetry {
+impl Variant for Telemetry {
+    type Tally = Exported;
+
+    const BASELINE: Self = Self::Off;
+
     fn name(self) -> &'static str {
         match self {
             Self::Off => "off",
@@ -76,7 +79,6 @@ impl Telemetry {
         }
     }
 
-    /// How many times as much CPU time as without it is allowed, if anything is said about that.
     fn target(self) -> Option<f64> {
         match self {
             Self::One => Some(1.05),
@@ -85,6 +87,32 @@ impl Telemetry {
         }
     }
 
+    fn doubt(self, exported: &Exported) -> Option<&'static str> {
+        (exported.spans_received == 0).then_some("no span came")
+    }
+}
+
+/// What the receiver took; what a server held when it was stopped is not among it.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Exported {
+    exports_received: u64,
+    spans_received: u64,
+}
+
+impl Tally for Exported {
+    const HEAD: &'static str = "spans";
+
+    fn add(&mut self, round: &Self) {
+        self.exports_received += round.exports_received;
+        self.spans_received += round.spans_received;
+    }
+
+    fn shown(&self) -> u64 {
+        self.spans_received
+    }
+}
+
+impl Telemetry {
     fn behaviour(self) -> Option<Behaviour> {
         match self {
             Self::Off => None,
@@ -117,14 +145,17 @@ pub struct TelemetryArgs {
     pub common: CommonArgs,
 }
 
-/// Rounds, if nobody says anything: an interval needs some.
-const ROUNDS: u32 = 11;
-/// A stream is sampled as a whole: of a few long ones 1 % would be none.
-const STREAM_BATCHES: u64 = 16;
-/// How long the last events may take until they are settled.
-const SETTLED_WITHIN: Duration = Duration::from_secs(120);
-/// How often that is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Everything that was measured.
+#[derive(Debug, Default, Serialize)]
+struct TelemetryReport {
+    ways: Vec<Compared<Telemetry, Exported>>,
+}
+
+impl Table for TelemetryReport {
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        write_ways("telemetry", &self.ways, out)
+    }
+}
 
 /// Measures and prints the result; returns the exit code.
 ///
@@ -148,67 +179,13 @@ pub(super) fn run(
         let mut report = TelemetryReport::default();
         for way in [Way::Http, Way::Bidi] {
             if args.ways.is_empty() || args.ways.contains(&way) {
-                report
-                    .ways
-                    .push(compare(bench, args, way, &inherited).await?);
+                let one =
+                    async |bench: &mut Bench<'_>, what| one(bench, what, way, &inherited).await;
+                let compared = compare::compare(bench, &args.only, way, one).await?;
+                report.ways.push(compared);
             }
         }
         Ok(report)
-    })
-}
-
-/// One server under one load, until all of it is settled.
-#[derive(Debug)]
-struct Measured {
-    events_per_second: f64,
-    latency: Latency,
-    cpu_per_million: f64,
-    resident_peak: u64,
-    failed: u64,
-    /// What the receiver took; what a server held when it was stopped is not among it.
-    spans: u64,
-    requests: u64,
-}
-
-async fn compare(
-    bench: &mut Bench<'_>,
-    args: &TelemetryArgs,
-    way: Way,
-    inherited: &[String],
-) -> Result<Compared, BenchError> {
-    let mut only = args.only.clone();
-    only.dedup();
-    let mut rounds: Vec<(Telemetry, Vec<Measured>)> =
-        only.iter().map(|&what| (what, Vec::new())).collect();
-    for round in 1..=bench.pick(args.common.rounds, ROUNDS, 1) {
-        // Nobody always goes first.
-        rounds.rotate_left(1);
-        for (what, measured) in &mut rounds {
-            bench.look_at_disk()?;
-            let found = one(bench, *what, way, inherited).await?;
-            bench.say(&format!(
-                "{} round {round}: {:<8} {:>8.0} events/s, {:.2} CPU s per million, {} spans",
-                way.name(),
-                what.name(),
-                found.events_per_second,
-                found.cpu_per_million,
-                found.spans
-            ));
-            measured.push(found);
-        }
-    }
-    rounds.sort_by_key(|(what, _)| only.iter().position(|at| at == what));
-    let off = rounds.iter().find(|(what, _)| *what == Telemetry::Off);
-    let off = off.map(|(_, rounds)| rounds.as_slice());
-    let rows = rounds
-        .iter()
-        .filter_map(|(what, rounds)| Row::of(*what, rounds, off));
-    let shape = bench.shape(way);
-    Ok(Compared {
-        way,
-        connections: shape.connections,
-        events_per_request: shape.batch,
-        rows: rows.collect(),
     })
 }
 
@@ -238,7 +215,7 @@ async fn one(
     what: Telemetry,
     way: Way,
     inherited: &[String],
-) -> Result<Measured, BenchError> {
+) -> Result<Measured<Exported>, BenchError> {
     let receiver = match what.behaviour() {
         Some(behaviour) => Some(
             Receiver::start(behaviour)
@@ -248,52 +225,17 @@ async fn one(
         None => None,
     };
     let endpoint = receiver.as_ref().map(Receiver::endpoint);
-    let process = Process::start_as(bench, setup(what, endpoint, inherited)).await?;
-    let cpu = process.cpu_seconds()?;
-    let shape = Shape {
-        stream_batches: Some(STREAM_BATCHES),
-        ..bench.shape(way)
-    };
-    let load = Load::start(process.addr(way), shape, &bench.prepared);
-    load.warm_up(bench.warm_up()).await;
-    let before = load.accepted();
-    let started = Instant::now();
-    load.record();
-    tokio::time::sleep(Duration::from_secs_f64(bench.seconds())).await;
-    let events_per_second = (load.accepted() - before) as f64 / started.elapsed().as_secs_f64();
-    let latency = load.latency();
-    let (failed, failure) = (load.failed(), load.failure());
-    let accepted = load.stop().await?;
-    if accepted == 0 {
-        let why = failure.unwrap_or_else(|| process.output());
-        return Err(BenchError::NothingAccepted(why));
-    }
-    settled(&process).await?;
-    let cpu = process.cpu_seconds()? - cpu;
-    let resident_peak = process.memory()?.peak;
+    let (setup, client) = (setup(what, endpoint, inherited), Arc::<Client>::default());
+    let (loaded, process) = compare::load(bench, setup, way, &client).await?;
     drop(process);
-    let (requests, spans) = receiver.map_or((0, 0), |receiver| receiver.counted());
+    let (exports_received, spans_received) = receiver.map_or((0, 0), |receiver| receiver.counted());
     Ok(Measured {
-        events_per_second,
-        latency,
-        cpu_per_million: cpu / accepted as f64 * 1e6,
-        resident_peak,
-        failed,
-        spans,
-        requests,
+        loaded,
+        tally: Exported {
+            exports_received,
+            spans_received,
+        },
     })
-}
-
-/// Waits until everything in the log is settled.
-async fn settled(process: &Process) -> Result<(), BenchError> {
-    let started = Instant::now();
-    while process.metric("eventkit_queue_depth", "").await? > 0.0 {
-        if started.elapsed() > SETTLED_WITHIN {
-            return Err(BenchError::NoAnswer(SETTLED_WITHIN));
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ async fn telemetry_is_measured_with_a_receiver_and_with_those_that_do_not_do_the
     for (compared, way) in ways.iter().zip(["http", "bidi"]) {
         assert_eq!(compared["way"], way);
         let rows = compared["rows"].as_array().unwrap();
-        let names: Vec<_> = rows.iter().map(|row| &row["telemetry"]).collect();
+        let names: Vec<_> = rows.iter().map(|row| &row["server"]).collect();
         assert_eq!(names, ["off", "one", "all", "refusing", "hanging"]);
         for row in rows {
             assert!(positive(&row["events_per_second"]["median"]), "{row}");
@@ -27,8 +27,12 @@ async fn telemetry_is_measured_with_a_receiver_and_with_those_that_do_not_do_the
             assert!(positive(&cpu["median"]), "{row}");
             assert_eq!(cpu["values"].as_array().unwrap().len(), 2, "{row}");
             assert_eq!(row["failed"], 0, "{row}");
-            let is_off = row["telemetry"] == "off";
-            for ratio in ["cpu_over_off", "rate_over_off", "p99_over_off"] {
+            let is_off = row["server"] == "off";
+            for ratio in [
+                "cpu_over_baseline",
+                "rate_over_baseline",
+                "p99_over_baseline",
+            ] {
                 assert_eq!(row[ratio].is_null(), is_off, "{row}");
             }
         }

@@ -1,19 +1,23 @@
 //! One `CollectBidi` stream on a connection of its own, a window of batches under way. Batches are encoded beforehand.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::{BufMut as _, Bytes};
+use http::Uri;
 use http::uri::PathAndQuery;
+use hyper_util::rt::TokioIo;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::client::Grpc;
-use tonic::codec::{Codec, EncodeBuf, Encoder};
+use tonic::codec::{Codec, CompressionEncoding, EncodeBuf, Encoder};
+use tonic::metadata::MetadataMap;
 use tonic::transport::Endpoint;
 use tonic::{Request, Status, Streaming};
 use tonic_prost::ProstDecoder;
 
-use super::{AFTER_FAILURE, Job};
+use super::Job;
 use crate::proto::v1::collect_bidi_response::Message;
 use crate::proto::v1::{BatchAck, CollectBidiResponse};
 
@@ -54,24 +58,32 @@ pub(super) async fn run(mut job: Job) {
         if let Err(status) = stream(&mut job).await {
             let why = || format!("{:?}: {}", status.code(), status.message());
             job.ledger.failed(1, why);
-            tokio::time::sleep(AFTER_FAILURE).await;
+            job.pause().await;
         }
     }
 }
 
 async fn stream(job: &mut Job) -> Result<(), Status> {
-    let channel = Endpoint::from_shared(format!("http://{}", job.addr))
+    let (client, addr) = (Arc::clone(&job.client), job.addr);
+    let connector = tower::service_fn(move |_: Uri| {
+        let client = Arc::clone(&client);
+        async move { client.connect(addr).await.map(TokioIo::new) }
+    });
+    let channel = Endpoint::from_shared(format!("http://{addr}"))
         .map_err(|error| Status::from_error(error.into()))?
-        .tcp_nodelay(true)
-        .connect()
+        .connect_with_connector(connector)
         .await
         .map_err(|error| Status::from_error(error.into()))?;
     let mut grpc = Grpc::new(channel);
+    if job.client.is_packed() {
+        grpc = grpc.send_compressed(CompressionEncoding::Gzip);
+    }
     grpc.ready()
         .await
         .map_err(|error| Status::from_error(error.into()))?;
     let (requests, receiver) = mpsc::channel(job.shape.window);
-    let request = Request::new(ReceiverStream::new(receiver));
+    let mut request = Request::new(ReceiverStream::new(receiver));
+    *request.metadata_mut() = MetadataMap::from_headers(job.headers.clone());
     let path = PathAndQuery::from_static(PATH);
     let answers = grpc.streaming(request, path, Encoded).await?.into_inner();
     Stream {
@@ -101,7 +113,7 @@ impl Stream {
                 return Ok(());
             }
             let is_open = !is_over && self.under_way.len() < job.shape.window;
-            let (pace, ledger) = (&job.pace, &job.ledger);
+            let (pace, ledger) = (&mut job.pace, &job.ledger);
             // Both cancel safe: an answer that was not taken stays in the stream, an appointed time stays the same. A time
             // that has come goes before the answers, so that the window is filled first.
             tokio::select! {
@@ -118,7 +130,7 @@ impl Stream {
         if job.ledger.is_stopped() {
             return;
         }
-        let due = job.pace.take();
+        let due = job.due();
         self.last += 1;
         let batch = job.source.batch(self.last, job.shape.batch);
         self.under_way.push_back(due);

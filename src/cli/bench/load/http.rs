@@ -6,29 +6,27 @@ use std::pin::pin;
 
 use bytes::Bytes;
 use futures::future::{Either, select};
-use http::header::{CONTENT_TYPE, HOST};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, RETRY_AFTER};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
-use super::{AFTER_FAILURE, Job};
+use super::Job;
 
 /// Sends until the load ends; a connection that breaks is opened again.
 pub(super) async fn run(mut job: Job) {
     while !job.ledger.is_stopped() {
         if let Err(error) = connection(&mut job).await {
             job.ledger.failed(1, || error.to_string());
-            tokio::time::sleep(AFTER_FAILURE).await;
+            job.pause().await;
         }
     }
 }
 
 async fn connection(job: &mut Job) -> io::Result<()> {
-    let stream = TcpStream::connect(job.addr).await?;
-    stream.set_nodelay(true)?;
+    let stream = job.client.connect(job.addr).await?;
     let (sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
         .map_err(io::Error::other)?;
@@ -41,37 +39,56 @@ async fn connection(job: &mut Job) -> io::Result<()> {
 }
 
 async fn requests(job: &mut Job, mut sender: SendRequest<Full<Bytes>>) -> hyper::Result<()> {
+    let mut headers = job.headers.clone();
     let host = HeaderValue::from_str(&job.addr.to_string())
         .expect("an address has only visible characters");
+    headers.insert(HOST, host);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if job.packer.is_some() {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
     let path = Uri::from_static("/collect");
-    let json = HeaderValue::from_static("application/json");
     loop {
         job.pace.wait(&job.ledger).await;
         if job.ledger.is_stopped() {
             return Ok(());
         }
-        let due = job.pace.take();
-        let mut request = Request::new(Full::new(job.source.json()));
+        let due = job.due();
+        let mut body = job.source.json();
+        if let Some(packer) = &mut job.packer {
+            body = packer.gzip(&body);
+        }
+        let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = path.clone();
-        request.headers_mut().insert(HOST, host.clone());
-        request.headers_mut().insert(CONTENT_TYPE, json.clone());
+        request.headers_mut().clone_from(&headers);
         let response = sender.send_request(request).await?;
-        let status = read(response).await?;
-        if status == StatusCode::ACCEPTED {
-            job.ledger.accepted(1, due);
-        } else {
-            job.ledger.failed(1, || format!("answered with {status}"));
-            tokio::time::sleep(AFTER_FAILURE).await;
+        match read(response).await? {
+            (StatusCode::ACCEPTED, _) => {
+                job.ledger.accepted(1, due);
+                sender.ready().await?;
+                continue;
+            }
+            (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE, says_when) => {
+                job.ledger.refused(1, due, says_when);
+            }
+            (status, _) => job.ledger.failed(1, || format!("answered with {status}")),
         }
-        sender.ready().await?;
+        if !job.pace.is_open_loop() {
+            job.pause().await;
+        }
+        // Who is turned away may be put out as well, and comes again.
+        if sender.ready().await.is_err() {
+            return Ok(());
+        }
     }
 }
 
-/// Reads an answer to its end.
-async fn read(mut response: Response<Incoming>) -> hyper::Result<StatusCode> {
+/// Reads an answer to its end: its status, and whether it says when to come again.
+async fn read(mut response: Response<Incoming>) -> hyper::Result<(StatusCode, bool)> {
     while let Some(frame) = response.body_mut().frame().await {
         drop(frame?);
     }
-    Ok(response.status())
+    let says_when = response.headers().contains_key(RETRY_AFTER);
+    Ok((response.status(), says_when))
 }
