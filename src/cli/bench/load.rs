@@ -89,6 +89,8 @@ struct Ledger {
     unexplained: AtomicU64,
     latencies: Mutex<Latencies>,
     refusals: Mutex<Latencies>,
+    /// From sent to turned away: without what the generator was late.
+    refusals_sent: Mutex<Latencies>,
     /// From appointed to sent.
     sent_late: Mutex<Latencies>,
     failure: Mutex<Option<String>>,
@@ -112,13 +114,14 @@ impl Ledger {
     }
 
     /// Turned away for now.
-    fn refused(&self, events: usize, due: Instant, says_when: bool) {
+    fn refused(&self, events: usize, (due, sent): (Instant, Instant), says_when: bool) {
         self.refused.fetch_add(events as u64, Ordering::Relaxed);
         if !says_when {
             self.unexplained.fetch_add(events as u64, Ordering::Relaxed);
         }
         self.explain(|| "turned away for now".into());
         self.note(&self.refusals, due);
+        self.note(&self.refusals_sent, sent);
     }
 
     fn failed(&self, events: usize, why: impl FnOnce() -> String) {
@@ -360,10 +363,15 @@ impl Load {
         Latency::of(&self.ledger.latencies)
     }
 
-    /// The same of what was turned away.
-    pub(super) fn refusals(&self) -> Latency {
+    /// The same of what was turned away: from appointed, and from sent.
+    pub(super) fn refusals(&self) -> (Latency, Latency) {
         self.ledger.recording.store(false, Ordering::Relaxed);
-        Latency::of(&self.ledger.refusals)
+        let Ledger {
+            refusals,
+            refusals_sent,
+            ..
+        } = &*self.ledger;
+        (Latency::of(refusals), Latency::of(refusals_sent))
     }
 
     /// How late the generator itself was.
@@ -407,13 +415,15 @@ mod tests {
             tokio::time::advance(Duration::from_millis(10)).await;
             load.ledger.accepted(2, due);
         }
+        for says_when in [true, false] {
+            load.ledger.refused(1, (due, Instant::now()), says_when);
+        }
         let latency = load.latency();
         assert!((latency.p50_ms - 500.0).abs() < 1.0, "{latency:?}");
         assert!((latency.p99_ms - 990.0).abs() < 2.0, "{latency:?}");
         assert!((latency.max_ms - 1_000.0).abs() < 2.0, "{latency:?}");
-        for says_when in [true, false] {
-            load.ledger.refused(1, Instant::now(), says_when);
-        }
+        let (from_due, from_sent) = load.refusals();
+        assert!(from_due.p50_ms > 900.0 && from_sent.p50_ms < 1.0);
         let counts = load.counts();
         assert_eq!(
             (counts.refused, counts.unexplained, counts.failed),

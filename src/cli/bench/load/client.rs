@@ -78,7 +78,8 @@ const HEAD: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 
 impl Packer {
     fn new() -> Self {
-        Self(Compress::new(Compression::default(), false))
+        // What unpacks does not notice the level, and the generator shares the machine with it.
+        Self(Compress::new(Compression::fast(), false))
     }
 
     pub(super) fn gzip(&mut self, body: &[u8]) -> Bytes {

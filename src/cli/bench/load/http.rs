@@ -12,6 +12,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
 
 use super::Job;
 
@@ -62,6 +63,7 @@ async fn requests(job: &mut Job, mut sender: SendRequest<Full<Bytes>>) -> hyper:
         *request.method_mut() = Method::POST;
         *request.uri_mut() = path.clone();
         request.headers_mut().clone_from(&headers);
+        let sent = Instant::now();
         let response = sender.send_request(request).await?;
         match read(response).await? {
             (StatusCode::ACCEPTED, _) => {
@@ -70,7 +72,7 @@ async fn requests(job: &mut Job, mut sender: SendRequest<Full<Bytes>>) -> hyper:
                 continue;
             }
             (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE, says_when) => {
-                job.ledger.refused(1, due, says_when);
+                job.ledger.refused(1, (due, sent), says_when);
             }
             (status, _) => job.ledger.failed(1, || format!("answered with {status}")),
         }
