@@ -25,6 +25,7 @@ use crate::wal::{LogState, Options, Unsettled, Wal};
 
 mod ahead;
 mod backends;
+mod descriptors;
 mod doors;
 mod drain;
 mod gauges;
@@ -117,6 +118,7 @@ async fn run_with(config: Config, stop: Stop, shared: Shared) -> anyhow::Result<
     if let Some(logs) = &shared.logs {
         shared.tasks.spawn("log lines", logs.clone().sweep());
     }
+    let config = descriptors::within_limit(config);
     let mut log = None;
     if config.role.takes_in() {
         let (wal, unsettled) = open_log(&config, &shared).await?;

@@ -46,6 +46,7 @@ pub mod server;
 pub mod shed;
 
 mod accept;
+mod activity;
 mod answer;
 mod body;
 mod contract;
@@ -145,7 +146,7 @@ impl Ingress {
         );
         metrics.observe(
             "eventkit_ingress_in_flight_bytes",
-            "Bytes of request bodies under way",
+            "Bytes of request bodies under way, and of answers that were not taken yet",
             vec![],
             move || gauge(bytes.used()),
         );
@@ -293,6 +294,23 @@ impl Ingress {
                 self.shed(Code::Overloaded);
                 Code::Overloaded.into()
             })
+    }
+
+    /// Asked before a request's events are handed to the log: its answer has one outcome for each, and stays in memory until the
+    /// client takes it. So a request of many tiny events holds as much of the budget as its answer will need; the largest body
+    /// is the most, since that much there is room for.
+    ///
+    /// # Errors
+    ///
+    /// Too much is under way: counted as shed.
+    pub(crate) fn hold_answer(&self, held: &shed::Held, events: usize) -> Result<(), RequestError> {
+        let answer = events.saturating_mul(outcome::BYTES);
+        let answer = answer.min(self.config().body_bytes_max);
+        if answer <= held.bytes() || held.grow_to(answer) {
+            return Ok(());
+        }
+        self.shed(Code::Overloaded);
+        Err(Code::Overloaded.into())
     }
 
     /// Counts a request that is turned away for our own want of capacity.

@@ -266,19 +266,19 @@ settings! {
         MAX_KEYS: "max-keys", "EVENTKIT_MAX_KEYS", Is("10000"), Count(1, 1_000_000),
             "The most keys in one event, at all levels together";
         MAX_CONNECTIONS: "max-connections", "EVENTKIT_MAX_CONNECTIONS", Is("10000"), Count(1, 1_000_000),
-            "The most connections at a time; more wait in the listen backlog";
+            "The most connections at a time, or as many as the limit of open files leaves room for beside the files; more wait in the listen backlog";
         MAX_ADDRESS_CONNECTIONS: "max-address-connections", "EVENTKIT_MAX_ADDRESS_CONNECTIONS", Unset("as many as in all"), Count(1, 1_000_000),
             "The most connections of one address (of the sixth version: of one /64); more are closed at once. Trusted proxies are not counted";
         MAX_CONCURRENT_STREAMS: "max-concurrent-streams", "EVENTKIT_MAX_CONCURRENT_STREAMS", Is("200"), Count(1, 100_000),
             "The most concurrent HTTP/2 streams of one connection";
         MAX_IN_FLIGHT_BYTES: "max-in-flight-bytes", "EVENTKIT_MAX_IN_FLIGHT_BYTES", Is("64MiB"), Bytes(MIB, TIB),
-            "The most bytes of request bodies under way at a time; more is shed with 503 before it is read";
+            "The most bytes of request bodies, and of answers that were not taken yet, under way at a time; more is shed with 503 before it is read";
         HEADER_TIMEOUT: "header-timeout", "EVENTKIT_HEADER_TIMEOUT", Is("10"), Seconds(0.1, DAY),
             "How long a connection may take to deliver a request's headers";
         BODY_TIMEOUT: "body-timeout", "EVENTKIT_BODY_TIMEOUT", Is("30"), Seconds(0.1, DAY),
-            "How long a body may pause; a gRPC stream only within a message";
+            "How long a body may pause, and a client may leave what is there for it; a gRPC stream may pause between messages";
         MIN_BODY_RATE: "min-body-rate", "EVENTKIT_MIN_BODY_RATE", Is("2KiB"), Bytes(1, GIB),
-            "The least bytes per second of a body: all in all it has EVENTKIT_BODY_TIMEOUT, and a second more for each so many bytes of it";
+            "The least bytes per second of a body, and of an answer that is taken: all in all it has EVENTKIT_BODY_TIMEOUT, and a second more for each so many bytes of it";
         IDLE_TIMEOUT: "idle-timeout", "EVENTKIT_IDLE_TIMEOUT", Is("300"), Seconds(0.1, DAY),
             "How long a connection may stay without a request";
         MAX_STREAM_AGE: "max-stream-age", "EVENTKIT_MAX_STREAM_AGE", Is("3600"), Seconds(0.1, DAY),

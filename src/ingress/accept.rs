@@ -2,24 +2,19 @@
 //!
 //! hyper's own header timeout closes half a header, a dripped header and an idle HTTP/1.1 connection (so between two
 //! requests of one HTTP/1.1 connection the shorter of header and idle timeout counts). It does not close a connection
-//! that says nothing, or half a preface, or an idle HTTP/2 connection: these are timed here. A connection that is old takes nothing
-//! new (GOAWAY, `Connection: close`) and ends with what is under way. A connection's first byte says
-//! whether it is TLS, so that who comes to the wrong port is told.
+//! that says nothing, or half a preface, or an idle HTTP/2 connection, or one whose client does not take its answers: these are
+//! timed here. A connection that is old takes nothing new (GOAWAY, `Connection: close`) and ends with what is under way. A
+//! connection's first byte says whether it is TLS, so that who comes to the wrong port is told.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
 
-use axum::body::Body;
 use axum::extract::ConnectInfo;
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http::Request;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -31,7 +26,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpConnectInfo;
 
 use super::Tls;
+use super::activity::{self, Activity, InFlight};
 use super::body::WireBody;
+use super::pace::PaceLimits;
 use super::route::Front;
 use super::server::{Door, Stop};
 use super::tls;
@@ -73,6 +70,8 @@ pub(crate) struct Connections {
     pub(crate) stop: Stop,
     pub(crate) header_timeout: Duration,
     pub(crate) idle_timeout: Duration,
+    /// How fast a client has to take its answers.
+    pub(crate) answer_pace: PaceLimits,
     /// How long a connection takes new requests, about.
     pub(crate) age_max: Option<Duration>,
     /// Connections that were closed before their first request.
@@ -188,7 +187,7 @@ impl Connections {
             peer,
             opened,
         } = ends;
-        let activity = Arc::new(Activity::new(opened));
+        let activity = Arc::new(Activity::new(opened, self.answer_pace));
         let close = CancellationToken::new();
         let service = {
             let (this, activity) = (self.clone(), Arc::clone(&activity));
@@ -205,7 +204,7 @@ impl Connections {
                         remote_addr: Some(peer),
                     });
                     let response = this.front.handle(this.door, request).await;
-                    Ok::<_, Infallible>(guarded(response, guard))
+                    Ok::<_, Infallible>(activity::guarded(response, guard))
                 }
             })
         };
@@ -214,16 +213,16 @@ impl Connections {
         let mut closing: Option<Instant> = None;
         let mut old_at = self.age_max.map(|age| opened + jittered(age));
         loop {
-            let wake = closing.unwrap_or_else(|| self.closes_at(&activity));
-            // Every arm is cancel safe: the connection is pinned outside, the rest is only waited for.
+            let wake = closing.unwrap_or_else(|| {
+                // While it sleeps, things change.
+                let look_again = Instant::now() + self.answer_pace.pause_max;
+                let closes_at = self.closes_at(&activity);
+                closes_at.map_or(look_again, |at| at.min(look_again))
+            });
+            // Every arm is cancel safe: the connection is pinned outside, the rest is only waited for. The connection comes last: one
+            // that is flooded uses up all that the runtime gives a task at a time, and no timer behind it would ever be heard.
             tokio::select! {
                 biased;
-                ended = connection.as_mut() => {
-                    if let Err(error) = ended {
-                        tracing::debug!(%error, "connection_failed");
-                    }
-                    return;
-                }
                 () = self.stop.drain.cancelled(), if closing.is_none() => {
                     connection.as_mut().graceful_shutdown();
                     closing = Some(Instant::now() + self.stop.grace);
@@ -238,8 +237,9 @@ impl Connections {
                     old_at = None;
                 }
                 () = tokio::time::sleep_until(wake) => {
-                    let due = closing.is_some() || self.closes_at(&activity) <= Instant::now();
-                    if due && (closing.is_some() || !activity.has_begun()) {
+                    let closes_at = self.closes_at(&activity);
+                    let due = closes_at.is_some_and(|at| at <= Instant::now());
+                    if closing.is_some() || (due && !activity.has_begun()) {
                         return;
                     }
                     if due {
@@ -247,117 +247,23 @@ impl Connections {
                         closing = Some(Instant::now() + GOODBYE);
                     }
                 }
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "connection_failed");
+                    }
+                    return;
+                }
             }
         }
     }
 
-    /// When the connection has been without a request for too long, as things stand.
-    fn closes_at(&self, activity: &Activity) -> Instant {
-        match activity.state() {
-            State::Fresh => activity.opened + self.header_timeout,
-            State::Busy(_) => Instant::now() + self.idle_timeout,
-            State::Idle(since) => since + self.idle_timeout,
-        }
+    /// When the connection has to close, as things stand.
+    fn closes_at(&self, activity: &Activity) -> Option<Instant> {
+        activity.closes_at(self.header_timeout, self.idle_timeout)
     }
 }
 
 /// A tenth less to a tenth more: connections that were opened together are not all opened again together.
 fn jittered(age: Duration) -> Duration {
     age.mul_f64(rand::random_range(0.9..1.1))
-}
-
-/// What a connection is doing.
-#[derive(Debug, Clone, Copy)]
-enum State {
-    /// It has not asked for anything.
-    Fresh,
-    /// So many requests are under way.
-    Busy(usize),
-    /// Nothing has been under way since then.
-    Idle(Instant),
-}
-
-#[derive(Debug)]
-struct Activity {
-    opened: Instant,
-    state: Mutex<State>,
-}
-
-impl Activity {
-    fn new(opened: Instant) -> Self {
-        Self {
-            opened,
-            state: Mutex::new(State::Fresh),
-        }
-    }
-
-    fn state(&self) -> State {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn has_begun(&self) -> bool {
-        !matches!(self.state(), State::Fresh)
-    }
-}
-
-/// One request under way, until the last byte of its answer is handed over.
-#[derive(Debug)]
-struct InFlight(Arc<Activity>);
-
-impl InFlight {
-    fn begin(activity: &Arc<Activity>) -> Self {
-        let mut state = activity
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *state = match *state {
-            State::Busy(requests) => State::Busy(requests + 1),
-            State::Fresh | State::Idle(_) => State::Busy(1),
-        };
-        drop(state);
-        Self(Arc::clone(activity))
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
-        *state = match *state {
-            State::Busy(requests) if requests > 1 => State::Busy(requests - 1),
-            State::Fresh | State::Busy(_) | State::Idle(_) => State::Idle(Instant::now()),
-        };
-    }
-}
-
-fn guarded(response: Response<Body>, guard: InFlight) -> Response<GuardedBody> {
-    response.map(|inner| GuardedBody {
-        inner,
-        _guard: guard,
-    })
-}
-
-/// A response body that keeps its request under way.
-struct GuardedBody {
-    inner: Body,
-    _guard: InFlight,
-}
-
-impl HttpBody for GuardedBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.inner).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
 }

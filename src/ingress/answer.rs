@@ -1,5 +1,7 @@
 //! JSON answers, written straight from the outcomes.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
@@ -7,6 +9,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde::ser::{Serialize, SerializeSeq as _, Serializer};
 
 use super::outcome::{self, Counts, Outcome, RequestError};
+use super::shed::Held;
 use crate::lifecycle::health::Readiness;
 
 /// The header that names a request.
@@ -150,6 +153,12 @@ pub(crate) fn picture(gif: &'static [u8], request_id: &str) -> Response<Body> {
         CACHE_CONTROL,
         HeaderValue::from_static("no-store, no-cache, must-revalidate"),
     );
+    response
+}
+
+/// The answer keeps its request's place in the budget until the client has taken it.
+pub(crate) fn holding(mut response: Response<Body>, held: Held) -> Response<Body> {
+    response.extensions_mut().insert(Arc::new(held));
     response
 }
 

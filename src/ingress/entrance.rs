@@ -40,6 +40,13 @@ impl Entrant {
         &self.caller
     }
 
+    /// Whether what he calls a stream is a name that may be shown: he is known, and it is no key in the wrong place.
+    pub(super) fn may_name(&self, ingress: &Ingress, stream: &str) -> bool {
+        let keys = ingress.keys();
+        !matches!(self.asked, Asked::Body(Some(_)))
+            && (keys.strangers() == Strangers::Open || keys.holder(stream.as_bytes()).is_none())
+    }
+
     /// Who it is, by its body if need be.
     pub(super) fn named<'b>(
         mut self,

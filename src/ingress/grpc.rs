@@ -157,7 +157,11 @@ impl IngestService for Service {
                     client: sender.client(),
                     deadline: deadline.as_ref(),
                 };
-                match batch.submission(by, span.clone()) {
+                let held = request.extensions().get::<Arc<Held>>();
+                let room = held.map_or(Ok(()), |held| {
+                    self.ingress.hold_answer(held, batch.events.len())
+                });
+                match room.and_then(|()| batch.submission(by, span.clone())) {
                     Ok(submission) => self.ingress.submit(submission).await,
                     Err(error) => Err(error),
                 }

@@ -31,6 +31,7 @@ use super::outcome::RequestError;
 use super::request_id::{self, RequestId};
 use super::rpc_status::{self, status, translate};
 use super::sender::{Party, Sender};
+use super::shed::Held;
 use super::{Deadline, Ingress};
 use crate::status::Code;
 use crate::telemetry::metrics::labels;
@@ -72,8 +73,13 @@ impl GrpcLayer {
         let max = self.ingress.config().body_bytes_max;
         let mut response = match self.admit(request, is_ours) {
             Ok(request) => {
+                let held = request.extensions().get::<Arc<Held>>().cloned();
                 let call = self.routes.clone().oneshot(request);
                 let mut response = in_time(call, deadline.as_ref()).await;
+                // An answer keeps its place in the budget until the client has taken it; a stream's have places of their own.
+                if let Some(held) = held.filter(|_| path == COLLECT_PATH) {
+                    response.extensions_mut().insert(held);
+                }
                 if is_ours || response.headers().contains_key("grpc-status") {
                     translate(&mut response, max);
                 }

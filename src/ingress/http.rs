@@ -19,7 +19,8 @@ use tokio::time::Instant;
 use super::body::{self, BodyLimits};
 use super::contract::Document;
 use super::decode::scan::{self, Item, SplitError};
-use super::lines::Line;
+use super::entrance::Entrant;
+use super::lines::{self, Line};
 use super::outcome::RequestError;
 use super::pace::PaceLimits;
 use super::paths::{self, Serves};
@@ -83,7 +84,7 @@ fn methods(serves: Serves, document: &Document) -> MethodRouter<Ingress> {
     match serves {
         Serves::Collect => post(
             async |State(ingress): State<Ingress>, request: Request<Body>| {
-                collect(&ingress, Ok(DEFAULT_STREAM), "/collect", request).await
+                collect(&ingress, None, request).await
             },
         ),
         Serves::CollectStream => post(collect_stream),
@@ -149,31 +150,51 @@ async fn collect_stream(
         .ok()
         .filter(|stream| admit::is_stream_name(stream))
         .ok_or(Code::InvalidStream);
-    let path = named.map_or_else(
-        |_invalid| "/collect/{stream}".to_owned(),
-        |stream| format!("/collect/{stream}"),
-    );
-    collect(&ingress, named, &path, request).await
+    collect(&ingress, Some(named), request).await
 }
 
-/// One request to `/collect` from its headers to its answer.
+/// One request to `/collect`, or to a stream under it, from its headers to its answer.
 async fn collect(
     ingress: &Ingress,
-    stream: Result<&str, Code>,
-    path: &str,
+    named: Option<Result<&str, Code>>,
     request: Request<Body>,
 ) -> Response<Body> {
     let request_id = request_id::of(request.headers(), ingress.now());
+    let entered = enter(ingress, named.unwrap_or(Ok(DEFAULT_STREAM)), &request);
+    // A name that is none, and one of somebody who may not use it, is the client's invention and stays out of the log: it may
+    // be a key in the wrong place.
+    let known = entered.as_ref().ok();
+    let known = known.filter(|(stream, entrant)| entrant.may_name(ingress, stream));
+    let (path, stream) = match (named, known) {
+        (None, _) => (Cow::Borrowed("/collect"), DEFAULT_STREAM),
+        (Some(_), Some((stream, _))) => (Cow::Owned(format!("/collect/{stream}")), *stream),
+        (Some(Ok(_)), None) => (Cow::Borrowed("/collect/{stream}"), lines::OTHER),
+        (Some(Err(_)), None) => (Cow::Borrowed("/collect/{stream}"), "invalid"),
+    };
     let line = Line {
         method: "POST",
-        path,
+        path: &path,
         event_type: "any",
-        // A name that is none is the client's invention and stays out of the logs.
-        stream: stream.unwrap_or("invalid"),
+        stream,
         request_id: &request_id,
     };
-    let stored = store(ingress, stream, &request_id, request);
+    let stored = async {
+        let (stream, entrant) = entered?;
+        store(ingress, (stream, entrant), &request_id, request).await
+    };
     answered(ingress, line, stored).await
+}
+
+/// Asks who sends, where that can be without the body, and whether he may write there.
+fn enter<'s>(
+    ingress: &Ingress,
+    stream: Result<&'s str, Code>,
+    request: &Request<Body>,
+) -> Result<(&'s str, Entrant), RequestError> {
+    let stream = stream?;
+    let entrant = ingress.enter(request)?;
+    ingress.check_stream(entrant.caller(), stream)?;
+    Ok((stream, entrant))
 }
 
 /// Answers a request, whatever came of it, with its two lines in the log.
@@ -249,13 +270,10 @@ pub(super) async fn read_body(
 
 async fn store(
     ingress: &Ingress,
-    stream: Result<&str, Code>,
+    (stream, entrant): (&str, Entrant),
     request_id: &str,
     request: Request<Body>,
 ) -> Result<Response<Body>, RequestError> {
-    let stream = stream?;
-    let entrant = ingress.enter(&request)?;
-    ingress.check_stream(entrant.caller(), stream)?;
     let span = spans::of(request.extensions());
     let trusted = &ingress.config().trusted_proxies;
     let (headers, extensions) = (request.headers(), request.extensions());
@@ -263,6 +281,7 @@ async fn store(
     let (body, held) = read_body(ingress, entrant.caller(), request).await?;
     let caller = entrant.named(ingress, &held, || write_key::of(&body))?;
     let items = scan::split(&body, ingress.config().batch_events_max).map_err(malformed)?;
+    ingress.hold_answer(&held, items.len())?;
     let events: Vec<Cow<'_, [u8]>> = items
         .iter()
         .map(|item| write_key::without(item.bytes))
@@ -285,7 +304,8 @@ async fn store(
                 .collect(),
         })
         .await?;
-    Ok(answer::outcomes(&outcomes, request_id))
+    let answer = answer::outcomes(&outcomes, request_id);
+    Ok(answer::holding(answer, held))
 }
 
 pub(super) fn malformed(error: SplitError) -> RequestError {

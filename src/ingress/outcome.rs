@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use crate::status::{Code, Retry};
 
+/// About what an outcome takes in memory until it is told.
+pub(super) const BYTES: usize = 160;
+
 /// What became of one event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome<'a> {

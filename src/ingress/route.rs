@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use http::header::{CONTENT_TYPE, ORIGIN};
-use http::{HeaderMap, Method, Request, Response, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use tonic_web::{GrpcWebLayer, GrpcWebService};
 use tower::ServiceExt as _;
 use tower_layer::Layer as _;
@@ -60,19 +60,28 @@ impl Front {
         response
     }
 
-    async fn dispatch(&self, door: Door, kind: Kind, request: Request<Body>) -> Response<Body> {
+    async fn dispatch(&self, door: Door, kind: Kind, mut request: Request<Body>) -> Response<Body> {
         let http2 = request.version() == Version::HTTP_2;
         let answered = match (kind, door) {
             (Kind::Grpc, _) if http2 => Ok(self.0.grpc.clone().oneshot(request).await),
             (Kind::Grpc, _) => {
                 let text = "gRPC needs HTTP/2, over HTTP/1.1 use gRPC-web; do not retry here";
-                return self.refuse(request, text).await;
+                let error = RequestError::new(Code::NotFound, text);
+                return self.refuse(request, error).await;
             }
             (_, Door::GrpcOnly) => {
                 let text = "this port speaks gRPC alone, HTTP and gRPC-web are on the public port; do not retry here";
-                return self.refuse(request, text).await;
+                let error = RequestError::new(Code::NotFound, text);
+                return self.refuse(request, error).await;
             }
-            (Kind::GrpcWeb, Door::Public) => Ok(self.0.grpc.clone().oneshot(request).await),
+            (Kind::GrpcWeb, Door::Public) => match web_type(&request) {
+                Ok(name) => {
+                    let name = HeaderValue::from_static(name);
+                    request.headers_mut().insert(CONTENT_TYPE, name);
+                    Ok(self.0.grpc.clone().oneshot(request).await)
+                }
+                Err(error) => return self.refuse(request, error).await,
+            },
             (Kind::Http, Door::Public) => Err(self.0.http.clone().oneshot(request).await),
         };
         match answered {
@@ -83,11 +92,34 @@ impl Front {
     }
 
     /// The wrong protocol gets an answer that people can read.
-    async fn refuse(&self, request: Request<Body>, text: &'static str) -> Response<Body> {
-        let error = RequestError::new(Code::NotFound, text);
+    async fn refuse(&self, request: Request<Body>, error: RequestError) -> Response<Body> {
         let (head, _unread) = request.into_parts();
         door::refuse(&self.0.ingress, &head.method, &head.headers, error).await
     }
+}
+
+/// How the layer that speaks gRPC-web spells a request's content type: it knows one spelling, and has no words for who has another.
+fn web_type<B>(request: &Request<B>) -> Result<&'static str, RequestError> {
+    const NAMES: [&str; 4] = [
+        "application/grpc-web",
+        "application/grpc-web+proto",
+        "application/grpc-web-text",
+        "application/grpc-web-text+proto",
+    ];
+    if request.method() != Method::POST {
+        return Err(Code::MethodNotAllowed.into());
+    }
+    let value = request.headers().get(CONTENT_TYPE);
+    let value = value.map_or(&b""[..], HeaderValue::as_bytes);
+    let mut parts = value.split(|byte| matches!(byte, b';' | b' '));
+    let essence = parts.next().unwrap_or_default();
+    let name = NAMES
+        .into_iter()
+        .find(|name| essence.eq_ignore_ascii_case(name.as_bytes()));
+    name.ok_or_else(|| {
+        let text = "gRPC-web has protobuf here: send application/grpc-web or application/grpc-web-text, with or without +proto; do not retry";
+        RequestError::new(Code::UnsupportedEncoding, text)
+    })
 }
 
 fn kind(headers: &HeaderMap) -> Kind {

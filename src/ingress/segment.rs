@@ -140,6 +140,7 @@ async fn store(
         Some(_) => Envelope::of_one(&body)?,
         None => Envelope::read(&body, ingress.config().batch_events_max)?,
     };
+    ingress.hold_answer(&held, envelope.items.len())?;
     let key = envelope.write_key;
     let caller = entrant.named(ingress, &held, || key.and_then(write_key::text))?;
     let events: Vec<Cow<'_, [u8]>> = envelope
@@ -176,7 +177,7 @@ async fn store(
         ] if kind.is_some() => Err(RequestError::new(*code, reason.clone())),
         outcomes => Ok(match endpoint.takes {
             Takes::Pixel(_) => answer::picture(pixel::GIF, request_id),
-            _ => answer::success(outcomes, request_id),
+            _ => answer::holding(answer::success(outcomes, request_id), held),
         }),
     }
 }

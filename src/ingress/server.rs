@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 
 use super::accept::{self, Connections};
 use super::grpc_layer::GrpcLayer;
+use super::pace::PaceLimits;
 use super::places::Places;
 use super::route::Front;
 use super::{Ingress, Tls, grpc, http};
@@ -82,6 +83,7 @@ impl Server {
             stop: self.stop.clone(),
             header_timeout: config.header_timeout,
             idle_timeout: config.idle_timeout,
+            answer_pace: PaceLimits::of(config),
             age_max: config.guard.connection_age_max,
             refused: self.ingress.metrics().connections_refused.clone(),
             tls: self.tls.clone(),
@@ -101,16 +103,25 @@ impl Server {
     /// Accepts for ever. Who finds no room waits in the kernel's backlog: the permit is taken before the connection.
     async fn accept(&self, listener: &TcpListener, connections: &Connections, open: &TaskTracker) {
         let room = self.ingress.connections();
+        let mut is_paused = false;
         while let Ok(permit) = std::sync::Arc::clone(&room).acquire_owned().await {
             let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) if is_one_peers_fault(&error) => continue,
                 Err(error) => {
-                    tracing::warn!(%error, "accept_paused");
+                    // Said once, not ten times a second.
+                    if !is_paused {
+                        tracing::warn!(%error, "accept_paused");
+                    }
+                    is_paused = true;
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
+            if is_paused {
+                tracing::info!("accept_resumed");
+                is_paused = false;
+            }
             let Some(place) = self.places.take(peer.ip()) else {
                 connections.refuse("address_limit");
                 continue;

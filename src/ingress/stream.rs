@@ -18,7 +18,7 @@ use tonic::Status;
 
 use super::grpc::{Batch, By};
 use super::lines::Line;
-use super::outcome::{Outcome, RequestError};
+use super::outcome::{self, Outcome, RequestError};
 use super::rpc_status;
 use super::sender::Sender;
 use super::shed::Held;
@@ -33,8 +33,6 @@ pub(super) mod client;
 
 /// How many batches of one stream may be under way.
 pub(super) const WINDOW_BATCHES: u32 = 64;
-/// About what an outcome takes in memory until it is told.
-const OUTCOME_BYTES: usize = 160;
 /// The HTTP status in the log of a stream that its client left.
 const CLIENT_GONE: u16 = 499;
 
@@ -175,7 +173,7 @@ impl Call {
             "batch_received"
         );
         let bytes: usize = batch.events.iter().map(bytes::Bytes::len).sum();
-        let cost = bytes + batch.events.len() * OUTCOME_BYTES;
+        let cost = bytes + batch.events.len() * outcome::BYTES;
         let held = self.ingress.hold(cost, by.caller)?;
         let pending = self.ingress.begin(submission)?.into_owned();
         let (ingress, number) = (self.ingress.clone(), batch.number);

@@ -13,11 +13,12 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use eventkit::proto::v1::ingest_service_client::IngestServiceClient;
 use eventkit::status::{Code, Retry};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use tonic::transport::Channel;
 
@@ -27,24 +28,24 @@ use crate::support::gateway::{Endpoints, Gateway, Held};
 use crate::support::{clients, warehouse};
 
 mod bodies;
-mod encodings;
+pub(crate) mod encodings;
 mod framing;
-mod grpc;
+pub(crate) mod grpc;
 mod segment;
 mod slow;
-mod streams;
-mod wire;
+pub(crate) mod streams;
+pub(crate) mod wire;
 
 /// How long the pipeline, the sockets and an orderly end may take on a busy machine.
-const SETTLE_WITHIN: Duration = Duration::from_secs(30);
+pub(crate) const SETTLE_WITHIN: Duration = Duration::from_secs(30);
 /// How much resident memory may grow from the first good request to the end: as much as may be under way at a time.
 const RSS_GROWTH_KIB_MAX: u64 = 64 << 10;
 /// How many descriptors may be open beyond those of the first good request: files of the store and the warehouse come and go.
-const DESCRIPTORS_GROWTH_MAX: usize = 16;
+pub(crate) const DESCRIPTORS_GROWTH_MAX: usize = 16;
 
 /// What becomes of one event of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Fate {
+pub(crate) enum Fate {
     /// Accepted, and a row; under this id, or under one that the server invents if it is empty.
     Row(&'static str),
     /// Accepted, and an error row with this code.
@@ -57,7 +58,7 @@ enum Fate {
 
 /// What is answered.
 #[derive(Debug, Clone)]
-enum Expected {
+pub(crate) enum Expected {
     /// An error of ours, and nothing is stored.
     Refused(u16, &'static str),
     /// One outcome per event.
@@ -67,19 +68,36 @@ enum Expected {
 }
 
 /// What is sent before the client ends its side of the connection, and each answer that it gets.
-type Case = (&'static str, Vec<u8>, Vec<Expected>);
+pub(crate) type Case = (&'static str, Vec<u8>, Vec<Expected>);
 
-use Expected::{Judged, NotHttp, Refused};
-use Fate::{Duplicate, ErrorRow, Rejected, Row};
+pub(crate) use Expected::{Judged, NotHttp, Refused};
+pub(crate) use Fate::{Duplicate, ErrorRow, Rejected, Row};
+
+/// A gateway that runs, and how good clients come to it.
+#[derive(Debug)]
+pub(crate) struct Running {
+    /// Everything of it lies in here.
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) data: PathBuf,
+    pub(crate) gateway: Gateway,
+    pub(crate) endpoints: Endpoints,
+    /// Where good clients come in.
+    pub(crate) entrance: Endpoints,
+    /// The key that they have.
+    pub(crate) key: Option<String>,
+}
 
 /// The real binary, and what it has to hold in the end.
-struct Subject {
-    dir: tempfile::TempDir,
-    gateway: Gateway,
-    endpoints: Endpoints,
+#[derive(Debug)]
+pub(crate) struct Subject {
+    _dir: tempfile::TempDir,
+    data: PathBuf,
+    pub(crate) gateway: Gateway,
+    pub(crate) endpoints: Endpoints,
     http: clients::Http,
     grpc: IngestServiceClient<Channel>,
-    before: Held,
+    key: Option<String>,
+    pub(crate) before: Held,
     goods: Cell<u32>,
     rows: RefCell<BTreeSet<String>>,
     errors: RefCell<BTreeMap<String, String>>,
@@ -88,73 +106,119 @@ struct Subject {
 }
 
 impl Subject {
-    async fn start(settings: &[(&str, &str)]) -> Self {
+    pub(crate) async fn start(settings: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (gateway, endpoints) = Gateway::start(dir.path(), settings).await.unwrap();
+        Self::of(Running {
+            data: dir.path().to_owned(),
+            dir,
+            gateway,
+            entrance: endpoints.clone(),
+            endpoints,
+            key: None,
+        })
+        .await
+    }
+
+    pub(crate) async fn of(running: Running) -> Self {
+        let Running {
+            dir,
+            data,
+            gateway,
+            endpoints,
+            entrance,
+            key,
+        } = running;
         let mut subject = Self {
-            http: clients::Http::new(&endpoints),
-            grpc: clients::grpc(&endpoints).unwrap(),
+            http: clients::Http::new(&entrance),
+            grpc: clients::grpc(&entrance).unwrap(),
             before: Held::default(),
             goods: Cell::default(),
             rows: RefCell::default(),
             errors: RefCell::default(),
             unanswered: RefCell::default(),
-            dir,
+            _dir: dir,
+            data,
             gateway,
             endpoints,
+            key,
         };
         subject.good("the start").await;
         subject.before = subject.usage();
         subject
     }
 
-    fn http_addr(&self) -> SocketAddr {
+    pub(crate) fn http_addr(&self) -> SocketAddr {
         self.endpoints.http.parse().unwrap()
     }
 
-    fn grpc_addr(&self) -> SocketAddr {
+    pub(crate) fn grpc_addr(&self) -> SocketAddr {
         self.endpoints.grpc.parse().unwrap()
     }
 
-    fn usage(&self) -> Held {
+    pub(crate) fn usage(&self) -> Held {
         self.gateway.held().unwrap()
     }
 
     /// One good event through each door.
-    async fn good(&self, after: &str) {
+    pub(crate) async fn good(&self, after: &str) {
+        assert_eq!(self.try_good(after).await, 2, "after {after}");
+    }
+
+    /// The same, where a client may be told to come again; how many doors took it.
+    pub(crate) async fn try_good(&self, after: &str) -> u32 {
         let number = self.goods.replace(self.goods.get() + 1);
+        let mut taken = 0;
         let id = format!("good-http-{number}");
-        let body = format!(r#"{{"type":"track","messageId":"{id}","userId":"u","event":"Good"}}"#);
-        let (status, answer) = self.http.post("/collect", body).await.unwrap();
-        assert_eq!(
-            (status, &answer["accepted"]),
-            (202, &1.into()),
-            "after {after}"
-        );
-        self.stored(&id);
+        let mut event = json!({"type": "track", "messageId": id, "userId": "u", "event": "Good"});
+        if let Some(key) = &self.key {
+            event["writeKey"] = key.as_str().into();
+        }
+        let answer = self.http.post("/collect", event.to_string()).await;
+        match answer.unwrap_or_else(|error| panic!("after {after}: {error:#}")) {
+            (202, answer) if answer["accepted"] == 1 => {
+                self.stored(&id);
+                taken += 1;
+            }
+            (status, answer) => assert_eq!(
+                (status, &answer["code"]),
+                (503, &"overloaded".into()),
+                "after {after}: {answer}"
+            ),
+        }
         let id = format!("good-grpc-{number}");
-        let answer = self
-            .grpc
-            .clone()
-            .collect(batch(vec![good_event(&id)]))
-            .await;
-        let answer = answer.unwrap_or_else(|status| panic!("after {after}: {status:?}"));
-        assert_eq!(answer.into_inner().accepted, 1, "after {after}");
-        self.stored(&id);
+        let mut request = tonic::Request::new(batch(vec![good_event(&id)]));
+        if let Some(key) = &self.key {
+            let key = key.parse().unwrap();
+            request.metadata_mut().insert("x-write-key", key);
+        }
+        match self.grpc.clone().collect(request).await {
+            Ok(answer) => {
+                assert_eq!(answer.into_inner().accepted, 1, "after {after}");
+                self.stored(&id);
+                taken += 1;
+            }
+            Err(status) => assert_eq!(
+                crate::doors::grpc::error(&status),
+                (tonic::Code::Unavailable, "OVERLOADED".into(), true),
+                "after {after}: {status:?}"
+            ),
+        }
+        taken
     }
 
     /// What was accepted under this id has to be a row.
-    fn stored(&self, id: &str) {
+    pub(crate) fn stored(&self, id: &str) {
         assert!(self.rows.borrow_mut().insert(id.to_owned()), "{id} twice");
     }
 
     /// What was sent under this id, and never answered, may be a row.
-    fn never_answered(&self, id: &str) {
+    pub(crate) fn never_answered(&self, id: &str) {
         self.unanswered.borrow_mut().insert(id.to_owned());
     }
 
     /// Holds an event's outcome against what was expected of it.
-    fn judged(&self, name: &str, outcome: &Outcome<'_>, fate: &Fate) {
+    pub(crate) fn judged(&self, name: &str, outcome: &Outcome<'_>, fate: &Fate) {
         let (status, code) = match fate {
             Row(_) | ErrorRow(_) => ("accepted", ""),
             Duplicate => ("duplicate", ""),
@@ -182,7 +246,7 @@ impl Subject {
     }
 
     /// Looks at everything once more, and ends the process.
-    async fn finish(self) {
+    pub(crate) async fn finish(self) {
         let free = ["eventkit_ingress_in_flight_bytes 0\n"];
         until("what was under way is given back", async || {
             let metrics = wire::get(&self.endpoints.admin, "/metrics").await;
@@ -207,7 +271,7 @@ impl Subject {
         );
         let rows = self.rows.into_inner();
         let errors = self.errors.into_inner();
-        let data_dir = self.dir.path();
+        let data_dir = self.data.as_path();
         until("every accepted event is a row", async || {
             let (events, set_aside) = warehouse::counts(data_dir);
             events >= rows.len() as u64 && set_aside >= errors.len() as u64
@@ -245,7 +309,7 @@ impl Subject {
 
 /// What the server said about one event.
 #[derive(Debug)]
-struct Outcome<'a> {
+pub(crate) struct Outcome<'a> {
     status: &'a str,
     id: &'a str,
     code: &'a str,
@@ -253,7 +317,7 @@ struct Outcome<'a> {
 }
 
 /// A code is on the closed list, goes with its status, and its text says whether to retry.
-fn assert_clear(name: &str, http: Option<u16>, code: &str, text: &str) {
+pub(crate) fn assert_clear(name: &str, http: Option<u16>, code: &str, text: &str) {
     let listed = Code::ALL.iter().find(|listed| listed.as_str() == code);
     let Some(code) = listed else {
         panic!("{name}: no such code: {code}")
@@ -266,7 +330,7 @@ fn assert_clear(name: &str, http: Option<u16>, code: &str, text: &str) {
     assert!(text.contains(advice), "{name}: {text}");
 }
 
-fn good_event(id: &str) -> eventkit::proto::v1::Event {
+pub(crate) fn good_event(id: &str) -> eventkit::proto::v1::Event {
     eventkit::proto::v1::Event {
         user_id: "u".into(),
         event: "Good".into(),
@@ -275,7 +339,7 @@ fn good_event(id: &str) -> eventkit::proto::v1::Event {
 }
 
 /// Waits for something of another process, which can only be looked at.
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let began = Instant::now();
     while !holds().await {
         assert!(began.elapsed() < SETTLE_WITHIN, "never: {what}");

@@ -20,7 +20,7 @@ use crate::support::{clients, warehouse};
 const WITHIN: Duration = Duration::from_secs(20);
 
 /// `eventkit keys` with a file; what it printed.
-async fn keys(file: &Path, arguments: &[&str], input: &str) -> String {
+pub(crate) async fn keys(file: &Path, arguments: &[&str], input: &str) -> String {
     use tokio::io::AsyncWriteExt as _;
 
     let mut tool = Command::new(env!("CARGO_BIN_EXE_eventkit"))

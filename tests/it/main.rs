@@ -35,8 +35,9 @@ mod tls;
 mod sdks;
 // What a machine can read about the HTTP door, and whether it is so.
 mod openapi;
-// What no client should send, and what every one hears.
+// What no client should send, and what every one hears; and those who mean harm.
 mod bad_input;
+mod hostile;
 // A log emptied without a gateway.
 mod drain;
 // Damaged logs, and the command that repairs them.

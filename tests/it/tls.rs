@@ -21,7 +21,7 @@ use crate::support::gateway::{DEBUG, Endpoints, Gateway};
 
 /// A root and what it signs.
 pub(crate) struct Authority {
-    root: rcgen::Certificate,
+    pub(crate) root: rcgen::Certificate,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -50,7 +50,7 @@ impl Authority {
         (certificate.pem(), key.serialize_pem())
     }
 
-    fn client(&self, identity: Option<&(String, String)>, alpn: &str) -> TlsConnector {
+    pub(crate) fn client(&self, identity: Option<&(String, String)>, alpn: &str) -> TlsConnector {
         let mut roots = RootCertStore::empty();
         roots.add(self.root.der().clone()).unwrap();
         let provider = Arc::new(crypto::aws_lc_rs::default_provider());
@@ -117,7 +117,10 @@ impl Files {
     }
 }
 
-async fn connect(addr: &str, connector: &TlsConnector) -> std::io::Result<TlsStream<TcpStream>> {
+pub(crate) async fn connect(
+    addr: &str,
+    connector: &TlsConnector,
+) -> std::io::Result<TlsStream<TcpStream>> {
     let stream = TcpStream::connect(addr.parse::<SocketAddr>().unwrap()).await?;
     let name = ServerName::try_from("localhost").unwrap();
     within(connector.connect(name, stream)).await

@@ -96,7 +96,27 @@ impl Gateway {
         data_dir: &Path,
         settings: &[(&str, &str)],
     ) -> Result<Self> {
-        let mut command = Command::new(binary());
+        Self::spawn_by(Command::new(binary()), command_name, data_dir, settings)
+    }
+
+    /// `eventkit dev` that may have only so many descriptors.
+    pub(crate) fn spawn_within(
+        descriptors: u64,
+        data_dir: &Path,
+        settings: &[(&str, &str)],
+    ) -> Result<Self> {
+        let mut shell = Command::new("sh");
+        let limited = format!("ulimit -n {descriptors}; exec \"$0\" \"$@\"");
+        shell.arg("-c").arg(limited).arg(binary());
+        Self::spawn_by(shell, "dev", data_dir, settings)
+    }
+
+    fn spawn_by(
+        mut command: Command,
+        command_name: &str,
+        data_dir: &Path,
+        settings: &[(&str, &str)],
+    ) -> Result<Self> {
         // Neither a person's settings nor those of the tests are meant for the gateway under test.
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy();
@@ -229,6 +249,28 @@ impl Gateway {
             peak_kib: field("VmHWM:")?,
             descriptors: std::fs::read_dir(proc.join("fd"))?.count(),
         })
+    }
+
+    /// The most memory that it was, counted from now on.
+    pub(crate) fn forget_peak(&self) -> Result<()> {
+        let path = format!("/proc/{}/clear_refs", self.pid()?.as_raw_nonzero());
+        std::fs::write(&path, "5").with_context(|| format!("write to {path}"))
+    }
+
+    /// The processor time that it took so far.
+    pub(crate) fn cpu(&self) -> Result<Duration> {
+        let path = format!("/proc/{}/stat", self.pid()?.as_raw_nonzero());
+        let stat = std::fs::read_to_string(path)?;
+        // The second field is a name in parentheses, with spaces perhaps; user and system time are the 14th and the 15th.
+        let (_, fields) = stat.rsplit_once(')').context("a process has a name")?;
+        let ticks: u64 = fields
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .map(|ticks| ticks.parse::<u64>())
+            .sum::<Result<_, _>>()?;
+        let per_second = rustix::param::clock_ticks_per_second();
+        Ok(Duration::from_millis(ticks * 1_000 / per_second))
     }
 
     /// Sends a signal.

@@ -6,14 +6,14 @@ use super::wire::post;
 use super::*;
 
 /// Packs as clients do.
-pub(super) fn gzip(data: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(data: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     encoder.write_all(data).unwrap();
     encoder.finish().unwrap()
 }
 
 /// A few thousand bytes that become 64 MiB.
-pub(super) fn bomb() -> Vec<u8> {
+pub(crate) fn bomb() -> Vec<u8> {
     let bomb = gzip(&vec![b' '; 64 << 20]);
     assert!(bomb.len() < 100_000);
     bomb
@@ -76,10 +76,10 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-type Pack = fn(&[u8]) -> Vec<u8>;
+pub(crate) type Pack = fn(&[u8]) -> Vec<u8>;
 
 /// What else clients pack with, by its name.
-const OTHERS: [(&str, Pack); 4] = [
+pub(crate) const OTHERS: [(&str, Pack); 4] = [
     ("deflate", zlib),
     ("deflate", deflate),
     ("br", brotli),

@@ -13,10 +13,10 @@ use crate::doors::grpc::{error, frame};
 const COLLECT: &str = "/eventkit.v1.IngestService/Collect";
 
 /// How a call ends: gRPC's code and ours.
-type End = (Grpc, &'static str);
+pub(crate) type End = (Grpc, &'static str);
 
-const MALFORMED: End = (Grpc::InvalidArgument, "MALFORMED_REQUEST");
-const TOO_LARGE: End = (Grpc::ResourceExhausted, "BODY_TOO_LARGE");
+pub(crate) const MALFORMED: End = (Grpc::InvalidArgument, "MALFORMED_REQUEST");
+pub(crate) const TOO_LARGE: End = (Grpc::ResourceExhausted, "BODY_TOO_LARGE");
 const TOO_MANY: End = (Grpc::ResourceExhausted, "TOO_MANY_EVENTS");
 const BAD_STREAM: End = (Grpc::InvalidArgument, "INVALID_STREAM");
 const BAD_TIME: End = (Grpc::InvalidArgument, "INVALID_TIMESTAMP");
@@ -24,7 +24,7 @@ const UNSUPPORTED: End = (Grpc::Unimplemented, "UNSUPPORTED_ENCODING");
 const NOWHERE: End = (Grpc::Unimplemented, "NOT_FOUND");
 
 /// A frame whose header says something else than what follows.
-fn lying(compressed: u8, length: u32, message: &[u8]) -> Vec<u8> {
+pub(crate) fn lying(compressed: u8, length: u32, message: &[u8]) -> Vec<u8> {
     [&[compressed], &length.to_be_bytes()[..], message].concat()
 }
 
@@ -160,7 +160,7 @@ fn requests() -> Vec<Call> {
 }
 
 /// A status has its details, and says whether to retry; what a client is to blame for invites no retry.
-fn assert_ended(name: &str, status: &tonic::Status, (code, reason): End) {
+pub(crate) fn assert_ended(name: &str, status: &tonic::Status, (code, reason): End) {
     let found = error(status);
     assert_eq!(
         found,

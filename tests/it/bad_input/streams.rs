@@ -88,7 +88,7 @@ async fn vanish_from_call(addr: SocketAddr, method: &str, frames: Vec<u8>, answe
 }
 
 /// How many acknowledgements these frames hold.
-fn acknowledged(mut frames: &[u8]) -> usize {
+pub(crate) fn acknowledged(mut frames: &[u8]) -> usize {
     let mut acks = 0;
     while let Some((header, rest)) = frames.split_at_checked(5) {
         let length = u32::from_be_bytes(header[1..].try_into().unwrap());

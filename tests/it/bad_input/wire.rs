@@ -12,7 +12,7 @@ use super::*;
 use crate::doors::{Answer, read_to_end, within};
 
 /// A `POST` whose head is as it should be.
-pub(super) fn post(path: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+pub(crate) fn post(path: &str, headers: &str, body: &[u8]) -> Vec<u8> {
     let length = body.len();
     let head = format!(
         "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n"
@@ -21,7 +21,7 @@ pub(super) fn post(path: &str, headers: &str, body: &[u8]) -> Vec<u8> {
 }
 
 /// Sends bytes, ends its own side, and returns every answer until the server ends its own.
-pub(super) async fn exchange(addr: SocketAddr, request: &[u8]) -> Vec<Answer> {
+pub(crate) async fn exchange(addr: SocketAddr, request: &[u8]) -> Vec<Answer> {
     let mut stream = TcpStream::connect(addr).await.unwrap();
     // The answer may come, and the connection go, before everything was sent.
     drop(stream.write_all(request).await);
@@ -30,7 +30,7 @@ pub(super) async fn exchange(addr: SocketAddr, request: &[u8]) -> Vec<Answer> {
 }
 
 /// The answers that one connection brought, one after the other.
-pub(super) fn answers(mut bytes: &[u8]) -> Vec<Answer> {
+pub(crate) fn answers(mut bytes: &[u8]) -> Vec<Answer> {
     let mut found = Vec::new();
     while let Some(mut answer) = Answer::read(bytes) {
         let length = answer.header("content-length").expect("a length");
@@ -44,7 +44,7 @@ pub(super) fn answers(mut bytes: &[u8]) -> Vec<Answer> {
 }
 
 /// `GET`, from any port; the body.
-pub(super) async fn get(addr: &str, path: &str) -> String {
+pub(crate) async fn get(addr: &str, path: &str) -> String {
     let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     let answer = crate::doors::send_to(addr.parse().unwrap(), request.as_bytes()).await;
     assert_eq!(answer.status(), 200);
@@ -53,7 +53,7 @@ pub(super) async fn get(addr: &str, path: &str) -> String {
 
 impl Subject {
     /// Sends one case after the other, and a good event after each.
-    pub(super) async fn walk(&self, cases: impl IntoIterator<Item = Case>) {
+    pub(crate) async fn walk(&self, cases: impl IntoIterator<Item = Case>) {
         for (name, sent, expected) in cases {
             let answers = exchange(self.http_addr(), &sent).await;
             assert_eq!(answers.len(), expected.len(), "{name}: {answers:?}");
@@ -65,7 +65,7 @@ impl Subject {
     }
 
     /// Holds an HTTP answer against what was expected.
-    pub(super) fn answered(&self, name: &str, answer: &Answer, expected: &Expected) {
+    pub(crate) fn answered(&self, name: &str, answer: &Answer, expected: &Expected) {
         match expected {
             NotHttp(status) => {
                 assert_eq!(answer.status(), *status, "{name}: {answer:?}");
@@ -104,24 +104,24 @@ impl Subject {
 }
 
 /// A request's body, as a whole or in pieces.
-pub(super) type Sent = http_body_util::combinators::UnsyncBoxBody<Bytes, std::io::Error>;
+pub(crate) type Sent = http_body_util::combinators::UnsyncBoxBody<Bytes, std::io::Error>;
 type Sender = hyper::client::conn::http2::SendRequest<Sent>;
 
 /// A body that is there at once.
-pub(super) fn whole(bytes: impl Into<Bytes>) -> Sent {
+pub(crate) fn whole(bytes: impl Into<Bytes>) -> Sent {
     Full::new(bytes.into())
         .map_err(|never| match never {})
         .boxed_unsync()
 }
 
 /// A body that comes in pieces.
-pub(super) fn pieces(pieces: impl futures::Stream<Item = Bytes> + Send + 'static) -> Sent {
+pub(crate) fn pieces(pieces: impl futures::Stream<Item = Bytes> + Send + 'static) -> Sent {
     let frames = pieces.map(|piece| Ok(http_body::Frame::data(piece)));
     http_body_util::StreamBody::new(frames).boxed_unsync()
 }
 
 /// An HTTP/2 connection; dropped with the task that is returned beside it.
-pub(super) async fn http2(addr: SocketAddr) -> (Sender, tokio::task::JoinSet<hyper::Result<()>>) {
+pub(crate) async fn http2(addr: SocketAddr) -> (Sender, tokio::task::JoinSet<hyper::Result<()>>) {
     let stream = TcpStream::connect(addr).await.unwrap();
     let (sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
@@ -133,7 +133,7 @@ pub(super) async fn http2(addr: SocketAddr) -> (Sender, tokio::task::JoinSet<hyp
 }
 
 /// A gRPC call with this body: its status, wherever it stands, and the message's bytes with their header.
-pub(super) async fn call(
+pub(crate) async fn call(
     addr: SocketAddr,
     path: &str,
     headers: &[(&str, &str)],
