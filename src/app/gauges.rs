@@ -179,7 +179,7 @@ const OF_THE_LOG: [(&str, &str, Read); 12] = [
     (
         "eventkit_wal_usable",
         "1 when the log takes appends",
-        |wal, _| f64::from(u8::from(wal.admit().is_ok())),
+        |wal, _| f64::from(u8::from(wal.usable().is_ok())),
     ),
 ];
 

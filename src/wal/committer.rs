@@ -182,6 +182,10 @@ impl Committer {
         loop {
             let wait = if self.behind { Duration::ZERO } else { IDLE };
             let work = gather(&commands, wait);
+            let taken = work.appends.len();
+            self.shared
+                .queued_appends
+                .fetch_sub(taken, Ordering::AcqRel);
             let (close, queued) = (work.close, work.append_bytes);
             let span = work.span(self.options.metrics.tracing());
             let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| self.commit(work, &span)))

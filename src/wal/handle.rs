@@ -17,8 +17,11 @@ use super::{
 };
 use crate::event::{EventKey, LogId, Micros, Offset};
 
-/// The most commands that wait for the committer at a time.
-pub(super) const COMMANDS_MAX: usize = 4_096;
+/// The most appends that wait for the committer at a time.
+const QUEUED_APPENDS_MAX: usize = 4_096;
+
+/// The most commands that do: seals and checkpoints have room beside as many appends as there may be.
+pub(super) const COMMANDS_MAX: usize = QUEUED_APPENDS_MAX + 64;
 
 /// The most bytes of appends that wait for the committer at a time.
 const QUEUED_BYTES_MAX: usize = 64 << 20;
@@ -39,6 +42,9 @@ pub(super) struct Shared {
     pub(super) state: watch::Sender<LogState>,
     pub(super) durable: watch::Sender<Offset>,
     pub(super) groups: Mutex<VecDeque<GroupInfo>>,
+    /// Appends that wait for the committer.
+    pub(super) queued_appends: AtomicUsize,
+    /// Their bytes, and those of the appends that the committer is at.
     pub(super) queued_bytes: AtomicUsize,
     pub(super) stored_bytes: AtomicU64,
     /// Of these, the bytes of groups that are not settled.
@@ -124,6 +130,21 @@ impl Wal {
     ///
     /// Why it would not.
     pub fn admit(&self) -> Result<(), AppendError> {
+        self.usable()?;
+        let appends = self.shared.queued_appends.load(Ordering::Acquire);
+        let bytes = self.shared.queued_bytes.load(Ordering::Acquire);
+        if appends >= QUEUED_APPENDS_MAX || bytes >= QUEUED_BYTES_MAX {
+            return Err(AppendError::Overloaded);
+        }
+        Ok(())
+    }
+
+    /// Whether the log takes appends at all, however many wait.
+    ///
+    /// # Errors
+    ///
+    /// Why it does not.
+    pub fn usable(&self) -> Result<(), AppendError> {
         match *self.shared.state.borrow() {
             LogState::Open => Ok(()),
             LogState::Full => Err(AppendError::Full),
@@ -144,6 +165,7 @@ impl Wal {
         }
         let bytes = append.bytes();
         let queued = self.shared.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
+        self.shared.queued_appends.fetch_add(1, Ordering::AcqRel);
         let (reply, committed) = oneshot::channel();
         // One append is always let in, however large: else it could never be.
         let sent = if queued > 0 && queued + bytes > QUEUED_BYTES_MAX {
@@ -154,12 +176,13 @@ impl Wal {
                 .map_err(|error| match error {
                     TrySendError::Full(_) => AppendError::Overloaded,
                     TrySendError::Disconnected(_) => {
-                        self.admit().err().unwrap_or(AppendError::Failed)
+                        self.usable().err().unwrap_or(AppendError::Failed)
                     }
                 })
         };
         if sent.is_err() {
             self.shared.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
+            self.shared.queued_appends.fetch_sub(1, Ordering::AcqRel);
         }
         sent.map(|()| Commit(committed))
     }

@@ -380,6 +380,7 @@ fn start(
         volume_free_bytes: AtomicU64::new(0),
         dedup_ids: AtomicU64::new(found.dedup.len() as u64),
         groups: Mutex::new(found.groups),
+        queued_appends: AtomicUsize::new(0),
         queued_bytes: AtomicUsize::new(0),
         checkpoint: AtomicU64::new(found.checkpoint.offset),
         dedup_first: AtomicU64::new(found.dedup.first().unwrap_or(found.next)),

@@ -1,9 +1,11 @@
 //! The HTTP door.
 
+use eventkit::wal::{Append, AppendError, testing};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
+use super::streams::{gated, until};
 use super::*;
 
 #[tokio::test]
@@ -288,6 +290,43 @@ async fn too_much_under_way_is_shed_before_the_body_is_read() {
     assert_eq!(gateway.post("/collect", "", "{}").await.status(), 202);
     let shed = "eventkit_ingress_requests_shed_total{code=\"overloaded\"} 1";
     assert!(gateway.metrics.render().contains(shed));
+}
+
+#[tokio::test]
+async fn while_the_log_is_behind_requests_are_shed_before_their_bodies_are_read() {
+    let (gateway, log) = gated(config()).await;
+    log.set(true);
+    let append = |number: u32| {
+        let mut append = Append::default();
+        let id = number.to_string();
+        let event = testing::event(&id, b"{}");
+        append.push(&event, gateway.wal.fingerprint(event.key()));
+        gateway.wal.append(append)
+    };
+    let mut commits = vec![append(0).unwrap()];
+    until("the committer is at the first one", || log.is_waited_at()).await;
+    let refused = loop {
+        match append(u32::try_from(commits.len()).unwrap()) {
+            Ok(commit) => commits.push(commit),
+            Err(error) => break error,
+        }
+        assert!(commits.len() < 100_000, "there is no limit");
+    };
+    assert_eq!(refused, AppendError::Overloaded);
+    // Only the head is sent: the answer cannot have waited for the body.
+    let head =
+        "POST /collect HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 9\r\n\r\n";
+    let answer = gateway.send(head).await;
+    assert_eq!(answer.error(), (503, "overloaded".into()));
+    assert!(answer.header("retry-after").is_some());
+    // It is behind, not out of order.
+    assert_eq!(gateway.wal.usable(), Ok(()));
+    assert_eq!(gateway.get("/ready").await.status(), 200);
+    log.set(false);
+    for commit in commits {
+        within(commit).await.unwrap();
+    }
+    assert_eq!(gateway.post("/collect", "", "{}").await.status(), 202);
 }
 
 #[tokio::test]

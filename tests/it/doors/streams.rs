@@ -1,6 +1,6 @@
 //! `CollectStream` and `CollectBidi`: order, acknowledgements, limits, and what happens when either side stops.
 
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use eventkit::proto::v1::collect_bidi_response::Message;
 use eventkit::proto::v1::{
@@ -21,15 +21,30 @@ use super::*;
 
 /// Memory whose syncs wait while the gate is shut.
 #[derive(Debug, Clone, Default)]
-struct Gated {
+pub(super) struct Gated {
     memory: MemoryStorage,
-    gate: Arc<(Mutex<bool>, Condvar)>,
+    gate: Arc<(Mutex<Gate>, Condvar)>,
+}
+
+#[derive(Debug, Default)]
+struct Gate {
+    is_shut: bool,
+    is_waited_at: bool,
 }
 
 impl Gated {
-    fn set(&self, shut: bool) {
-        *self.gate.0.lock().unwrap_or_else(PoisonError::into_inner) = shut;
+    fn gate(&self) -> MutexGuard<'_, Gate> {
+        self.gate.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set(&self, is_shut: bool) {
+        self.gate().is_shut = is_shut;
         self.gate.1.notify_all();
+    }
+
+    /// Whether the log stands before the gate.
+    pub(super) fn is_waited_at(&self) -> bool {
+        self.gate().is_waited_at
     }
 }
 
@@ -43,15 +58,17 @@ impl Storage for Gated {
     }
 
     fn sync(&self) -> Result<(), StorageError> {
-        let mut shut = self.gate.0.lock().unwrap_or_else(PoisonError::into_inner);
-        while *shut {
-            shut = self
+        let mut gate = self.gate();
+        while gate.is_shut {
+            gate.is_waited_at = true;
+            gate = self
                 .gate
                 .1
-                .wait(shut)
+                .wait(gate)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        drop(shut);
+        gate.is_waited_at = false;
+        drop(gate);
         self.memory.sync()
     }
 
@@ -65,7 +82,7 @@ impl Storage for Gated {
 }
 
 /// A gateway whose log can be held up just before a sync.
-async fn gated(config: IngressConfig) -> (Gateway, Gated) {
+pub(super) async fn gated(config: IngressConfig) -> (Gateway, Gated) {
     let storage = Gated::default();
     let options = testing::options(testing::config("memory".into(), 16));
     let (wal, _) = Wal::open_in(Arc::new(storage.clone()), options).unwrap();
@@ -73,7 +90,7 @@ async fn gated(config: IngressConfig) -> (Gateway, Gated) {
 }
 
 /// Waits for something that can only be looked at.
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(super) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let looked = async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(1)).await;
