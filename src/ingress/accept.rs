@@ -213,12 +213,7 @@ impl Connections {
         let mut closing: Option<Instant> = None;
         let mut old_at = self.age_max.map(|age| opened + jittered(age));
         loop {
-            let wake = closing.unwrap_or_else(|| {
-                // While it sleeps, things change.
-                let look_again = Instant::now() + self.answer_pace.pause_max;
-                let closes_at = self.closes_at(&activity);
-                closes_at.map_or(look_again, |at| at.min(look_again))
-            });
+            let wake = closing.unwrap_or_else(|| self.wakes_at(&activity));
             // Every arm is cancel safe: the connection is pinned outside, the rest is only waited for. The connection comes last: one
             // that is flooded uses up all that the runtime gives a task at a time, and no timer behind it would ever be heard.
             tokio::select! {
@@ -255,6 +250,13 @@ impl Connections {
                 }
             }
         }
+    }
+
+    /// When to look whether the connection has to close. It sleeps no longer than things may change meanwhile.
+    fn wakes_at(&self, activity: &Activity) -> Instant {
+        let look_again = Instant::now() + self.answer_pace.pause_max;
+        let closes_at = self.closes_at(activity);
+        closes_at.map_or(look_again, |at| at.min(look_again))
     }
 
     /// When the connection has to close, as things stand.
