@@ -216,6 +216,14 @@ pub(crate) struct Lock {
     file: File,
 }
 
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing is not enough: a process that is being started has a copy of the descriptor until it runs its own program. What
+        // cannot be unlocked is closed all the same.
+        drop(self.file.unlock());
+    }
+}
+
 impl Lock {
     /// Tells others who holds the log and where to ask about it.
     ///
@@ -277,6 +285,8 @@ mod tests {
         let first = files.lock().unwrap().unwrap();
         first.announce(None).unwrap();
         assert!(files.lock().unwrap().is_none());
+        // Also while a process is being started, which has one of these.
+        let _copy = first.file.try_clone().unwrap();
         drop(first);
         assert!(files.lock().unwrap().is_some());
     }
