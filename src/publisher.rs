@@ -95,6 +95,8 @@ pub struct Publisher {
     checkpoint: Checkpoint,
     /// Everything below is with the queue.
     sent: watch::Sender<Offset>,
+    /// The queue could not say lately whether it keeps what it takes.
+    in_doubt: bool,
     gauges: Arc<Gauges>,
 }
 
@@ -140,12 +142,14 @@ impl Publisher {
             sending: FuturesUnordered::new(),
             verifier,
             sent: watch::Sender::new(checkpoint.offset),
+            in_doubt: false,
             checkpoint,
             gauges,
         }
     }
 
-    /// Follows how far everything is with the queue, owned or not: all records below the offset.
+    /// Follows how far everything is with the queue, owned or not: all records below the offset. It does not move on while nobody
+    /// knows whether the queue keeps what it takes, and goes back to what the queue lost.
     #[must_use]
     pub fn sent(&self) -> watch::Receiver<Offset> {
         self.sent.subscribe()
@@ -326,6 +330,7 @@ impl Publisher {
             }
             Verdict::Unknown => {}
         }
+        self.in_doubt = verdict == Verdict::Unknown;
         let holds = self.lanes.iter().any(|lane| lane.held() > 0);
         self.verifier.answered(verdict, holds, Instant::now());
         self.move_checkpoint().await
@@ -368,9 +373,10 @@ impl Publisher {
             .iter()
             .map(|lane| lane.sent_below(self.scanned))
             .min();
+        let in_doubt = self.in_doubt;
         self.sent.send_if_modified(|below| {
-            let sent = sent.unwrap_or(*below).max(*below);
-            std::mem::replace(below, sent) < sent
+            let moved = sent.filter(|sent| sent < below || (sent > below && !in_doubt));
+            moved.is_some_and(|sent| std::mem::replace(below, sent) != sent)
         });
         self.gauges.settled(&lanes);
         let offset = lanes

@@ -367,6 +367,39 @@ async fn the_checkpoint_waits_until_the_queue_is_known_to_own_what_it_took() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nothing_more_is_said_to_be_with_the_queue_while_nobody_knows_whether_it_keeps_what_it_takes()
+ {
+    let (wal, unsettled) = testing::open(&MemoryStorage::default(), LANES).unwrap();
+    let (broker, mut batches, verdict) = broker();
+    let config = by_count();
+    let publisher = Publisher::new(wal.clone(), unsettled, broker, &config, Metrics::new());
+    let (mut sent, stop) = (publisher.sent(), CancellationToken::new());
+    let run = publisher.run(stop.clone());
+    #[expect(clippy::disallowed_methods, reason = "a test joins its own task")]
+    let task = tokio::spawn(run);
+    append(&wal, 0..40).await;
+    take(&mut batches, 4).await;
+    sent.wait_for(|below| *below == 40).await.unwrap();
+    // One question at a time: with the third answer on its way, the first was heard.
+    let doubt = async || {
+        for _ in 0..3 {
+            verdict.send(Verdict::Unknown).await.unwrap();
+        }
+    };
+    doubt().await;
+    append(&wal, 40..80).await;
+    take(&mut batches, 4).await;
+    doubt().await;
+    assert_eq!(*sent.borrow(), 40);
+    verdict.send(Verdict::Owned).await.unwrap();
+    sent.wait_for(|below| *below == 80).await.unwrap();
+    drop(verdict);
+    stop.cancel();
+    task.await.unwrap().unwrap();
+    wal.close().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_the_queue_lost_is_sent_again_in_order_and_before_anything_new() {
     let (wal, unsettled) = testing::open(&MemoryStorage::default(), LANES).unwrap();
     let (broker, mut batches, verdict) = broker();

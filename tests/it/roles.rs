@@ -3,12 +3,13 @@
 use std::path::Path;
 use std::time::Duration;
 
+use eventkit::store::Objects as _;
 use serde_json::json;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::support::gateway::{Endpoints, Gateway, START_TIMEOUT};
+use crate::support::gateway::{DEBUG, Endpoints, Gateway, START_TIMEOUT};
 use crate::support::{clients, emulators, warehouse};
 
 /// How long an event may take through three processes and an emulator on a busy machine.
@@ -196,4 +197,68 @@ async fn a_log_that_was_published_says_that_batches_may_wait_in_pubsub() {
         warned.is_some_and(|line| line.contains(subscription)),
         "{said}"
     );
+}
+
+#[tokio::test]
+async fn a_log_in_memory_is_refused_unless_pubsub_is_what_acknowledges() {
+    let Some(url) = emulators::pubsub() else {
+        return;
+    };
+    let settings = settings(&url);
+    let dir = tempfile::tempdir_in("/dev/shm").expect("Linux has memory to lay files in");
+    let with = |ack: &'static str| {
+        let mut all: Vec<(&str, &str)> = settings.iter().map(|(n, v)| (*n, v.as_str())).collect();
+        all.extend([
+            ("EVENTKIT_ROLE", "gateway"),
+            ("EVENTKIT_ALLOW_VOLATILE_LOG", "false"),
+            ("EVENTKIT_ACK", ack),
+        ]);
+        Gateway::spawn_as("serve", dir.path(), &all).unwrap()
+    };
+    let ended = with("durable").ended(START_TIMEOUT).await.unwrap();
+    assert!(!ended.status.success());
+    for word in ["lies in memory (tmpfs)", "EVENTKIT_ACK=published"] {
+        assert!(ended.said.contains(word), "{}", ended.said);
+    }
+    let mut process = with("published");
+    let endpoints = process.ready(START_TIMEOUT).await.unwrap();
+    let http = clients::Http::new(&endpoints);
+    assert_eq!(http.post("/collect", tracks(0, 10)).await.unwrap().0, 202);
+}
+
+#[tokio::test]
+async fn beside_an_emulated_bucket_the_real_bigquery_is_never_called_and_that_is_said_once() {
+    let Some(bucket) = crate::store::emulated_bucket().await else {
+        return;
+    };
+    let url = emulators::storage().expect("it made the bucket");
+    let dir = tempfile::tempdir().unwrap();
+    let settings = [
+        ("EVENTKIT_EVENT_STORE", "gcs"),
+        ("GCP_PROJECT_ID", "eventkit-test"),
+        ("GCP_GCS_BUCKET", bucket.bucket()),
+        ("GCP_BIGQUERY_DATASET", "events"),
+        ("GCP_BIGQUERY_TABLE", "events"),
+        ("STORAGE_EMULATOR_HOST", url.as_str()),
+        ("BIGQUERY_EMULATOR_HOST", ""),
+        ("EVENTKIT_WAREHOUSE_LOADER_INTERVAL", "0.1"),
+        ("EVENTKIT_ALLOW_VOLATILE_LOG", "true"),
+        DEBUG,
+    ];
+    let mut process = Gateway::spawn_as("serve", dir.path(), &settings).unwrap();
+    let endpoints = process.ready(START_TIMEOUT).await.unwrap();
+    let http = clients::Http::new(&endpoints);
+    assert_eq!(http.post("/collect", tracks(0, 10)).await.unwrap().0, 202);
+    let (status, ready) = http.get("/ready").await.unwrap();
+    assert_eq!(status, 200);
+    let reason = ready["degraded"]["warehouse"].as_str().unwrap_or_default();
+    assert!(reason.contains("BIGQUERY_EMULATOR_HOST"), "{ready}");
+    let ended = process.terminate(Duration::from_secs(40)).await.unwrap();
+    assert!(ended.status.success(), "{}", ended.said);
+    let said = ended.heard.iter();
+    let said = said.filter(|line| line.contains("warehouse_not_loaded"));
+    assert_eq!(said.count(), 1);
+    // Whatever loads them one day finds them.
+    let markers = bucket.list("inbox/", None, 10).await.unwrap();
+    assert!(!markers.is_empty());
 }

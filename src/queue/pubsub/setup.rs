@@ -5,7 +5,7 @@ use std::time::Duration;
 use google_cloud_gax::error::Error;
 use google_cloud_gax::error::rpc::Code;
 use google_cloud_pubsub::client::{SubscriptionAdmin, TopicAdmin};
-use google_cloud_pubsub::model::{ExpirationPolicy, Subscription};
+use google_cloud_pubsub::model::{ExpirationPolicy, PushConfig, Subscription};
 
 use super::{ClientError, PubSubOptions, name_of};
 
@@ -109,34 +109,58 @@ async fn find(
         .send()
         .await
         .map_err(failed("get", &path))?;
-    let unfit = |reason| SetUpError::Unfit {
-        subscription: path.clone(),
-        reason,
-    };
-    if found.topic == DELETED_TOPIC {
-        return Err(unfit(
-            "its topic was deleted. What it still holds can be received: let the workers empty it, then delete it",
-        ));
-    }
-    if found.topic != options.topic_path() {
-        return Err(unfit("it belongs to another topic"));
-    }
-    if !found.enable_message_ordering {
-        return Err(unfit(
-            "it does not keep message order, which can only be chosen when a subscription is made",
-        ));
-    }
-    if !found.filter.is_empty() {
-        return Err(unfit("it has a filter, which discards what does not match"));
-    }
-    if found.dead_letter_policy.is_some() {
-        return Err(unfit(
-            "it has a dead letter policy, which would move good batches away while a store is out: remove it",
-        ));
+    if let Some(reason) = unfit(&found, &options.topic_path()) {
+        return Err(SetUpError::Unfit {
+            subscription: path,
+            reason,
+        });
     }
     Ok(Found {
         identity: found.labels.get(IDENTITY).cloned(),
     })
+}
+
+/// Why a subscription would not keep what the topic takes for as long as it takes, in order, for workers that pull it.
+fn unfit(found: &Subscription, topic: &str) -> Option<&'static str> {
+    let expires = |policy: &ExpirationPolicy| policy.ttl.is_some();
+    let pushes = |push: &PushConfig| !push.push_endpoint.is_empty();
+    if found.topic == DELETED_TOPIC {
+        return Some(
+            "its topic was deleted. What it still holds can be received: let the workers empty it, then delete it",
+        );
+    }
+    if found.detached {
+        return Some(
+            "it is detached from its topic, keeps nothing, and cannot be attached again: delete it",
+        );
+    }
+    if found.topic != topic {
+        return Some("it belongs to another topic");
+    }
+    if !found.enable_message_ordering {
+        return Some(
+            "it does not keep message order, which can only be chosen when a subscription is made",
+        );
+    }
+    if !found.filter.is_empty() {
+        return Some("it has a filter, which discards what does not match");
+    }
+    if found.dead_letter_policy.is_some() {
+        return Some(
+            "it has a dead letter policy, which would move good batches away while a store is out: remove it",
+        );
+    }
+    if found.expiration_policy.as_ref().is_some_and(expires) {
+        return Some(
+            "it expires when no worker comes for a time, and its messages go with it: gcloud pubsub subscriptions update NAME \
+             --expiration-period=never",
+        );
+    }
+    let exports = found.bigquery_config.is_some() || found.cloud_storage_config.is_some();
+    if exports || found.push_config.as_ref().is_some_and(pushes) {
+        return Some("it delivers to somebody else (push or export), and workers have to pull it");
+    }
+    None
 }
 
 async fn create_topic(options: &PubSubOptions, topics: &TopicAdmin) -> Result<(), SetUpError> {
@@ -210,6 +234,58 @@ fn failed<'a>(operation: &'static str, path: &'a str) -> impl Fn(Error) -> SetUp
                 what,
                 source: Box::new(error),
             },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use google_cloud_pubsub::model::{BigQueryConfig, CloudStorageConfig, DeadLetterPolicy};
+
+    use super::*;
+
+    const TOPIC: &str = "projects/p/topics/t";
+
+    fn good() -> Subscription {
+        Subscription::new()
+            .set_topic(TOPIC)
+            .set_enable_message_ordering(true)
+            .set_expiration_policy(ExpirationPolicy::new())
+            // Pub/Sub says this of subscriptions that are pulled.
+            .set_push_config(PushConfig::new())
+    }
+
+    #[test]
+    fn a_subscription_that_would_not_keep_everything_for_our_workers_is_refused() {
+        assert_eq!(unfit(&good(), TOPIC), None);
+        let month = ExpirationPolicy::new().set_ttl(wkt_duration(Duration::from_secs(2_678_400)));
+        let cases = [
+            ("was deleted", good().set_topic(DELETED_TOPIC)),
+            ("detached", good().set_detached(true)),
+            ("another topic", good().set_topic("projects/p/topics/u")),
+            ("order", good().set_enable_message_ordering(false)),
+            ("filter", good().set_filter("attributes:x")),
+            (
+                "dead letter",
+                good().set_dead_letter_policy(DeadLetterPolicy::new()),
+            ),
+            ("expires", good().set_expiration_policy(month)),
+            (
+                "push",
+                good().set_push_config(PushConfig::new().set_push_endpoint("https://x.example")),
+            ),
+            ("export", good().set_bigquery_config(BigQueryConfig::new())),
+            (
+                "export",
+                good().set_cloud_storage_config(CloudStorageConfig::new()),
+            ),
+        ];
+        for (word, subscription) in cases {
+            let reason = unfit(&subscription, TOPIC);
+            assert!(
+                reason.is_some_and(|reason| reason.contains(word)),
+                "{word}: {reason:?}"
+            );
         }
     }
 }

@@ -6,31 +6,10 @@
 //! Pub/Sub in googleapis/nodejs-pubsub#1135). And "the redelivery of a message triggers the redelivery of all subsequent messages for
 //! the respective key" (<https://cloud.google.com/pubsub/docs/ordering>).
 
-use google_cloud_auth::credentials::anonymous;
-use google_cloud_pubsub::client::Subscriber;
+use eventkit::queue::pubsub::set_up;
 use google_cloud_pubsub::model::Message;
-use google_cloud_pubsub::subscriber::MessageStream;
-use google_cloud_pubsub::subscriber::handler::Handler;
 
-use super::pubsub::{options, path, publish};
-use super::*;
-use eventkit::queue::pubsub::{PubSubOptions, set_up};
-
-async fn pull(options: &PubSubOptions) -> MessageStream {
-    let subscriber = Subscriber::builder()
-        .with_endpoint(options.endpoint.url().unwrap())
-        .with_credentials(anonymous::Builder::new().build())
-        .build()
-        .await
-        .unwrap();
-    subscriber.subscribe(path(options)).build()
-}
-
-async fn next(stream: &mut MessageStream) -> (Bytes, Handler) {
-    let next = timeout(SOON, stream.next()).await.expect("a message");
-    let (message, handler) = next.unwrap().unwrap();
-    (message.data, handler)
-}
+use super::pubsub::{next, options, publish, pull};
 
 #[tokio::test]
 async fn the_emulator_gives_a_later_message_of_a_key_away_while_an_earlier_one_is_on_lease() {
@@ -39,14 +18,14 @@ async fn the_emulator_gives_a_later_message_of_a_key_away_while_an_earlier_one_i
     let message = |text: &'static str| Message::new().set_data(text).set_ordering_key("key");
     let mut gone = pull(&options).await;
     publish(&options, vec![message("first")]).await;
-    let (data, first) = next(&mut gone).await;
-    assert_eq!(data, "first");
+    let (received, first) = next(&mut gone).await;
+    assert_eq!(received.data, "first");
     // It pulls no more, and still has the first on lease.
     drop(gone);
     publish(&options, vec![message("second")]).await;
-    let (data, second) = next(&mut pull(&options).await).await;
+    let (received, second) = next(&mut pull(&options).await).await;
     assert_eq!(
-        data, "second",
+        received.data, "second",
         "the emulator keeps the order of a key by now"
     );
     first.ack();

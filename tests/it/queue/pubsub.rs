@@ -6,8 +6,10 @@ use eventkit::queue::Verdict;
 use eventkit::queue::gather::Rules;
 use eventkit::queue::pubsub::{PubSubOptions, PubSubProducer, SetUpError, consumers, set_up};
 use google_cloud_auth::credentials::anonymous;
-use google_cloud_pubsub::client::{Publisher, SubscriptionAdmin};
+use google_cloud_pubsub::client::{Publisher, Subscriber, SubscriptionAdmin};
 use google_cloud_pubsub::model::Message;
+use google_cloud_pubsub::subscriber::MessageStream;
+use google_cloud_pubsub::subscriber::handler::Handler;
 
 use super::*;
 use crate::support::emulators;
@@ -95,7 +97,7 @@ async fn admin(options: &PubSubOptions) -> SubscriptionAdmin {
         .unwrap()
 }
 
-pub(super) fn path(options: &PubSubOptions) -> String {
+fn path(options: &PubSubOptions) -> String {
     format!(
         "projects/{}/subscriptions/{}",
         options.project, options.subscription
@@ -246,6 +248,65 @@ async fn a_damaged_message_becomes_a_record_for_each_offset_and_one_of_a_newer_f
     producer.send(batch(log_id, 2, 0)).await.unwrap();
     let delivery = timeout(SOON, consumer.receive()).await.unwrap().unwrap();
     assert_eq!(delivery.batch.id.lane, Lane(2));
+}
+
+/// The messages as they are.
+pub(super) async fn pull(options: &PubSubOptions) -> MessageStream {
+    let subscriber = Subscriber::builder()
+        .with_endpoint(options.endpoint.url().unwrap())
+        .with_credentials(anonymous::Builder::new().build())
+        .build()
+        .await
+        .unwrap();
+    subscriber.subscribe(path(options)).build()
+}
+
+pub(super) async fn next(stream: &mut MessageStream) -> (Message, Handler) {
+    let next = timeout(SOON, stream.next()).await.expect("a message");
+    next.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn a_message_says_what_it_holds_also_when_its_body_cannot_be_read() {
+    let Some(options) = options() else { return };
+    let (producer, _health) = producer(&options).await;
+    let log_id = LogId::random();
+    let sealed = batch(log_id, 3, 7);
+    producer.send(Arc::clone(&sealed)).await.unwrap();
+    let mut stream = pull(&options).await;
+    let (mut message, handler) = next(&mut stream).await;
+    handler.ack();
+    drop(stream);
+    assert!(message.ordering_key.contains(&log_id.to_string()));
+    let said = |name: &str| message.attributes.get(name).cloned().unwrap_or_default();
+    for (name, value) in [
+        ("format", "1".to_owned()),
+        ("log_id", log_id.to_string()),
+        ("node", "a node".to_owned()),
+        ("lane", "3".to_owned()),
+        ("number", "7".to_owned()),
+        ("first_offset", sealed.id.first.to_string()),
+        ("last_offset", sealed.id.last.to_string()),
+        ("count", "2".to_owned()),
+        ("day", "20000".to_owned()),
+    ] {
+        assert_eq!(said(name), value, "{name}");
+    }
+    // The last byte is of what the checksum covers.
+    let mut damaged = message.data.to_vec();
+    *damaged.last_mut().unwrap() ^= 1;
+    message.data = damaged.into();
+    message.ordering_key = "damaged".to_owned();
+    let metrics = Metrics::new();
+    let (mut consumer, _feeder) = counted_consumer(&options, &metrics);
+    publish(&options, vec![message]).await;
+    let delivery = timeout(SOON, consumer.receive()).await.unwrap().unwrap();
+    assert_eq!(delivery.batch.id.number, 7);
+    let offsets = delivery.batch.records.iter().map(|(offset, _)| *offset);
+    assert!(offsets.eq(sealed.id.first..=sealed.id.last));
+    // Asked for again once, then taken for what it is.
+    counted(&metrics, "eventkit_queue_messages_damaged_total 1").await;
+    delivery.ack();
 }
 
 /// Waits until a counter of the consumer's says so; the consumer tells nobody else.
