@@ -30,8 +30,8 @@
 //! manifest has at most two, and at the usual interval of 300 s with one manifest each that is 576 a day. At most 10,000 URIs a job and
 //! 4,000 partitions a transaction: [`LIMITS`] keeps both, since an object is of one day. DML has no daily quota.
 //!
-//! Staging tables do not expire: they are dropped with the record of their manifest, or by the next start. A dataset with a default
-//! expiry should have one of some days; what expires early is loaded again.
+//! No table expires, whatever default a dataset has for new ones: staging tables are dropped with the record of their manifest, or by
+//! the next start.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -19,10 +19,9 @@ use google_cloud_gax::error::Error as ClientError;
 use google_cloud_gax::retry_policy::NeverRetry;
 use google_cloud_storage::client::Storage;
 use google_cloud_storage::read_resume_policy::NeverResume;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::objects::{INBOX, is_plain_name};
+use super::objects::is_plain_name;
 use super::{Objects, WriteError};
 use crate::backoff::Backoff;
 use crate::cloud;
@@ -92,7 +91,6 @@ struct Inner {
     request_timeout: Duration,
     /// Until when the service asked to be left alone.
     not_before: Mutex<Option<Instant>>,
-    inbox_changed: Arc<Notify>,
 }
 
 impl GcsObjects {
@@ -132,7 +130,6 @@ impl GcsObjects {
                 json,
                 request_timeout,
                 not_before: Mutex::default(),
-                inbox_changed: Arc::default(),
             }),
         })
     }
@@ -141,12 +138,6 @@ impl GcsObjects {
     #[must_use]
     pub fn bucket(&self) -> &str {
         &self.inner.bucket
-    }
-
-    /// Is notified whenever this process put something under `inbox/`; a notice that nobody waits for is kept.
-    #[must_use]
-    pub fn inbox_changed(&self) -> Arc<Notify> {
-        Arc::clone(&self.inner.inbox_changed)
     }
 }
 
@@ -172,9 +163,6 @@ impl Objects for GcsObjects {
                 return Err(inner.error("put", name, failure));
             }
         };
-        if name.starts_with(INBOX) {
-            inner.inbox_changed.notify_one();
-        }
         Ok(created)
     }
 

@@ -64,7 +64,8 @@ async fn gcs(bucket: &str, endpoint: &Endpoint, shared: &Shared) -> anyhow::Resu
         Err(error) if error.prevents_start() => return Err(error).context("open the event store"),
         Err(error) => tracing::warn!(error = with_causes(&error), "store_not_reached_at_start"),
     }
-    let inbox = objects.inbox_changed();
+    // Each round of the loader costs jobs: they keep to its interval, whatever was put meanwhile.
+    let inbox = Arc::default();
     let place = (format!("gs://{bucket}"), Asked::InParts);
     Ok(over_objects(Arc::new(objects), inbox, place, shared))
 }

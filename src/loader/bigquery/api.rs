@@ -138,7 +138,7 @@ impl Api {
         let mut dataset = Dataset::new(&self.options.project, &self.options.dataset);
         dataset.location.clone_from(&self.options.location);
         let datasets: &dataset::DatasetApi = self.client().await?.dataset();
-        made(self.call(datasets.create(dataset)).await.map(drop))
+        made(self.call(datasets.create(dataset)).await).map(|made| made.is_some())
     }
 
     async fn tables(&self) -> Result<&table::TableApi, Failure> {
@@ -152,10 +152,10 @@ impl Api {
         found_or_none(found)
     }
 
-    /// Makes a table; `false` when somebody else was quicker.
-    pub(super) async fn make_table(&self, table: Table) -> Result<bool, Failure> {
+    /// Makes a table, and tells what became of it; `None` when somebody else was quicker.
+    pub(super) async fn make_table(&self, table: Table) -> Result<Option<Table>, Failure> {
         let tables = self.tables().await?;
-        made(self.call(tables.create(table)).await.map(drop))
+        made(self.call(tables.create(table)).await)
     }
 
     pub(super) async fn drop_table(&self, name: &str) -> Result<(), Failure> {
@@ -326,10 +326,10 @@ fn found_or_none<T>(found: Result<T, Failure>) -> Result<Option<T>, Failure> {
     }
 }
 
-fn made(made: Result<(), Failure>) -> Result<bool, Failure> {
+fn made<T>(made: Result<T, Failure>) -> Result<Option<T>, Failure> {
     match made {
-        Ok(()) => Ok(true),
-        Err(failure) if failure.is_there() => Ok(false),
+        Ok(made) => Ok(Some(made)),
+        Err(failure) if failure.is_there() => Ok(None),
         Err(failure) => Err(failure),
     }
 }

@@ -113,27 +113,28 @@ impl BigQueryWarehouse {
     async fn make(&self, design: &Design, must_be_there: bool) -> Result<(), WarehouseError> {
         let error = |failure| self.error(failure);
         let mut found = self.api.find_table(&design.name).await.map_err(error)?;
+        let mut made = None;
         if found.is_none() {
             if must_be_there {
                 return Err(self.gone());
             }
             let table = self.resource(design);
-            if self.api.make_table(table).await.map_err(error)? {
-                return Ok(());
+            made = self.api.make_table(table).await.map_err(error)?;
+            if made.is_none() {
+                found = self.api.find_table(&design.name).await.map_err(error)?;
             }
-            found = self.api.find_table(&design.name).await.map_err(error)?;
         }
-        let missing = match found {
-            Some(table) => check(design, &table).map_err(|bad| self.refused(design, bad))?,
-            None => return Err(self.gone()),
+        let changes = match (made, found) {
+            (Some(made), _) => changes(&[], &made),
+            (None, Some(found)) => {
+                let missing = check(design, &found).map_err(|bad| self.refused(design, bad))?;
+                changes(&missing, &found)
+            }
+            (None, None) => return Err(self.gone()),
         };
-        if !missing.is_empty() {
-            let added = missing
-                .iter()
-                .map(|c| format!("ADD COLUMN IF NOT EXISTS `{}` {}", c.name, c.kind.sql()));
-            let added: Vec<String> = added.collect();
+        for change in changes {
             let table = self.names.quoted(&design.name);
-            let sql = format!("ALTER TABLE {table} {}", added.join(", "));
+            let sql = format!("ALTER TABLE {table} {change}");
             self.api.query(sql, Vec::new()).await.map_err(error)?;
         }
         Ok(())
@@ -180,6 +181,23 @@ impl BigQueryWarehouse {
         }
         table
     }
+}
+
+/// What has to be altered.
+fn changes(missing: &[Column], table: &TableResource) -> Vec<String> {
+    let mut changes = Vec::new();
+    if !missing.is_empty() {
+        let added = missing
+            .iter()
+            .map(|c| format!("ADD COLUMN IF NOT EXISTS `{}` {}", c.name, c.kind.sql()));
+        let added: Vec<String> = added.collect();
+        changes.push(added.join(", "));
+    }
+    // A dataset may give every new table an end; with it would go rows that are nowhere else, and what was loaded would be forgotten.
+    if table.expiration_time.is_some() {
+        changes.push("SET OPTIONS (expiration_timestamp = NULL)".to_owned());
+    }
+    changes
 }
 
 /// Why a table is not used.
@@ -321,6 +339,20 @@ mod tests {
             "t",
             TableSchema::new(vec![TableFieldSchema::string("object")]),
         );
-        assert_eq!(check(&older, &table), Ok(vec![nullable("new", Kind::Time)]));
+        let missing = check(&older, &table).unwrap();
+        assert_eq!(missing, [nullable("new", Kind::Time)]);
+        let add = "ADD COLUMN IF NOT EXISTS `new` TIMESTAMP";
+        assert_eq!(changes(&missing, &table), [add]);
+    }
+
+    #[test]
+    fn no_table_expires() {
+        let mut table = table(|_| {});
+        assert_eq!(changes(&[], &table), [""; 0]);
+        table.expiration_time = Some("1900000000000".to_owned());
+        assert_eq!(
+            changes(&[], &table),
+            ["SET OPTIONS (expiration_timestamp = NULL)"]
+        );
     }
 }

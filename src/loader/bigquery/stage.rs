@@ -98,7 +98,11 @@ impl BigQueryWarehouse {
         count: u32,
     ) -> Result<Once, LoadError> {
         let id = self.names.job(manifest, table.as_str(), count);
-        trace::current().set(names::JOB_ID, id.clone());
+        let name = match table {
+            Table::Events => names::JOB_ID,
+            Table::Errors => names::ERRORS_JOB_ID,
+        };
+        trace::current().set(name, id.clone());
         let staging = self.names.staging(manifest, table, count);
         let found = self.api.find_job(&id).await;
         let found = found.map_err(|failure| self.error(failure))?;
@@ -106,7 +110,7 @@ impl BigQueryWarehouse {
         let job = match found {
             Some(job) => Ok(job),
             None => {
-                self.make_staging(staging.clone(), table).await?;
+                Box::pin(self.make_staging(staging.clone(), table)).await?;
                 let load = self.load_job(&staging, objects);
                 self.api.insert_job(&id, load).await
             }

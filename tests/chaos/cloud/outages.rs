@@ -287,6 +287,7 @@ async fn ill_bigquery(stage: Stage) -> Result<()> {
     let length = Duration::from_secs(stage.pick(4, 20));
     let troubles = [
         Trouble::Status(503),
+        Trouble::Status(429),
         Trouble::Lost,
         Trouble::Late(Duration::from_secs(3)),
         Trouble::Hang,

@@ -345,20 +345,6 @@ async fn a_name_that_is_none_is_refused_unsent() {
     assert!(matches!(error, OpenError::Bucket(_)), "{error}");
 }
 
-#[tokio::test]
-async fn whoever_waits_for_the_inbox_is_woken() {
-    let service = FakeGcs::start().await;
-    let objects = service.objects(TIMEOUT).await;
-    let changed = objects.inbox_changed();
-    objects.put_if_absent("inbox/a", "x".into()).await.unwrap();
-    tokio::time::timeout(TIMEOUT, changed.notified())
-        .await
-        .expect("it was put");
-    objects.put_if_absent(NAME, "x".into()).await.unwrap();
-    let woken = tokio::time::timeout(Duration::from_millis(10), changed.notified());
-    assert!(woken.await.is_err(), "an object is no marker");
-}
-
 #[test]
 fn the_fake_writes_a_checksum_as_the_service_does() {
     // From the client library's own tests, and of nothing.
