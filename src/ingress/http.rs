@@ -163,7 +163,7 @@ async fn collect(
     let entered = enter(ingress, named.unwrap_or(Ok(DEFAULT_STREAM)), &request);
     // A name that is none, and one of somebody who may not use it, is the client's invention and stays out of the log: it may
     // be a key in the wrong place.
-    let known = entered.as_ref().ok();
+    let known = entered.as_ref().ok().filter(|_| named.is_some());
     let known = known.filter(|(stream, entrant)| entrant.may_name(ingress, stream));
     let (path, stream) = match (named, known) {
         (None, _) => (Cow::Borrowed("/collect"), DEFAULT_STREAM),
