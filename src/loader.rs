@@ -334,9 +334,9 @@ impl Loader {
         }
         let merged = span.merge(self.merge(&manifest)).await?;
         // The record and the removal only shorten what the next start repeats, so a stop need not come between.
-        self.record(&manifest, merged).await?;
-        span.tell_senders(&manifest);
+        span.record(self.record(&manifest, merged)).await?;
         self.remove_markers(&manifest).await?;
+        span.tell_senders(&manifest).await;
         Ok(Round::Worked)
     }
 

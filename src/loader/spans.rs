@@ -1,13 +1,19 @@
 //! The spans of a manifest on its way into the warehouse.
 
 use std::sync::OnceLock;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use opentelemetry::trace::SpanKind;
 
 use super::{Loaded, Manifest, Merged, RoundError};
 use crate::telemetry::names;
 use crate::telemetry::trace::{self, Contexts, Scope, Span, Tracing, count};
+
+/// How many requests hear of a manifest in one go: a quarter of what waits for export by default (`OTEL_BSP_MAX_QUEUE_SIZE`), and
+/// what leaves in one batch.
+const TOLD_AT_ONCE: usize = 512;
+/// And after what time the next ones do.
+const TELL_AGAIN: Duration = Duration::from_millis(50);
 
 /// One manifest, from where it is taken up to its record.
 #[derive(Debug)]
@@ -24,8 +30,9 @@ impl Way {
     pub(super) fn begin(tracing: &Tracing, manifest: &Manifest) -> Self {
         let mut senders = Contexts::new(usize::MAX);
         if tracing.is_on() {
-            for sender in manifest.objects.iter().flat_map(|one| one.traces.links()) {
-                senders.add(sender);
+            for traces in manifest.objects.iter().map(|object| &object.traces) {
+                traces.links().for_each(|sender| senders.add(sender));
+                senders.leave_out(usize::try_from(traces.left_out).unwrap_or(usize::MAX));
             }
         }
         let span = tracing.span(names::MANIFEST).linked_to(&senders).start();
@@ -76,13 +83,28 @@ impl Way {
         merged
     }
 
-    /// Each request that had events in the manifest hears of it, in its own trace.
-    pub(super) fn tell_senders(&self, manifest: &Manifest) {
+    /// The manifest's record: it has no span of its own, and its failure is the manifest's.
+    pub(super) async fn record(
+        &self,
+        record: impl Future<Output = Result<(), RoundError>>,
+    ) -> Result<(), RoundError> {
+        let recorded = Scope::of(&self.manifest).around(record).await;
+        if let Err(error) = &recorded {
+            self.manifest.failed(error.step());
+        }
+        recorded
+    }
+
+    /// Each request that had events in the manifest hears of it, in its own trace; where they are many, no faster than spans leave.
+    pub(super) async fn tell_senders(&self, manifest: &Manifest) {
         let Some((merge, merged)) = self.merged.get().filter(|_| !self.senders.is_empty()) else {
             return;
         };
         let job = merge.get(names::JOB_ID);
-        for sender in self.senders.kept() {
+        for (told, sender) in self.senders.kept().iter().enumerate() {
+            if told > 0 && told % TOLD_AT_ONCE == 0 {
+                tokio::time::sleep(TELL_AGAIN).await;
+            }
             let start = self.tracing.span(names::LOADED).child_of(Some(*sender));
             let span = start.linked(merge.link()).since(self.started).start();
             span.set(names::MANIFEST_NUMBER, count(manifest.number));

@@ -84,6 +84,8 @@ pub const MANIFEST_ATTEMPT: &str = "eventkit.manifest.attempt";
 pub const MANIFEST_OBJECTS: &str = "eventkit.manifest.objects";
 /// A warehouse's id of a job.
 pub const JOB_ID: &str = "eventkit.job.id";
+/// The same of the job that loads errors, beside the one that loads events.
+pub const ERRORS_JOB_ID: &str = "eventkit.job.errors_id";
 /// Rows.
 pub const ROWS: &str = "eventkit.rows";
 /// Rows that the merge inserted.

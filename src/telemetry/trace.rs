@@ -81,10 +81,12 @@ impl Tracing {
         })))
     }
 
-    /// Whether contexts that clients send count.
+    /// Whether what a client decided for the trace of a single event counts: contexts that clients send do, and the sampler asks parents.
     #[must_use]
     pub fn follows(&self) -> bool {
-        self.0.as_ref().is_some_and(|inner| inner.follows)
+        let asks_parents = |sampler: &Sampler| matches!(sampler, Sampler::ParentBased(_));
+        let inner = self.0.as_ref();
+        inner.is_some_and(|inner| inner.follows && asks_parents(&inner.sampler))
     }
 
     /// Whether there can be spans at all.

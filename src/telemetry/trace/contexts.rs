@@ -59,6 +59,11 @@ impl Contexts {
         }
     }
 
+    /// So many more there were before they came here.
+    pub fn leave_out(&mut self, more: usize) {
+        self.left_out = self.left_out.saturating_add(more);
+    }
+
     /// Few are looked through: most requests, and most groups of them, have no more.
     fn is_new(&mut self, link: TraceLink) -> bool {
         if self.kept.len() < FEW.min(self.max) {
