@@ -12,8 +12,8 @@
 //!
 //! Events of one [`Client::send`] keep their order. Sends that are under way at the same time have none among each other.
 //!
-//! Two complete programs are in the repository: `examples/rust/send.rs` (one batch) and `examples/rust/service.rs` (a service that
-//! sends as it goes: a queue, outcomes, a flush at its end).
+//! Two complete programs are in the repository: `examples/rust/one.rs` (one event) and `examples/rust/send.rs` (a service that sends
+//! as it goes: a queue, outcomes, a flush at its end).
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {

@@ -161,11 +161,16 @@ fn known_path(path: &str) -> &'static str {
     }
 }
 
+/// A content type without its parameters.
+pub(super) fn essence(content_type: Option<&HeaderValue>) -> &[u8] {
+    let value = content_type.map_or(&b""[..], HeaderValue::as_bytes);
+    let mut parts = value.split(|byte| matches!(byte, b';' | b' '));
+    parts.next().unwrap_or_default()
+}
+
 /// Whether the content type is gRPC's with protobuf in it.
 fn is_protobuf(content_type: Option<&HeaderValue>) -> bool {
-    let value = content_type.map_or(&b""[..], HeaderValue::as_bytes);
-    let end = value.iter().position(|byte| matches!(byte, b';' | b' '));
-    let essence = value.get(..end.unwrap_or(value.len())).unwrap_or_default();
+    let essence = essence(content_type);
     essence.eq_ignore_ascii_case(b"application/grpc")
         || essence.eq_ignore_ascii_case(b"application/grpc+proto")
 }

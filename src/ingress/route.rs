@@ -10,7 +10,7 @@ use tonic_web::{GrpcWebLayer, GrpcWebService};
 use tower::ServiceExt as _;
 use tower_layer::Layer as _;
 
-use super::grpc_layer::GrpcLayer;
+use super::grpc_layer::{self, GrpcLayer};
 use super::outcome::RequestError;
 use super::server::Door;
 use super::{Ingress, cors, http as door, spans};
@@ -109,10 +109,7 @@ fn web_type<B>(request: &Request<B>) -> Result<&'static str, RequestError> {
     if request.method() != Method::POST {
         return Err(Code::MethodNotAllowed.into());
     }
-    let value = request.headers().get(CONTENT_TYPE);
-    let value = value.map_or(&b""[..], HeaderValue::as_bytes);
-    let mut parts = value.split(|byte| matches!(byte, b';' | b' '));
-    let essence = parts.next().unwrap_or_default();
+    let essence = grpc_layer::essence(request.headers().get(CONTENT_TYPE));
     let name = NAMES
         .into_iter()
         .find(|name| essence.eq_ignore_ascii_case(name.as_bytes()));

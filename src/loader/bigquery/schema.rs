@@ -112,25 +112,20 @@ impl BigQueryWarehouse {
 
     async fn make(&self, design: &Design, must_be_there: bool) -> Result<(), WarehouseError> {
         let error = |failure| self.error(failure);
-        let mut found = self.api.find_table(&design.name).await.map_err(error)?;
-        let mut made = None;
-        if found.is_none() {
-            if must_be_there {
-                return Err(self.gone());
+        let changes = match self.changes_to_existing(design).await? {
+            Some(changes) => changes,
+            None if must_be_there => return Err(self.gone()),
+            None => {
+                let table = self.resource(design);
+                match self.api.make_table(table).await.map_err(error)? {
+                    Some(made) => changes(&[], &made),
+                    // Somebody else was quicker.
+                    None => {
+                        let found = self.changes_to_existing(design).await?;
+                        found.ok_or_else(|| self.gone())?
+                    }
+                }
             }
-            let table = self.resource(design);
-            made = self.api.make_table(table).await.map_err(error)?;
-            if made.is_none() {
-                found = self.api.find_table(&design.name).await.map_err(error)?;
-            }
-        }
-        let changes = match (made, found) {
-            (Some(made), _) => changes(&[], &made),
-            (None, Some(found)) => {
-                let missing = check(design, &found).map_err(|bad| self.refused(design, bad))?;
-                changes(&missing, &found)
-            }
-            (None, None) => return Err(self.gone()),
         };
         for change in changes {
             let table = self.names.quoted(&design.name);
@@ -138,6 +133,19 @@ impl BigQueryWarehouse {
             self.api.query(sql, Vec::new()).await.map_err(error)?;
         }
         Ok(())
+    }
+
+    /// What has to be altered in the table that is there; `None`: there is none.
+    async fn changes_to_existing(
+        &self,
+        design: &Design,
+    ) -> Result<Option<Vec<String>>, WarehouseError> {
+        let found = self.api.find_table(&design.name).await;
+        let Some(table) = found.map_err(|failure| self.error(failure))? else {
+            return Ok(None);
+        };
+        let missing = check(design, &table).map_err(|bad| self.refused(design, bad))?;
+        Ok(Some(changes(&missing, &table)))
     }
 
     pub(super) fn gone(&self) -> WarehouseError {
