@@ -276,7 +276,7 @@ impl Ingress {
         let refusal = match self.0.log.admit() {
             Err(error) => append_code(error),
             Ok(()) => match self.0.in_flight.take(announced_bytes) {
-                Some(held) if caller.share().is_none_or(|share| held.share(share)) => {
+                Some(held) if held.share(caller.share()) => {
                     return Ok(held);
                 }
                 Some(_) | None => Code::Overloaded,
@@ -289,7 +289,7 @@ impl Ingress {
     /// Takes bytes of one batch of a stream from the budget of what is under way.
     pub(crate) fn hold(&self, bytes: usize, caller: &Caller) -> Result<shed::Held, RequestError> {
         let held = self.0.in_flight.take(bytes);
-        held.filter(|held| caller.share().is_none_or(|share| held.share(share)))
+        held.filter(|held| held.share(caller.share()))
             .ok_or_else(|| {
                 self.shed(Code::Overloaded);
                 Code::Overloaded.into()

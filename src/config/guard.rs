@@ -43,8 +43,14 @@ pub struct GuardConfig {
     pub addresses_max: usize,
     /// The most bytes of bodies under way for one of several keys.
     pub key_in_flight_bytes_max: usize,
-    /// The most connections of one address; `None`: as many as there may be.
+    /// The most connections of one address; `None`: half of all.
     pub connections_per_address_max: Option<usize>,
+    /// The most bytes of bodies under way for one address's requests without a key.
+    pub address_in_flight_bytes_max: usize,
+    /// How often an HTTP/2 peer is asked whether it is still there.
+    pub keepalive_interval: Duration,
+    /// How long it may take to say so.
+    pub keepalive_timeout: Duration,
     /// How long a stream may be open; `None`: for ever.
     pub stream_age_max: Option<Duration>,
     /// How long a connection takes new requests, about; `None`: for ever.
@@ -65,6 +71,9 @@ impl Default for GuardConfig {
             addresses_max: 10_000,
             key_in_flight_bytes_max: usize::MAX,
             connections_per_address_max: None,
+            address_in_flight_bytes_max: usize::MAX,
+            keepalive_interval: Duration::from_secs(60),
+            keepalive_timeout: Duration::from_secs(20),
             stream_age_max: None,
             connection_age_max: None,
             tls: None,
@@ -90,6 +99,7 @@ pub(super) fn guard(reader: &mut Reader<'_>, in_flight: usize, body: usize) -> G
         events: reader.count_if_set(events),
         bytes: reader.count_if_set(bytes),
     };
+    let share = (in_flight / 2).max(body);
     GuardConfig {
         keys_file: reader.path_if_set(&settings::WRITE_KEYS_FILE),
         anonymous: reader.bool(&settings::ALLOW_ANONYMOUS),
@@ -107,8 +117,13 @@ pub(super) fn guard(reader: &mut Reader<'_>, in_flight: usize, body: usize) -> G
         addresses_max: reader.count(&settings::RATE_ADDRESSES),
         key_in_flight_bytes_max: reader
             .count_if_set(&settings::MAX_KEY_IN_FLIGHT_BYTES)
-            .unwrap_or((in_flight / 2).max(body)),
+            .unwrap_or(share),
         connections_per_address_max: reader.count_if_set(&settings::MAX_ADDRESS_CONNECTIONS),
+        address_in_flight_bytes_max: reader
+            .count_if_set(&settings::MAX_ADDRESS_IN_FLIGHT_BYTES)
+            .unwrap_or(share),
+        keepalive_interval: reader.time(&settings::KEEPALIVE_INTERVAL),
+        keepalive_timeout: reader.time(&settings::KEEPALIVE_TIMEOUT),
         stream_age_max: reader.time_if_set(&settings::MAX_STREAM_AGE),
         connection_age_max: reader.time_if_set(&settings::MAX_CONNECTION_AGE),
         tls: tls(reader),
@@ -156,6 +171,14 @@ pub(super) fn doors(reader: &mut Reader<'_>, config: &Config) {
         ],
         config.ingress.body_bytes_max <= guard.key_in_flight_bytes_max,
         "one body must fit into what a key may have under way",
+    );
+    reader.rule(
+        &[
+            &settings::MAX_BODY_BYTES,
+            &settings::MAX_ADDRESS_IN_FLIGHT_BYTES,
+        ],
+        config.ingress.body_bytes_max <= guard.address_in_flight_bytes_max,
+        "one body must fit into what an address may have under way",
     );
     if !config.role.takes_in() {
         return;

@@ -267,12 +267,15 @@ settings! {
             "The most keys in one event, at all levels together";
         MAX_CONNECTIONS: "max-connections", "EVENTKIT_MAX_CONNECTIONS", Is("10000"), Count(1, 1_000_000),
             "The most connections at a time, or as many as the limit of open files leaves room for beside the files; more wait in the listen backlog";
-        MAX_ADDRESS_CONNECTIONS: "max-address-connections", "EVENTKIT_MAX_ADDRESS_CONNECTIONS", Unset("as many as in all"), Count(1, 1_000_000),
-            "The most connections of one address (of the sixth version: of one /64); more are closed at once. Trusted proxies are not counted";
+        MAX_ADDRESS_CONNECTIONS: "max-address-connections", "EVENTKIT_MAX_ADDRESS_CONNECTIONS", Unset("half of EVENTKIT_MAX_CONNECTIONS"), Count(1, 1_000_000),
+            "The most connections of one address (of the sixth version: of one /64); more are closed at once. Trusted proxies are not counted: name your balancers in EVENTKIT_TRUSTED_PROXIES, or set this to all";
         MAX_CONCURRENT_STREAMS: "max-concurrent-streams", "EVENTKIT_MAX_CONCURRENT_STREAMS", Is("200"), Count(1, 100_000),
             "The most concurrent HTTP/2 streams of one connection";
         MAX_IN_FLIGHT_BYTES: "max-in-flight-bytes", "EVENTKIT_MAX_IN_FLIGHT_BYTES", Is("64MiB"), Bytes(MIB, TIB),
             "The most bytes of request bodies, and of answers that were not taken yet, under way at a time; more is shed with 503 before it is read";
+        MAX_ADDRESS_IN_FLIGHT_BYTES: "max-address-in-flight-bytes", "EVENTKIT_MAX_ADDRESS_IN_FLIGHT_BYTES",
+            Unset("half of EVENTKIT_MAX_IN_FLIGHT_BYTES, or one body"), Bytes(KIB, TIB),
+            "The most of them for one address's requests without a write key: none can take the room of all. Trusted proxies are not counted";
         HEADER_TIMEOUT: "header-timeout", "EVENTKIT_HEADER_TIMEOUT", Is("10"), Seconds(0.1, DAY),
             "How long a connection may take to deliver a request's headers";
         BODY_TIMEOUT: "body-timeout", "EVENTKIT_BODY_TIMEOUT", Is("30"), Seconds(0.1, DAY),
@@ -281,6 +284,10 @@ settings! {
             "The least bytes per second of a body, and of an answer that is taken: all in all it has EVENTKIT_BODY_TIMEOUT, and a second more for each so many bytes of it";
         IDLE_TIMEOUT: "idle-timeout", "EVENTKIT_IDLE_TIMEOUT", Is("300"), Seconds(0.1, DAY),
             "How long a connection may stay without a request";
+        KEEPALIVE_INTERVAL: "keepalive-interval", "EVENTKIT_KEEPALIVE_INTERVAL", Is("60"), Seconds(0.1, DAY),
+            "How often an HTTP/2 client from which nothing comes is asked whether it is still there (PING)";
+        KEEPALIVE_TIMEOUT: "keepalive-timeout", "EVENTKIT_KEEPALIVE_TIMEOUT", Is("20"), Seconds(0.1, DAY),
+            "How long it may take to say so; then its connection is closed";
         MAX_STREAM_AGE: "max-stream-age", "EVENTKIT_MAX_STREAM_AGE", Is("3600"), Seconds(0.1, DAY),
             "How long a gRPC stream may be open; then what it sent is acknowledged and its client told to go on in another one";
         MAX_CONNECTION_AGE: "max-connection-age", "EVENTKIT_MAX_CONNECTION_AGE", Is("3600"), Seconds(0.1, DAY),

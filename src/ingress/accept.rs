@@ -29,17 +29,16 @@ use super::Tls;
 use super::activity::{self, Activity, InFlight};
 use super::body::WireBody;
 use super::pace::PaceLimits;
+use super::places::Place;
 use super::route::Front;
 use super::server::{Door, Stop};
+use super::shed::Budget;
 use super::tls;
 use crate::clock::sleep_until;
 use crate::config::IngressConfig;
 use crate::lifecycle::Tasks;
 use crate::telemetry::metrics::Count;
 
-/// How often an HTTP/2 peer is asked whether it is still there, and how long it may take to say so.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(60);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How much a client may send ahead, per HTTP/2 stream and connection: 1 MiB carries 40 MB/s over 20 ms.
 const WINDOW_BYTES: u32 = 1024 * 1024;
 /// The most bytes of one request's headers over HTTP/2.
@@ -50,13 +49,22 @@ const HTTP1_BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// How long a closing connection may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// Closes the connection that a request came by: for a peer that leaves no other way to end its stream.
+/// The connection that a request came by.
 #[derive(Debug, Clone)]
-pub(crate) struct CloseConnection(CancellationToken);
+pub(crate) struct Via {
+    close: CancellationToken,
+    share: Option<Budget>,
+}
 
-impl CloseConnection {
+impl Via {
+    /// Closes the connection: for a peer that leaves no other way to end its stream.
     pub(crate) fn close(&self) {
-        self.0.cancel();
+        self.close.cancel();
+    }
+
+    /// What its address may have under way; `None`: as much as there is.
+    pub(crate) fn share(&self) -> Option<&Budget> {
+        self.share.as_ref()
     }
 }
 
@@ -80,12 +88,13 @@ pub(crate) struct Connections {
     pub(crate) tls: Option<Tls>,
 }
 
-/// Both ends of a connection, and when it began.
-#[derive(Debug, Clone, Copy)]
+/// Both ends of a connection, when it began, and what its address may have under way.
+#[derive(Debug)]
 struct Ends {
     local: Option<SocketAddr>,
     peer: SocketAddr,
     opened: Instant,
+    share: Option<Budget>,
 }
 
 /// The protocol settings of every connection.
@@ -105,8 +114,8 @@ pub(crate) fn builder(config: &IngressConfig) -> Builder<TokioExecutor> {
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
         .max_header_list_size(HEADER_BYTES_MAX)
-        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
+        .keep_alive_interval(config.guard.keepalive_interval)
+        .keep_alive_timeout(config.guard.keepalive_timeout);
     builder
 }
 
@@ -118,7 +127,7 @@ enum Opened {
 
 impl Connections {
     /// One connection from its first byte to its end.
-    pub(crate) async fn serve(self, stream: TcpStream, peer: SocketAddr) {
+    pub(super) async fn serve(self, stream: TcpStream, peer: SocketAddr, place: &Place) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "nodelay_refused");
         }
@@ -126,6 +135,7 @@ impl Connections {
             local: stream.local_addr().ok(),
             peer,
             opened: Instant::now(),
+            share: place.share().cloned(),
         };
         // Nothing was asked yet, so that nothing is lost when it is dropped.
         let opened = tokio::select! {
@@ -186,19 +196,23 @@ impl Connections {
             local,
             peer,
             opened,
+            share,
         } = ends;
         let activity = Arc::new(Activity::new(opened, self.answer_pace));
         let close = CancellationToken::new();
         let service = {
             let (this, activity) = (self.clone(), Arc::clone(&activity));
-            let close = CloseConnection(close.clone());
+            let via = Via {
+                close: close.clone(),
+                share,
+            };
             hyper::service::service_fn(move |request: Request<Incoming>| {
                 let guard = InFlight::begin(&activity);
-                let (this, close) = (this.clone(), close.clone());
+                let (this, via) = (this.clone(), via.clone());
                 async move {
                     let mut request = WireBody::wrap(request, &this.tasks);
                     request.extensions_mut().insert(ConnectInfo(peer));
-                    request.extensions_mut().insert(close);
+                    request.extensions_mut().insert(via);
                     request.extensions_mut().insert(TcpConnectInfo {
                         local_addr: local,
                         remote_addr: Some(peer),

@@ -198,7 +198,7 @@ impl Keys {
         let key = self.table().keys.get(&hash).cloned()?;
         Some(Caller {
             held: Some(HeldKey { hash, key, changes }),
-            address: None,
+            ..Caller::default()
         })
     }
 
@@ -221,7 +221,7 @@ impl Keys {
         let hash = held.hash;
         Ok(Some(Caller {
             held: Some(HeldKey { hash, key, changes }),
-            address: caller.address.clone(),
+            ..caller.clone()
         }))
     }
 }
@@ -232,6 +232,8 @@ pub struct Caller {
     held: Option<HeldKey>,
     /// What its address may; `None`: addresses have no limit.
     pub(super) address: Option<Arc<Buckets>>,
+    /// What his address may have under way, as long as he has no key.
+    share: Option<Budget>,
 }
 
 #[derive(Debug, Clone)]
@@ -244,10 +246,11 @@ struct HeldKey {
 
 impl Caller {
     /// Someone without a key.
-    pub(super) fn stranger(address: Option<Arc<Buckets>>) -> Self {
+    pub(super) fn stranger(address: Option<Arc<Buckets>>, share: Option<Budget>) -> Self {
         Self {
             held: None,
             address,
+            share,
         }
     }
 
@@ -280,9 +283,12 @@ impl Caller {
         origins.is_none_or(|origins| origins.iter().any(|allowed| allowed.is(origin)))
     }
 
-    /// What its key may have under way.
+    /// What it may have under way: its key's share, or, without a key, its address's; `None`: as much as there is.
     pub(super) fn share(&self) -> Option<&Budget> {
-        self.key()?.share.as_ref()
+        match self.key() {
+            Some(key) => key.share.as_ref(),
+            None => self.share.as_ref(),
+        }
     }
 
     /// Its rate limits, and what each is of.

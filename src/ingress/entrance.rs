@@ -9,6 +9,7 @@ use axum::extract::ConnectInfo;
 use http::header::ORIGIN;
 use http::{HeaderValue, Request};
 
+use super::accept::Via;
 use super::auth::presented::{self, Found};
 use super::auth::{Caller, Strangers};
 use super::outcome::{Quota, RequestError};
@@ -70,7 +71,7 @@ impl Entrant {
                 self.caller = holder.at(self.caller.address);
                 ingress.check_origin(&self.caller, self.origin.as_ref())?;
                 ingress.check_rate(&self.caller)?;
-                if self.caller.share().is_some_and(|share| !held.share(share)) {
+                if !held.share(self.caller.share()) {
                     ingress.shed(Code::Overloaded);
                     return Err(Code::Overloaded.into());
                 }
@@ -134,6 +135,8 @@ impl Ingress {
 
     /// Someone who needs no key for what he asks.
     pub(super) fn passer_by<B>(&self, request: &Request<B>) -> Caller {
+        let via = request.extensions().get::<Via>();
+        let share = via.and_then(Via::share).cloned();
         let limits = self.addresses();
         let buckets = limits.and_then(|limits| {
             let ConnectInfo(peer) = request.extensions().get::<ConnectInfo<SocketAddr>>()?;
@@ -141,7 +144,7 @@ impl Ingress {
             let address = sender::behind(peer.ip(), request.headers(), trusted);
             Some(limits.of(address))
         });
-        Caller::stranger(buckets)
+        Caller::stranger(buckets, share)
     }
 
     /// Whether what a key loads before it sends is there for this one.

@@ -14,7 +14,7 @@ use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 use tonic_health::server::HealthReporter;
 
-use super::accept::CloseConnection;
+use super::accept::Via;
 use super::lines::Line;
 use super::outcome::RequestError;
 use super::request_id::RequestId;
@@ -200,7 +200,7 @@ impl IngestService for Service {
         request: Request<Streaming<CollectBidiRequest>>,
     ) -> Result<Response<Self::CollectBidiStream>, Status> {
         let call = self.call(&request, BIDI_PATH)?;
-        let connection = request.extensions().get::<CloseConnection>().cloned();
+        let connection = request.extensions().get::<Via>().cloned();
         let messages = request.into_inner();
         let answers = stream::bidi::open(call, messages, &self.tasks, connection);
         Ok(Response::new(answers))

@@ -36,6 +36,9 @@ use super::{Deadline, Ingress};
 use crate::status::Code;
 use crate::telemetry::metrics::labels;
 
+/// What stands before a message: whether it is compressed, and its length.
+const PREFIX_BYTES: usize = 5;
+
 /// The services behind the layer.
 #[derive(Debug, Clone)]
 pub(crate) struct GrpcLayer {
@@ -125,6 +128,11 @@ impl GrpcLayer {
             .and_then(|length| length.parse().ok())
             .unwrap_or(0);
         let caller = self.ingress.enter_call(&request)?;
+        let max = self.ingress.config().body_bytes_max;
+        // What can never be read is not called too much for now.
+        if request.uri().path() == COLLECT_PATH && announced > max.saturating_add(PREFIX_BYTES) {
+            return Err(RequestError::body_too_large(max));
+        }
         let held = Arc::new(self.ingress.gate(announced, &caller)?);
         let metered = match request.uri().path() {
             COLLECT_PATH => MeteredBody::unary,

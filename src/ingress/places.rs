@@ -1,4 +1,5 @@
-//! How many connections an address may have.
+//! What an address may have: so many connections, and so many bytes of bodies under way on them. Without these one client could take
+//! all that there is for all.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -7,65 +8,96 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ipnet::IpNet;
 
 use super::quota::one_sender;
+use super::shed::Budget;
 use crate::config::IngressConfig;
 
 /// The places of every address. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct Places(Option<Arc<Inner>>);
+pub(super) struct Places(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    max: usize,
+    connections_max: usize,
+    in_flight_bytes_max: usize,
     /// They speak for many, and are not counted.
     trusted: Vec<IpNet>,
-    taken: Mutex<HashMap<IpAddr, usize>>,
+    taken: Mutex<HashMap<IpAddr, Taken>>,
+}
+
+/// What one address has.
+#[derive(Debug)]
+struct Taken {
+    connections: usize,
+    share: Budget,
 }
 
 impl Places {
     pub(super) fn new(config: &IngressConfig) -> Self {
-        Self(config.guard.connections_per_address_max.map(|max| {
-            Arc::new(Inner {
-                max,
-                trusted: config.trusted_proxies.clone(),
-                taken: Mutex::default(),
-            })
+        let half = config.connections_max.div_ceil(2);
+        Self(Arc::new(Inner {
+            connections_max: config.guard.connections_per_address_max.unwrap_or(half),
+            in_flight_bytes_max: config.guard.address_in_flight_bytes_max,
+            trusted: config.trusted_proxies.clone(),
+            taken: Mutex::default(),
         }))
     }
 
     /// A place for a connection of this address; `None`: it has as many as it may have.
     pub(super) fn take(&self, peer: IpAddr) -> Option<Place> {
+        let all = &self.0;
         let peer = peer.to_canonical();
-        let counted = self.0.as_ref();
-        let counted = counted.filter(|all| !all.trusted.iter().any(|net| net.contains(&peer)));
-        let Some(all) = counted else {
+        if all.trusted.iter().any(|net| net.contains(&peer)) {
             return Some(Place(None));
-        };
+        }
         let sender = one_sender(peer);
         let mut taken = all.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let places = taken.entry(sender).or_default();
-        if *places >= all.max {
+        let address = taken.entry(sender).or_insert_with(|| Taken {
+            connections: 0,
+            share: Budget::new(all.in_flight_bytes_max),
+        });
+        if address.connections >= all.connections_max {
             return None;
         }
-        *places += 1;
+        address.connections += 1;
+        let share = address.share.clone();
         drop(taken);
-        Some(Place(Some((Arc::clone(all), sender))))
+        Some(Place(Some(Counted {
+            all: Arc::clone(all),
+            sender,
+            share,
+        })))
     }
 }
 
 /// One connection of an address, as long as it lives.
 #[derive(Debug)]
-pub(super) struct Place(Option<(Arc<Inner>, IpAddr)>);
+pub(super) struct Place(Option<Counted>);
 
-impl Drop for Place {
+#[derive(Debug)]
+struct Counted {
+    all: Arc<Inner>,
+    sender: IpAddr,
+    share: Budget,
+}
+
+impl Place {
+    /// What its address may have under way; `None`: as much as there is.
+    pub(super) fn share(&self) -> Option<&Budget> {
+        self.0.as_ref().map(|counted| &counted.share)
+    }
+}
+
+impl Drop for Counted {
     fn drop(&mut self) {
-        let Some((all, sender)) = &self.0 else {
-            return;
-        };
-        let mut taken = all.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(places) = taken.get_mut(sender) {
-            *places -= 1;
-            if *places == 0 {
-                taken.remove(sender);
+        let mut taken = self
+            .all
+            .taken
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(address) = taken.get_mut(&self.sender) {
+            address.connections -= 1;
+            if address.connections == 0 {
+                taken.remove(&self.sender);
             }
         }
     }
@@ -75,13 +107,18 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_address_has_so_many_places_and_gets_them_back() {
-        let places = Places(Some(Arc::new(Inner {
-            max: 2,
+    fn places() -> Places {
+        Places(Arc::new(Inner {
+            connections_max: 2,
+            in_flight_bytes_max: 10,
             trusted: vec!["10.0.0.0/8".parse().unwrap()],
             taken: Mutex::default(),
-        })));
+        }))
+    }
+
+    #[test]
+    fn an_address_has_so_many_places_and_gets_them_back() {
+        let places = places();
         let take = |address: &str| places.take(address.parse().unwrap());
         let (one, two) = (take("192.0.2.1"), take("::ffff:192.0.2.1"));
         assert!(one.is_some() && two.is_some() && take("192.0.2.1").is_none());
@@ -91,7 +128,31 @@ mod tests {
         let proxies: Vec<_> = (0..5).map(|_| take("10.1.2.3")).collect();
         assert!(proxies.iter().all(Option::is_some));
         drop((two, proxies));
-        let taken = places.0.as_ref().unwrap().taken.lock().unwrap().len();
+        let taken = places.0.taken.lock().unwrap().len();
         assert_eq!(taken, 0, "an address that is gone is forgotten");
+    }
+
+    #[test]
+    fn the_connections_of_an_address_have_one_share() {
+        let places = places();
+        let take = |address: &str| places.take(address.parse().unwrap()).unwrap();
+        let (one, two, other) = (take("192.0.2.1"), take("192.0.2.1"), take("192.0.2.2"));
+        let held = one.share().unwrap().take(10).unwrap();
+        assert!(two.share().unwrap().take(1).is_none());
+        assert!(other.share().unwrap().take(10).is_some());
+        drop(held);
+        assert!(two.share().unwrap().take(10).is_some());
+        assert!(take("10.1.2.3").share().is_none());
+    }
+
+    #[test]
+    fn an_address_that_is_told_nothing_has_half_of_the_places() {
+        for (connections_max, expected) in [(1, 1), (10, 5), (11, 6)] {
+            let config = IngressConfig {
+                connections_max,
+                ..IngressConfig::default()
+            };
+            assert_eq!(Places::new(&config).0.connections_max, expected);
+        }
     }
 }

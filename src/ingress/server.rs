@@ -127,12 +127,13 @@ impl Server {
                 continue;
             };
             let mark = self.ingress.open_connection();
-            let connection = connections.clone().serve(stream, peer);
+            let connections = connections.clone();
             drop(self.tasks.spawn_isolated(
                 "connection",
                 open.track_future(async move {
-                    connection.await;
-                    drop((permit, place, mark));
+                    connections.serve(stream, peer, &place).await;
+                    // Who waits for the permit finds the place free.
+                    drop((place, permit, mark));
                 }),
             ));
         }

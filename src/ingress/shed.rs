@@ -1,7 +1,7 @@
 //! The bytes of request bodies under way, held against one limit.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A number of bytes that all requests share. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -28,7 +28,7 @@ impl Budget {
     pub fn take(&self, bytes: usize) -> Option<Held> {
         let held = Held {
             budget: self.clone(),
-            share: OnceLock::new(),
+            share: Mutex::new(None),
             bytes: AtomicUsize::new(0),
         };
         held.grow_to(bytes).then_some(held)
@@ -61,7 +61,7 @@ impl Budget {
 pub struct Held {
     budget: Budget,
     /// What they are taken from as well: the share of one sender.
-    share: OnceLock<Budget>,
+    share: Mutex<Option<Budget>>,
     bytes: AtomicUsize,
 }
 
@@ -78,7 +78,8 @@ impl Held {
         if !self.budget.reserve(more) {
             return false;
         }
-        if self.share.get().is_some_and(|share| !share.reserve(more)) {
+        let share = self.shared();
+        if share.as_ref().is_some_and(|share| !share.reserve(more)) {
             self.budget.give_back(more);
             return false;
         }
@@ -86,18 +87,23 @@ impl Held {
         true
     }
 
-    /// From now on its bytes are a sender's, and taken from his share as well; false, and nothing changes, when that has not so
-    /// many left. Once.
+    /// From now on its bytes are taken from this share as well, and from no other one; false, and nothing changes, when it has not
+    /// so many left.
     #[must_use]
-    pub fn share(&self, share: &Budget) -> bool {
+    pub fn share(&self, share: Option<&Budget>) -> bool {
+        let mut mine = self.shared();
         let bytes = self.bytes();
-        if !share.reserve(bytes) {
+        if share.is_some_and(|share| !share.reserve(bytes)) {
             return false;
         }
-        if self.share.set(share.clone()).is_err() {
-            share.give_back(bytes);
+        if let Some(before) = std::mem::replace(&mut *mine, share.cloned()) {
+            before.give_back(bytes);
         }
         true
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Option<Budget>> {
+        self.share.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many are held.
@@ -108,9 +114,10 @@ impl Held {
 
     /// Gives back everything, and can be used again.
     pub fn give_back(&self) {
+        let share = self.shared();
         let bytes = self.bytes.swap(0, Ordering::Relaxed);
         self.budget.give_back(bytes);
-        if let Some(share) = self.share.get() {
+        if let Some(share) = &*share {
             share.give_back(bytes);
         }
     }
@@ -151,15 +158,32 @@ mod tests {
     fn a_sender_takes_no_more_than_his_share() {
         let (budget, share) = (Budget::new(10), Budget::new(5));
         let (a, b) = (budget.take(3).unwrap(), budget.take(3).unwrap());
-        assert!(a.share(&share));
-        assert!(!b.share(&share));
+        assert!(a.share(Some(&share)));
+        assert!(!b.share(Some(&share)));
         assert!(a.grow_by(2) && !a.grow_by(1));
         assert_eq!((budget.used(), share.used()), (8, 5));
         a.give_back();
         assert_eq!((budget.used(), share.used()), (3, 0));
-        assert!(b.share(&share));
+        assert!(b.share(Some(&share)));
         drop(b);
         drop(a);
         assert_eq!((budget.used(), share.used()), (0, 0));
+    }
+
+    #[test]
+    fn what_is_held_moves_from_one_share_to_another() {
+        let (budget, address, key) = (Budget::new(10), Budget::new(5), Budget::new(2));
+        let used = || (budget.used(), address.used(), key.used());
+        let held = budget.take(3).unwrap();
+        assert!(held.share(Some(&address)));
+        assert!(!held.share(Some(&key)), "it is too small");
+        assert_eq!(used(), (3, 3, 0));
+        let other = budget.take(1).unwrap();
+        assert!(other.share(Some(&address)) && other.share(Some(&key)));
+        assert_eq!(used(), (4, 3, 1));
+        assert!(held.share(None));
+        assert_eq!(used(), (4, 0, 1));
+        drop((held, other));
+        assert_eq!(used(), (0, 0, 0));
     }
 }

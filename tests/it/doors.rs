@@ -25,6 +25,7 @@ mod keys;
 mod logs;
 mod segment;
 mod services;
+mod shares;
 pub(crate) mod streams;
 
 /// A gateway's doors on ports of their own.

@@ -80,28 +80,38 @@ fn documented() -> BTreeMap<String, String> {
     outputs
 }
 
+/// The calls in the README, each with what stands below it.
+fn shown_in_readme() -> Vec<(String, String)> {
+    let page = std::fs::read_to_string(repository().join("README.md")).unwrap();
+    let blocks = page.split("```console\n").skip(1);
+    let blocks = blocks.filter_map(|block| block.split("```").next());
+    let calls = blocks.filter_map(|block| block.strip_prefix("$ grpcurl ")?.split_once('\n'));
+    calls
+        .map(|(arguments, output)| (format!("grpcurl {arguments}"), output.to_owned()))
+        .collect()
+}
+
 async fn run(script: &Path, endpoints: &Endpoints) -> String {
+    let script = script.to_str().unwrap();
+    printed(&[script], endpoints).await
+}
+
+/// What bash prints for these arguments.
+async fn printed(arguments: &[&str], endpoints: &Endpoints) -> String {
     let output = Command::new("bash")
-        .arg(script)
+        .args(arguments)
         .env("PATH", path_with_tools())
         .env("EVENTKIT_HOST", &endpoints.grpc)
         .stdin(Stdio::null())
         .output()
         .await
         .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(
-        output.status.success(),
-        "{}: {}\n{}{}",
-        script.display(),
+        output.status.success() && stderr.is_empty(),
+        "{arguments:?}: {}\n{}{stderr}",
         output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    assert_eq!(
-        String::from_utf8_lossy(&output.stderr),
-        "",
-        "{}",
-        script.display()
+        String::from_utf8_lossy(&output.stdout)
     );
     String::from_utf8(output.stdout).unwrap()
 }
@@ -150,6 +160,24 @@ fn normalising_hides_ids_and_spacing_alone() {
         "\"requestId\": \"UUID\",".to_owned()
     );
     assert_ne!(normalised("\"accepted\": 1"), normalised("\"accepted\": 2"));
+}
+
+#[tokio::test]
+async fn the_readmes_calls_print_what_stands_below_them() {
+    let calls = shown_in_readme();
+    assert!(!calls.is_empty());
+    if !grpcurl_is_there().await {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (gateway, endpoints) = Gateway::start(dir.path(), &[]).await.unwrap();
+    for (call, output) in calls {
+        let here = call.replace("localhost:50051", &endpoints.grpc);
+        assert_ne!(here, call);
+        let printed = printed(&["-c", &here], &endpoints).await;
+        assert_eq!(normalised(&printed), normalised(&output), "{call}");
+    }
+    assert_eq!(gateway.kill().await.unwrap(), [""; 0]);
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Status, Streaming};
 
-use super::super::accept::CloseConnection;
+use super::super::accept::Via;
 use super::super::grpc::Batch;
 use super::super::outcome::RequestError;
 use super::super::{results, rpc_status};
@@ -38,7 +38,7 @@ pub(crate) fn open(
     call: Call,
     messages: Streaming<CollectBidiRequest>,
     tasks: &Tasks,
-    connection: Option<CloseConnection>,
+    connection: Option<Via>,
 ) -> Answers {
     let (to_client, from_task) = mpsc::channel(ANSWERS_MAX);
     let (end, ended) = oneshot::channel();

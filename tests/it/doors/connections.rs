@@ -7,6 +7,9 @@ use hyper_util::rt::TokioExecutor;
 
 use super::*;
 
+/// Longer than any test takes.
+const HOUR: Duration = Duration::from_secs(3_600);
+
 fn impatient() -> IngressConfig {
     IngressConfig {
         header_timeout: Duration::from_millis(200),
@@ -75,6 +78,34 @@ async fn an_idle_http2_connection_is_closed_and_a_busy_one_is_not() {
     tokio::time::sleep(impatient().idle_timeout * 2).await;
     gateway.health.not_ready("log", Some("full".into()));
     assert!(within(watch.message()).await.unwrap().is_some());
+}
+
+/// It says it understands HTTP/2, asks for something, and is never heard of again.
+#[tokio::test]
+async fn a_client_that_answers_no_ping_is_gone() {
+    const PING: u8 = 6;
+    let mut config = config();
+    (config.header_timeout, config.idle_timeout) = (HOUR, HOUR);
+    config.guard.keepalive_interval = Duration::from_millis(100);
+    config.guard.keepalive_timeout = Duration::from_millis(300);
+    let gateway = gateway_with(config).await;
+    // Who answers stays.
+    let (mut sender, connection) = http2(gateway.http).await;
+    drop(gateway.tasks.spawn("client", connection));
+    let mut silent = TcpStream::connect(gateway.http).await.unwrap();
+    let settings = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    silent.write_all(settings).await.unwrap();
+    let mut frames = Vec::new();
+    drop(within(silent.read_to_end(&mut frames)).await);
+    let mut kinds = Vec::new();
+    while let [a, b, c, kind, ..] = frames[..] {
+        let length = usize::try_from(u32::from_be_bytes([0, a, b, c])).unwrap();
+        kinds.push(kind);
+        frames.drain(..(9 + length).min(frames.len()));
+    }
+    assert!(kinds.contains(&PING), "{kinds:?}");
+    let answer = within(sender.send_request(get(gateway.http, "/health"))).await;
+    assert_eq!(answer.unwrap().status(), 200);
 }
 
 #[tokio::test]

@@ -15,11 +15,11 @@ use super::grpc::{batch, client, error, event};
 use super::*;
 
 /// All keys of these tests are these letters, so that they are found in whatever should not have them.
-const SHOP: &str = "shop-key-0123456789abcdef";
-const APP: &str = "app-key-0123456789abcdef";
+pub(super) const SHOP: &str = "shop-key-0123456789abcdef";
+pub(super) const APP: &str = "app-key-0123456789abcdef";
 const NOBODY: &str = "nobodys-key-0123456789abcdef";
 
-fn entry(key: &str, source: &str) -> Entry {
+pub(super) fn entry(key: &str, source: &str) -> Entry {
     Entry {
         id: source.to_owned(),
         source: source.to_owned(),
@@ -41,10 +41,14 @@ fn file(keys: Vec<Entry>) -> KeyFile {
 }
 
 fn keys_of(keys: Vec<Entry>, strangers: Strangers) -> Keys {
+    keys_with_shares(keys, 512 * 1024, strangers)
+}
+
+pub(super) fn keys_with_shares(keys: Vec<Entry>, share: usize, strangers: Strangers) -> Keys {
     let defaults = Defaults {
         rates: Rates::default(),
         burst: Duration::from_secs(1),
-        in_flight_bytes_max: 512 * 1024,
+        in_flight_bytes_max: share,
     };
     Keys::of(&file(keys), defaults, strangers)
 }
@@ -463,6 +467,37 @@ async fn one_noisy_key_does_not_take_the_place_of_the_others() {
         text.lines()
             .any(|line| line.starts_with(limited) && !line.ends_with(" 0"))
     );
+}
+
+#[tokio::test]
+async fn a_batch_of_a_stream_that_comes_too_fast_ends_it_with_the_time_to_wait() {
+    let slow = Entry {
+        events_per_second: Some(5),
+        ..entry(SHOP, "shop")
+    };
+    let gateway = guarded(&keys_of(vec![slow], Strangers::Refused)).await;
+    let (batches, incoming) = mpsc::channel(4);
+    let mut request = Request::new(ReceiverStream::new(incoming));
+    request
+        .metadata_mut()
+        .insert("x-write-key", SHOP.parse().unwrap());
+    let mut client = client(gateway.grpc).await;
+    let mut answers = client.collect_bidi(request).await.unwrap().into_inner();
+    within(answers.message()).await.unwrap().unwrap();
+    // The first takes more than there is and is taken; nothing is left for the second.
+    for number in 1..=2 {
+        let message = CollectBidiRequest {
+            batch_number: number,
+            events: (0..50).map(|n| event(&format!("{number}-{n}"))).collect(),
+            ..Default::default()
+        };
+        batches.send(message).await.unwrap();
+    }
+    within(answers.message()).await.unwrap().unwrap();
+    let status = within(answers.message()).await.unwrap_err();
+    let expected = (Code::ResourceExhausted, "RATE_LIMITED".to_owned(), true);
+    assert_eq!(error(&status), expected);
+    assert_eq!(gateway.sources(), vec!["shop"; 50]);
 }
 
 #[tokio::test]

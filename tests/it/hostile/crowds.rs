@@ -18,6 +18,8 @@ use crate::support::gateway::{DEBUG, Gateway, SQLITE};
 const AT_ONCE: usize = 64;
 /// What an idle connection may cost, measured with a build that is not optimised.
 const IDLE_KIB_MAX: u64 = 64;
+/// The crowd may have every place that there is.
+const ALL_OF_IT: (&str, &str) = ("EVENTKIT_MAX_ADDRESS_CONNECTIONS", "10000");
 const HEALTH: &[u8] = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
 
 /// Opens so many connections, so many at a time, and does the same on each.
@@ -141,7 +143,11 @@ async fn ten_thousand_idle_connections_cost_little_and_are_in_nobodys_way() {
         return;
     }
     let room = (count + 100).to_string();
-    let mut subject = Subject::start(&[("EVENTKIT_MAX_CONNECTIONS", room.as_str())]).await;
+    let mut subject = Subject::start(&[
+        ("EVENTKIT_MAX_CONNECTIONS", room.as_str()),
+        ("EVENTKIT_MAX_ADDRESS_CONNECTIONS", room.as_str()),
+    ])
+    .await;
     let (before, held) = (subject.usage(), idle_crowd(&subject, count).await);
     let each = held.saturating_sub(before.rss_kib) / u64::try_from(count).unwrap();
     assert!(each <= IDLE_KIB_MAX, "{each} KiB for each connection");
@@ -261,7 +267,7 @@ async fn without_descriptors_accepting_pauses_and_everyone_is_served_in_the_end(
 async fn a_limit_of_descriptors_leaves_enough_for_the_files() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().to_owned();
-    let settings = [IMPATIENT, &[DEBUG]].concat();
+    let settings = [IMPATIENT, &[DEBUG, ALL_OF_IT]].concat();
     let mut gateway = Gateway::spawn_within(256, &data, &settings).unwrap();
     let endpoints = gateway.ready(Duration::from_secs(30)).await.unwrap();
     let subject = Subject::of(Running {

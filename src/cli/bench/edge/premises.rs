@@ -25,16 +25,21 @@ const KEYS: usize = 8;
 const ORIGIN: &str = "https://shop.example";
 
 /// Limits that no load comes near: each is asked, and none refuses.
-const UNREACHED: [(&str, &str); 5] = [
+const UNREACHED: [(&str, &str); 4] = [
     ("--key-events-per-second", "500000000"),
     ("--key-bytes-per-second", "512GiB"),
     ("--address-events-per-second", "500000000"),
     ("--address-bytes-per-second", "512GiB"),
-    ("--max-address-connections", "10000"),
+];
+
+/// All clients have one address here, which is to be in nobody's way.
+const ONE_ADDRESS: [&str; 2] = [
+    "--max-address-connections=1000000",
+    "--max-address-in-flight-bytes=1TiB",
 ];
 
 /// What the environment must not say about any of these servers.
-static SETTINGS: [&Setting; 12] = [
+static SETTINGS: [&Setting; 13] = [
     &settings::WRITE_KEYS_FILE,
     &settings::ALLOW_ANONYMOUS,
     &settings::KEY_EVENTS_PER_SECOND,
@@ -43,6 +48,7 @@ static SETTINGS: [&Setting; 12] = [
     &settings::ADDRESS_BYTES_PER_SECOND,
     &settings::MAX_KEY_IN_FLIGHT_BYTES,
     &settings::MAX_ADDRESS_CONNECTIONS,
+    &settings::MAX_ADDRESS_IN_FLIGHT_BYTES,
     &settings::TLS_CERT_FILE,
     &settings::TLS_KEY_FILE,
     &settings::TLS_CLIENT_CA_FILE,
@@ -133,6 +139,7 @@ impl Premises {
 /// A server to Parquet that nobody guards, whatever the environment says.
 pub(super) fn bare(server: Server) -> Setup {
     let mut setup = Setup::of(server, &["--warehouse-enabled=false"]);
+    setup.flags.extend(ONE_ADDRESS.map(str::to_owned));
     let unset = SETTINGS
         .iter()
         .map(|setting| (setting.env.to_owned(), None));
