@@ -378,7 +378,7 @@ settings! {
         PUBSUB_CREATE: "pubsub-create", "EVENTKIT_PUBSUB_CREATE", Unset("true with an emulator, else false"), Bool,
             "Make topic and subscription where they are missing";
         PUBSUB_RETENTION_HOURS: "pubsub-retention-hours", "EVENTKIT_PUBSUB_RETENTION_HOURS", Is("168"), Hours(1.0, 744.0),
-            "For how long a subscription that is made here keeps what no worker has stored: how long workers may be away";
+            "For how long a subscription that is made here keeps what no worker has stored: how long workers may be away. One that is found and keeps less is used with a warning";
         PUBSUB_VERIFY_INTERVAL: "pubsub-verify-interval", "EVENTKIT_PUBSUB_VERIFY_INTERVAL", Is("30"), Seconds(1.0, 3_600.0),
             "How long what was published may wait until the subscription is looked at; until then it stays in the log";
         STORAGE_EMULATOR: "storage-emulator-host", "STORAGE_EMULATOR_HOST", Unset("Google"), Text,

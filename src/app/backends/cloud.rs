@@ -140,7 +140,17 @@ pub(super) async fn queue(
 /// Topic and subscription, made where they may be; `None` while Pub/Sub cannot be reached.
 async fn set_up(options: &PubSubOptions) -> anyhow::Result<Option<Found>> {
     match pubsub::set_up(options).await {
-        Ok(found) => Ok(Some(found)),
+        Ok(found) => {
+            if let Some(keeps) = found.keeps_less_than(options.retention) {
+                tracing::warn!(
+                    subscription = options.subscription,
+                    keeps_hours = keeps.as_secs_f64() / 3_600.0,
+                    expected_hours = options.retention.as_secs_f64() / 3_600.0,
+                    "subscription_keeps_less_than_configured"
+                );
+            }
+            Ok(Some(found))
+        }
         Err(error) if error.is_outage() => {
             tracing::warn!(error = with_causes(&error), "pubsub_not_reached_at_start");
             Ok(None)

@@ -23,6 +23,16 @@ const DELETED_TOPIC: &str = "_deleted-topic_";
 pub struct Found {
     /// Its label, if this program made it.
     pub identity: Option<String>,
+    /// For how long it keeps what nobody acknowledged; `None`: it does not say.
+    pub retention: Option<Duration>,
+}
+
+impl Found {
+    /// For how long it keeps what nobody acknowledged, if that is less than this.
+    #[must_use]
+    pub fn keeps_less_than(&self, expected: Duration) -> Option<Duration> {
+        self.retention.filter(|retention| *retention < expected)
+    }
 }
 
 /// Why topic and subscription cannot be used.
@@ -115,9 +125,15 @@ async fn find(
             reason,
         });
     }
-    Ok(Found {
+    Ok(found_as(&found))
+}
+
+fn found_as(found: &Subscription) -> Found {
+    let retention = found.message_retention_duration;
+    Found {
         identity: found.labels.get(IDENTITY).cloned(),
-    })
+        retention: retention.and_then(|retention| retention.try_into().ok()),
+    }
 }
 
 /// Why a subscription would not keep what the topic takes for as long as it takes, in order, for workers that pull it.
@@ -253,6 +269,20 @@ mod tests {
             .set_expiration_policy(ExpirationPolicy::new())
             // Pub/Sub says this of subscriptions that are pulled.
             .set_push_config(PushConfig::new())
+    }
+
+    #[test]
+    fn a_subscription_that_keeps_less_than_is_meant_is_noticed() {
+        let day = Duration::from_secs(86_400);
+        let keeps = |subscription: Subscription| found_as(&subscription).keeps_less_than(day);
+        let for_as_long = |seconds: u64| {
+            let retention = wkt_duration(Duration::from_secs(seconds));
+            good().set_message_retention_duration(retention)
+        };
+        assert_eq!(keeps(for_as_long(600)), Some(Duration::from_secs(600)));
+        assert_eq!(keeps(for_as_long(86_400)), None);
+        assert_eq!(keeps(for_as_long(604_800)), None);
+        assert_eq!(keeps(good()), None);
     }
 
     #[test]

@@ -1,11 +1,17 @@
 //! The store of a run: made for it alone, and read by the documented layout when all is over.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, Result, ensure};
+use ::parquet as parquet_file;
+use anyhow::{Context as _, Result, bail, ensure};
+use bytes::Bytes;
 use eventkit::config::Endpoint;
 use eventkit::store::{ErrorRow, GcsObjects, GcsOptions, Objects as _, Row, parquet};
+use parquet_file::arrow::ArrowWriter;
+use parquet_file::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet_file::file::properties::WriterProperties;
 use serde_json::json;
 use tokio::time::sleep;
 use xxhash_rust::xxh3::xxh3_64;
@@ -109,6 +115,32 @@ impl Bucket {
         }
     }
 
+    /// Puts the same rows in other bytes in the place of each object that has no marker yet, as another version of the writer would
+    /// have written them; how many.
+    pub(super) async fn rewrite_unmarked(&self) -> Result<usize> {
+        let stem = |name: &str| name.rsplit('/').next().unwrap_or_default().to_owned();
+        let markers = self.names("inbox/").await?;
+        let mut rewritten = 0;
+        for name in self.names("events/").await? {
+            let object = stem(&name);
+            let is_marked = |marker: &String| marker.contains(object.trim_end_matches(".parquet"));
+            if markers.iter().any(is_marked) {
+                continue;
+            }
+            let bytes = self.objects.get(&name).await?;
+            let bytes = bytes.with_context(|| format!("{name} was listed, and is gone"))?;
+            let other = another_writers(bytes.clone())?;
+            ensure!(bytes != other, "another writer writes the same");
+            self.objects.delete(&name).await?;
+            ensure!(
+                self.objects.put_if_absent(&name, other).await?,
+                "{name} is there again"
+            );
+            rewritten += 1;
+        }
+        Ok(rewritten)
+    }
+
     async fn refresh(&mut self) -> Result<()> {
         for folder in ["events/", "errors/"] {
             for name in self.names(folder).await? {
@@ -159,6 +191,14 @@ impl Bucket {
 }
 
 impl Back {
+    /// See [`Bucket::rewrite_unmarked`].
+    pub(super) async fn rewrite_unmarked(&self) -> Result<usize> {
+        match self {
+            Self::Gcs(bucket) | Self::BigQuery(bucket, _) => bucket.rewrite_unmarked().await,
+            Self::Local(_) | Self::Firestore { .. } => bail!("it has no bucket"),
+        }
+    }
+
     /// How many events are there by now, and whether none waits for the warehouse.
     pub(super) async fn arrived(&mut self) -> Result<(u64, bool)> {
         match self {
@@ -209,6 +249,30 @@ impl Back {
             drop(documents::clear(url, project).await);
         }
     }
+}
+
+/// The same rows in other bytes.
+fn another_writers(file: Bytes) -> Result<Bytes> {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file)?;
+    let told = reader.metadata().file_metadata().key_value_metadata();
+    // What Arrow says for itself it says again.
+    let told = told
+        .into_iter()
+        .flatten()
+        .filter(|told| !told.key.starts_with("ARROW"));
+    let properties = WriterProperties::builder()
+        .set_created_by("another version".to_owned())
+        .set_key_value_metadata(Some(told.cloned().collect()))
+        .set_max_row_group_row_count(Some(7))
+        .build();
+    let mut bytes = Vec::new();
+    let mut writer =
+        ArrowWriter::try_new(&mut bytes, Arc::clone(reader.schema()), Some(properties))?;
+    for batch in reader.build()? {
+        writer.write(&batch?)?;
+    }
+    writer.close()?;
+    Ok(bytes.into())
 }
 
 /// By its name. When it was written is not asked.

@@ -1,6 +1,7 @@
 //! What stands before a service that speaks HTTP/1.1: it can be ill, and it can hold one request of a kind, so that a process
 //! is killed at a step that has a name.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -33,6 +35,8 @@ pub(super) enum Trouble {
     Lost,
     /// It is done so much later.
     Late(Duration),
+    /// A job of BigQuery's is taken, and has failed whenever it is asked for, now and later. All else is done.
+    JobsFail,
 }
 
 /// Which request is held.
@@ -56,6 +60,8 @@ impl Step {
 #[derive(Debug)]
 struct State {
     trouble: Trouble,
+    /// The jobs that failed, and what is said of them.
+    failed: HashMap<String, Bytes>,
     waiting: Option<(Step, oneshot::Sender<()>)>,
 }
 
@@ -83,6 +89,7 @@ impl Front {
             to: url.to_owned(),
             state: Mutex::new(State {
                 trouble: Trouble::None,
+                failed: HashMap::new(),
                 waiting: None,
             }),
             client: Client::builder(TokioExecutor::new()).build_http(),
@@ -145,6 +152,31 @@ impl Shared {
         is_it.then(|| state.waiting.take()).flatten()
     }
 
+    /// What is said of a job that failed, or that is inserted and fails now.
+    fn failed(
+        &self,
+        request: &Request<Full<Bytes>>,
+        body: &[u8],
+        trouble: Trouble,
+    ) -> Option<Bytes> {
+        let path = request.uri().path();
+        let mut state = self.state();
+        if *request.method() == Method::GET {
+            let id = path.rsplit('/').next()?;
+            return state.failed.get(id).cloned();
+        }
+        if trouble != Trouble::JobsFail || !path.ends_with("/jobs") {
+            return None;
+        }
+        let mut job: Value = serde_json::from_slice(body).ok()?;
+        let id = job["jobReference"]["jobId"].as_str()?.to_owned();
+        let error = json!({ "reason": "backendError", "message": "it failed; come again" });
+        job["status"] = json!({ "state": "DONE", "errorResult": error, "errors": [error] });
+        let said = Bytes::from(job.to_string());
+        state.failed.insert(id, said.clone());
+        Some(said)
+    }
+
     async fn forward(&self, request: Request<Full<Bytes>>) -> Result<Response<Full<Bytes>>> {
         let (head, body) = self.client.request(request).await?.into_parts();
         let body = body.collect().await?.to_bytes();
@@ -180,12 +212,16 @@ async fn answered(
     head.uri = format!("{}{path}", shared.to).parse()?;
     let request = Request::from_parts(head, Full::new(body.clone()));
     match trouble {
-        Trouble::None | Trouble::Lost => {}
+        Trouble::None | Trouble::Lost | Trouble::JobsFail => {}
         Trouble::Late(by) => sleep(by).await,
         Trouble::Hang => std::future::pending().await,
         Trouble::Status(status) => {
             return Ok(Response::builder().status(status).body(Full::default())?);
         }
+    }
+    if let Some(said) = shared.failed(&request, &body, trouble) {
+        let response = Response::builder().header("content-type", "application/json");
+        return Ok(response.body(Full::new(said))?);
     }
     let Some((step, reached)) = shared.held(&request, &body) else {
         return shared.forward(request).await;

@@ -3,11 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use bytes::Bytes;
 use eventkit::queue::pubsub::set_up;
 use google_cloud_auth::credentials::anonymous;
 use google_cloud_pubsub::client::SubscriptionAdmin;
-use http::Method;
 use tokio::time::{Instant, sleep};
 
 use super::back::Kind;
@@ -18,12 +16,14 @@ use super::line::Mode;
 use super::set::{Plan, Queue, Set};
 use crate::load::Load;
 use crate::scenario::{Scenario, Settings, Stage};
-use crate::support::clients::Http;
 
 /// How long it may take until everything is noticed and goes on after an outage: calls run into their timeouts, leases run out.
 const AGAIN_WITHIN: Duration = Duration::from_secs(150);
 /// How long anything may take that takes a moment.
 const SOON: Duration = Duration::from_secs(30);
+
+/// Writes that a store refused and that were tried again.
+const RETRIES: &str = "eventkit_store_write_retries_total";
 
 /// The scenarios of this family.
 pub(super) fn scenarios(settings: &Settings) -> Vec<Scenario> {
@@ -159,16 +159,9 @@ async fn died_in_silence(stage: Stage) -> Result<()> {
 
 /// Waits until a worker holds so many more messages.
 async fn held_grows(set: &Set, worker: usize, by: u64, within: Duration) -> Result<()> {
-    let http = Http::new(&set.running(worker)?.1);
     let (began, mut first) = (Instant::now(), None);
     loop {
-        let answer = http.exchange(Method::GET, "/metrics", Bytes::new()).await?;
-        let metrics = String::from_utf8_lossy(answer.body()).into_owned();
-        let line = metrics
-            .lines()
-            .find(|line| line.starts_with("eventkit_queue_held_messages"));
-        let value = line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-        let held = value.context("no such metric")?;
+        let held = set.value(worker, "eventkit_queue_held_messages").await?;
         let first = *first.get_or_insert(held);
         if held >= first + f64::from(u32::try_from(by)?) {
             return Ok(());
@@ -179,6 +172,16 @@ async fn held_grows(set: &Set, worker: usize, by: u64, within: Duration) -> Resu
         );
         sleep(Duration::from_millis(200)).await;
     }
+}
+
+/// Waits until a process has counted more of what it tries again.
+async fn counted(set: &Set, at: usize, metric: &str, before: f64) -> Result<()> {
+    let began = Instant::now();
+    while set.value(at, metric).await? <= before {
+        ensure!(began.elapsed() < AGAIN_WITHIN, "{metric} stays at {before}");
+        sleep(Duration::from_millis(200)).await;
+    }
+    Ok(())
 }
 
 fn line(set: &Set) -> Result<&super::line::Line> {
@@ -247,6 +250,7 @@ async fn ill_storage(stage: Stage) -> Result<()> {
     // Writes that were under way when it began count as success of others.
     load.allow_alarm("store_lane_stuck");
     set.start_all(&load).await?;
+    let worker = set.place("worker")?;
     let length = Duration::from_secs(stage.pick(4, 30));
     let troubles = [
         Trouble::Status(503),
@@ -256,12 +260,17 @@ async fn ill_storage(stage: Stage) -> Result<()> {
     ];
     for trouble in troubles {
         set.grows(100, SOON).await?;
+        let before = set.value(worker, RETRIES).await?;
         let front = set.storage.as_ref().context("no Cloud Storage")?;
         front.set(trouble);
         sleep(length).await;
         load.grows(Load::answers, 100, SOON)
             .await
             .with_context(|| format!("answers with {trouble:?}"))?;
+        if matches!(trouble, Trouble::Status(_)) {
+            counted(&set, worker, RETRIES, before).await?;
+        }
+        let front = set.storage.as_ref().context("no Cloud Storage")?;
         front.set(Trouble::None);
         let began = Instant::now();
         set.grows(200, AGAIN_WITHIN)
@@ -276,7 +285,7 @@ async fn ill_storage(stage: Stage) -> Result<()> {
 }
 
 /// BigQuery refuses, does not answer, does what it is told and loses the answer, or takes its time; so a job is inserted, runs and ends
-/// without anybody who hears of it.
+/// without anybody who hears of it. Or it takes jobs, and they fail. All of it is counted.
 async fn ill_bigquery(stage: Stage) -> Result<()> {
     let plan = Plan::new(Queue::InProcess, Kind::BigQuery);
     let Some(mut set) = Set::make(&stage, plan.clone()).await? else {
@@ -291,15 +300,21 @@ async fn ill_bigquery(stage: Stage) -> Result<()> {
         Trouble::Lost,
         Trouble::Late(Duration::from_secs(3)),
         Trouble::Hang,
+        Trouble::JobsFail,
     ];
     for trouble in troubles {
         set.grows(1, plan.kind.soon()).await?;
+        let before = set.value(0, "eventkit_loader_failures_total").await?;
         let front = set.bigquery.as_ref().context("no BigQuery")?;
         front.set(trouble);
         sleep(length).await;
         load.grows(Load::answers, 20, SOON)
             .await
             .with_context(|| format!("answers with {trouble:?}"))?;
+        if matches!(trouble, Trouble::Status(_) | Trouble::JobsFail) {
+            counted(&set, 0, "eventkit_loader_failures_total", before).await?;
+        }
+        let front = set.bigquery.as_ref().context("no BigQuery")?;
         front.set(Trouble::None);
         let began = Instant::now();
         set.grows(1, plan.kind.soon())

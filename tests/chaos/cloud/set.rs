@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use bytes::Bytes;
 use eventkit::config::Endpoint;
 use eventkit::queue::pubsub::PubSubOptions;
+use http::Method;
 use tokio::time::{Instant, sleep};
 
 use super::back::{Back, Bucket, Kind};
@@ -14,6 +16,7 @@ use super::line::Line;
 use super::tables::Tables;
 use crate::load::Load;
 use crate::scenario::Stage;
+use crate::support::clients::Http;
 use crate::support::emulators;
 use crate::support::gateway::{Endpoints, Gateway, START_TIMEOUT, Written};
 
@@ -340,6 +343,26 @@ impl Set {
             }
             sleep(Duration::from_millis(100)).await;
         }
+    }
+
+    /// What a process says at `/metrics`.
+    pub(super) async fn metrics(&self, at: usize) -> Result<String> {
+        let http = Http::new(&self.running(at)?.1);
+        let answer = http.exchange(Method::GET, "/metrics", Bytes::new()).await?;
+        Ok(String::from_utf8_lossy(answer.body()).into_owned())
+    }
+
+    /// The value of a process's metric, all its labels together.
+    pub(super) async fn value(&self, at: usize, metric: &str) -> Result<f64> {
+        let metrics = self.metrics(at).await?;
+        let values = metrics.lines().filter_map(|line| {
+            let labels = line.strip_prefix(metric)?;
+            let value = line.rsplit(' ').next()?;
+            labels.starts_with([' ', '{']).then(|| value.parse::<f64>())
+        });
+        let values: Vec<f64> = values.collect::<Result<_, _>>()?;
+        anyhow::ensure!(!values.is_empty(), "no metric {metric}");
+        Ok(values.iter().sum())
     }
 
     fn part(&self, at: usize) -> Result<&Part> {

@@ -1,6 +1,6 @@
 //! Kills at steps that have a name: a front before the service holds the request, or its answer, and the process is killed then.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use tokio::time::timeout;
 
 use super::back::Kind;
@@ -46,7 +46,7 @@ const WRITES: &[Named] = &[
     (
         "after the upload, which nobody answered",
         Service::Storage,
-        after("POST", "name=events"),
+        UPLOADED,
     ),
     (
         "after the upload, before the marker",
@@ -94,8 +94,13 @@ const LOADS: &[Named] = &[
     ),
 ];
 
+/// The step at which an object is there and nobody has said so.
+const UPLOADED: Step = after("POST", "name=events");
+
 /// The scenarios of this family.
 pub(super) fn scenarios(settings: &Settings) -> Vec<Scenario> {
+    let name = "cloud::a_writer_is_upgraded_between_the_upload_and_the_ack".to_owned();
+    let upgrade = Scenario::alone(name, engine(settings, 1), upgraded);
     let sets = [
         ("write", Queue::PubSub, Kind::Gcs, "worker", WRITES),
         ("write", Queue::InProcess, Kind::Gcs, "all", WRITES),
@@ -109,7 +114,34 @@ pub(super) fn scenarios(settings: &Settings) -> Vec<Scenario> {
             at_each(stage, plan, role, steps)
         })
     })
+    .chain([upgrade])
     .collect()
+}
+
+/// A worker is killed with its object there and not acknowledged, and the next version of it writes the same rows in other bytes: what
+/// is there counts.
+async fn upgraded(stage: Stage) -> Result<()> {
+    let plan = Plan::new(Queue::PubSub, Kind::Gcs);
+    let Some(mut set) = Set::make(&stage, plan.clone()).await? else {
+        return Ok(());
+    };
+    let mut load = plan.load(&stage);
+    set.start_all(&load).await?;
+    let worker = set.place("worker")?;
+    for _ in 0..stage.pick(1, 8) {
+        let front = set.storage.as_ref().context("no Cloud Storage")?;
+        let reached = front.hold(UPLOADED);
+        timeout(plan.kind.soon(), reached)
+            .await
+            .context("nothing was uploaded")?
+            .context("the front is gone")?;
+        set.kill(worker, &mut load).await?;
+        let rewritten = set.back.rewrite_unmarked().await?;
+        ensure!(rewritten > 0, "every object has its marker");
+        stage.figure(&format!("objects of another version: {rewritten}"))?;
+        set.start(worker, &load).await?;
+    }
+    set.finish(load).await.map(drop)
 }
 
 /// Kills whoever does the work at each step, once or (in the long form) often.

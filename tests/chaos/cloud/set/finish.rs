@@ -4,18 +4,15 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use bytes::Bytes;
 use eventkit::queue::pubsub::PubSubOptions;
 use google_cloud_auth::credentials::anonymous;
 use google_cloud_pubsub::client::{SubscriptionAdmin, TopicAdmin};
-use http::Method;
 use tokio::time::{Instant, sleep};
 
 use super::{Part, Queue, Set};
 use crate::cloud::back::Kind;
 use crate::cloud::runs;
 use crate::load::{Load, Verdict};
-use crate::support::clients::Http;
 use crate::support::gateway::Written;
 use crate::support::warehouse::Found;
 
@@ -44,6 +41,7 @@ impl Set {
             load.settle(&endpoints).await?;
         }
         let drained = self.drained(&loads).await?;
+        let failed = self.failed().await?;
         self.stage.say(&format!(
             "the last backlog had arrived {}",
             drained.map_or("NOT IN TIME".to_owned(), |took| format!("after {took:.1?}"))
@@ -66,6 +64,14 @@ impl Set {
             self.peaks(),
             self.stage.settings.seed
         ))?;
+        // A redelivered event is counted each time.
+        let error_rows = found.errors.len();
+        ensure!(
+            failed.is_none_or(
+                |failed| failed >= u32::try_from(error_rows).map_or(f64::MAX, f64::from)
+            ),
+            "{error_rows} error rows, and {failed:?} counted"
+        );
         let mut verdicts = Vec::new();
         while let Some(load) = loads.pop() {
             // What nobody sent is held against the first.
@@ -80,6 +86,20 @@ impl Set {
             ensure!(*peak < PEAK_KIB_MAX, "{role} held {peak} KiB");
         }
         Ok(verdicts)
+    }
+
+    /// How many events became error rows, as their workers count; `None` where one that was killed took its count with it.
+    async fn failed(&self) -> Result<Option<f64>> {
+        if self.kills > 0 {
+            return Ok(None);
+        }
+        let mut failed = 0.0;
+        for (at, part) in self.parts.iter().enumerate() {
+            if matches!(part.role, "all" | "worker") {
+                failed += self.value(at, "eventkit_events_failed_total").await?;
+            }
+        }
+        Ok(Some(failed))
     }
 
     /// SIGTERM, in the order of the path.
@@ -108,9 +128,7 @@ impl Set {
         if self.part(at)?.role != "worker" {
             return Ok(());
         }
-        let http = Http::new(&self.running(at)?.1);
-        let answer = http.exchange(Method::GET, "/metrics", Bytes::new()).await?;
-        let metrics = String::from_utf8_lossy(answer.body()).into_owned();
+        let metrics = self.metrics(at).await?;
         let told = [
             "eventkit_queue_gaps_total",
             "eventkit_queue_redeliveries_total",
