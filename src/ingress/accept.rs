@@ -97,6 +97,22 @@ struct Ends {
     share: Option<Budget>,
 }
 
+impl Ends {
+    /// Says by which connection a request came.
+    fn introduce<B>(&self, request: &mut Request<B>, close: &CancellationToken) {
+        let about = request.extensions_mut();
+        about.insert(ConnectInfo(self.peer));
+        about.insert(TcpConnectInfo {
+            local_addr: self.local,
+            remote_addr: Some(self.peer),
+        });
+        about.insert(Via {
+            close: close.clone(),
+            share: self.share.clone(),
+        });
+    }
+}
+
 /// The protocol settings of every connection.
 pub(crate) fn builder(config: &IngressConfig) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
@@ -192,31 +208,18 @@ impl Connections {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Ends {
-            local,
-            peer,
-            opened,
-            share,
-        } = ends;
+        let opened = ends.opened;
         let activity = Arc::new(Activity::new(opened, self.answer_pace));
         let close = CancellationToken::new();
         let service = {
             let (this, activity) = (self.clone(), Arc::clone(&activity));
-            let via = Via {
-                close: close.clone(),
-                share,
-            };
+            let close = close.clone();
             hyper::service::service_fn(move |request: Request<Incoming>| {
                 let guard = InFlight::begin(&activity);
-                let (this, via) = (this.clone(), via.clone());
+                let this = this.clone();
+                let mut request = WireBody::wrap(request, &this.tasks);
+                ends.introduce(&mut request, &close);
                 async move {
-                    let mut request = WireBody::wrap(request, &this.tasks);
-                    request.extensions_mut().insert(ConnectInfo(peer));
-                    request.extensions_mut().insert(via);
-                    request.extensions_mut().insert(TcpConnectInfo {
-                        local_addr: local,
-                        remote_addr: Some(peer),
-                    });
                     let response = this.front.handle(this.door, request).await;
                     Ok::<_, Infallible>(activity::guarded(response, guard))
                 }

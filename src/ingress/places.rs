@@ -33,9 +33,9 @@ struct Taken {
 
 impl Places {
     pub(super) fn new(config: &IngressConfig) -> Self {
-        let half = config.connections_max.div_ceil(2);
+        let told = config.guard.connections_per_address_max;
         Self(Arc::new(Inner {
-            connections_max: config.guard.connections_per_address_max.unwrap_or(half),
+            connections_max: of_one_address(told, config.connections_max),
             in_flight_bytes_max: config.guard.address_in_flight_bytes_max,
             trusted: config.trusted_proxies.clone(),
             taken: Mutex::default(),
@@ -67,6 +67,11 @@ impl Places {
             share,
         })))
     }
+}
+
+/// How many connections an address may have, of all that there may be.
+fn of_one_address(told: Option<usize>, all: usize) -> usize {
+    told.unwrap_or(all.div_ceil(2))
 }
 
 /// One connection of an address, as long as it lives.
@@ -147,12 +152,9 @@ mod tests {
 
     #[test]
     fn an_address_that_is_told_nothing_has_half_of_the_places() {
-        for (connections_max, expected) in [(1, 1), (10, 5), (11, 6)] {
-            let config = IngressConfig {
-                connections_max,
-                ..IngressConfig::default()
-            };
-            assert_eq!(Places::new(&config).0.connections_max, expected);
+        for (told, all, expected) in [(None, 1, 1), (None, 10, 5), (None, 11, 6), (Some(3), 10, 3)]
+        {
+            assert_eq!(of_one_address(told, all), expected);
         }
     }
 }

@@ -169,9 +169,10 @@ impl Shared {
             return None;
         }
         let mut job: Value = serde_json::from_slice(body).ok()?;
-        let id = job["jobReference"]["jobId"].as_str()?.to_owned();
+        let id = job.pointer("/jobReference/jobId")?.as_str()?.to_owned();
         let error = json!({ "reason": "backendError", "message": "it failed; come again" });
-        job["status"] = json!({ "state": "DONE", "errorResult": error, "errors": [error] });
+        let status = json!({ "state": "DONE", "errorResult": error, "errors": [error] });
+        job.as_object_mut()?.insert("status".to_owned(), status);
         let said = Bytes::from(job.to_string());
         state.failed.insert(id, said.clone());
         Some(said)
