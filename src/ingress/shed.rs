@@ -26,12 +26,11 @@ impl Budget {
     /// Takes bytes until the answer is dropped; `None` when there are not so many left.
     #[must_use]
     pub fn take(&self, bytes: usize) -> Option<Held> {
-        let held = Held {
+        self.reserve(bytes).then(|| Held {
             budget: self.clone(),
             share: Mutex::new(None),
-            bytes: AtomicUsize::new(0),
-        };
-        held.grow_to(bytes).then_some(held)
+            bytes: AtomicUsize::new(bytes),
+        })
     }
 
     /// How many are taken.
@@ -75,6 +74,10 @@ impl Held {
     /// Holds so many more bytes; false, and nothing changes, when there are not so many left.
     #[must_use]
     pub fn grow_by(&self, more: usize) -> bool {
+        // Who asks for nothing more needs no room.
+        if more == 0 {
+            return true;
+        }
         if !self.budget.reserve(more) {
             return false;
         }
@@ -143,6 +146,7 @@ mod tests {
         assert!(!b.grow_to(5));
         assert_eq!(budget.used(), 10);
         assert!(budget.take(0).is_none());
+        assert!(b.grow_to(4));
         drop(a);
         assert!(b.grow_to(5));
         b.give_back();
