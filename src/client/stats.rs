@@ -11,7 +11,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use opentelemetry::metrics::{Counter, UpDownCounter};
+use opentelemetry::metrics::{Counter, Meter, UpDownCounter};
 use opentelemetry::{KeyValue, global};
 
 use super::{Delivery, Outcome};
@@ -52,7 +52,10 @@ struct Instruments {
 
 impl Counts {
     pub(super) fn new() -> Self {
-        let meter = global::meter("eventkit.client");
+        Self::with(&global::meter("eventkit.client"))
+    }
+
+    fn with(meter: &Meter) -> Self {
         Self {
             stats: Mutex::default(),
             instruments: Instruments {
@@ -109,5 +112,73 @@ impl Counts {
 
     pub(super) fn now(&self) -> Stats {
         *self.stats()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::metrics::MeterProvider as _;
+    use opentelemetry_sdk::metrics::SdkMeterProvider;
+
+    use super::*;
+
+    #[test]
+    fn the_instruments_say_what_the_numbers_say() {
+        let registry = prometheus::Registry::new();
+        let exporter = opentelemetry_prometheus::exporter()
+            .with_registry(registry.clone())
+            .scope_info_enabled(false)
+            .without_target_info();
+        let provider = SdkMeterProvider::builder().with_reader(exporter.build().unwrap());
+        let provider = provider.build();
+        let counts = Counts::with(&provider.meter("eventkit.client"));
+
+        counts.queued(5);
+        counts.refused();
+        let reason = String::from("why");
+        let rejected = Outcome::Rejected {
+            code: "too_deep".into(),
+            reason: reason.clone(),
+        };
+        counts.delivered(&Delivery {
+            outcomes: vec![
+                Outcome::Accepted,
+                Outcome::Accepted,
+                Outcome::Duplicate,
+                rejected,
+            ],
+            requests: 3,
+            retries: 2,
+            error: None,
+        });
+        counts.queued(-4);
+        counts.ended(&[Outcome::Unacknowledged { reason }]);
+
+        let expected = Stats {
+            accepted: 2,
+            duplicate: 1,
+            rejected: 1,
+            unacknowledged: 1,
+            requests: 3,
+            retries: 2,
+            refused: 1,
+        };
+        assert_eq!(counts.now(), expected);
+        let mut text = Vec::new();
+        let encoder = prometheus::TextEncoder::new();
+        prometheus::Encoder::encode(&encoder, &registry.gather(), &mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        let lines: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let expected = [
+            r#"eventkit_client_events_total{outcome="accepted"} 2"#,
+            r#"eventkit_client_events_total{outcome="duplicate"} 1"#,
+            r#"eventkit_client_events_total{outcome="rejected"} 1"#,
+            r#"eventkit_client_events_total{outcome="unacknowledged"} 1"#,
+            "eventkit_client_queue_events 1",
+            "eventkit_client_queue_refused_total 1",
+            "eventkit_client_requests_total 3",
+            "eventkit_client_retries_total 2",
+        ];
+        assert_eq!(lines, expected);
     }
 }

@@ -149,7 +149,8 @@ pub(crate) async fn read(
         if came > bytes_max {
             return Err(RequestError::body_too_large(bytes_max));
         }
-        if !held.grow_to(whole.add(data)?) {
+        // What unpacking needs beside the body is no reason to refuse the largest one, for which there is room.
+        if !held.grow_to(whole.add(data)?.min(bytes_max)) {
             return Err(Code::Overloaded.into());
         }
     }

@@ -72,6 +72,8 @@ impl MeteredBody {
 
     /// Takes in what came.
     fn take(&mut self, data: &[u8]) -> Result<(), RequestError> {
+        // There is room for the largest message; what stands before it on the wire is not held against it.
+        let max = self.ingress.config().body_bytes_max;
         let is_held = match &mut self.shape {
             Shape::Unary { bytes, message } => {
                 if !message.take(data) {
@@ -80,14 +82,14 @@ impl MeteredBody {
                     return Err(RequestError::new(Code::MalformedRequest, text));
                 }
                 *bytes += data.len();
-                self.held.grow_to(*bytes)
+                self.held.grow_to((*bytes).min(max))
             }
             Shape::Stream => {
                 if self.pace.is_none() || self.held.bytes() == 0 {
                     let limits = PaceLimits::of(self.ingress.config());
                     self.pace = Some(Pace::begin(limits, Instant::now()));
                 }
-                self.held.grow_by(data.len())
+                self.held.grow_to((self.held.bytes() + data.len()).min(max))
             }
         };
         if let Some(pace) = &mut self.pace {

@@ -174,6 +174,7 @@ impl Call {
         );
         let bytes: usize = batch.events.iter().map(bytes::Bytes::len).sum();
         let cost = bytes + batch.events.len() * outcome::BYTES;
+        let cost = cost.min(self.ingress.config().body_bytes_max);
         let held = self.ingress.hold(cost, by.caller)?;
         let pending = self.ingress.begin(submission)?.into_owned();
         let (ingress, number) = (self.ingress.clone(), batch.number);

@@ -22,6 +22,7 @@ pub(crate) mod grpc;
 mod gzip;
 mod http;
 mod keys;
+mod largest;
 mod logs;
 mod segment;
 mod services;

@@ -19,17 +19,34 @@ const find = async (url) => {
 const { page, end } = await open(find, '/')
 
 if (mode === 'beacon') {
-  await page.evaluate((host) => {
+  await page.evaluate(({ host, calls }) => {
     addEventListener('pagehide', () => {
-      const event = (event, n) => ({ type: 'track', event, userId: 'ada', messageId: `beacon-${n}` })
-      const body = JSON.stringify({ batch: [event('Left', 1), event('Left again', 2)], sentAt: new Date() })
+      const nested = (depth) => (depth === 0 ? 1 : { a: nested(depth - 1) })
+      const order = { event: 'Order Placed', properties: { total: 12.5 }, integrations: { Mixpanel: false } }
+      const all = [
+        { type: 'identify', traits: { plan: 'pro' } },
+        { type: 'track', ...order, timestamp: '2024-05-01T12:00:00.000Z' },
+        { type: 'page', category: 'Docs', name: 'Start', properties: { path: '/x' } },
+        { type: 'screen', name: 'Main', properties: { dark: true } },
+        { type: 'group', groupId: 'acme', traits: { size: 3 } },
+        { type: 'alias', previousId: 'anon-1' },
+      ]
+      const bad = ['before', 'bad', 'after'].map((event) => ({
+        type: 'track',
+        event,
+        properties: event === 'bad' ? nested(70) : {},
+      }))
+      const made = calls === 'all' ? all : bad
+      // Not every page is one that has crypto.randomUUID().
+      const batch = made.map((event, n) => ({ ...event, userId: 'ada', messageId: `beacon-${n}-${Date.now()}-${Math.random()}` }))
+      const body = JSON.stringify({ batch, sentAt: new Date() })
       const taken = navigator.sendBeacon(
-        `http://${host}/beacon/v1/batch?writeKey=wk-SECRET`,
+        `http://${host}/beacon/v1/batch?writeKey=wk-SECRET-0123456789abcdef`,
         new Blob([body], { type: 'text/plain' })
       )
       console.log('beacon', taken)
     })
-  }, host)
+  }, { host, calls })
   await page.goto('about:blank')
 } else {
   await page.evaluate(
@@ -41,7 +58,7 @@ if (mode === 'beacon') {
         unload: { strategy: 'batching', config: { size: 50, timeout: 600_000 } },
       }[mode]
       const [analytics] = await AnalyticsNext.AnalyticsBrowser.load(
-        { writeKey: 'wk-SECRET', cdnURL: `http://${host}` },
+        { writeKey: 'wk-SECRET-0123456789abcdef', cdnURL: `http://${host}` },
         { integrations: { 'Segment.io': { apiHost: `${host}/v1`, protocol: 'http', deliveryStrategy: delivery } } }
       )
       const nested = (depth) => (depth === 0 ? 1 : { a: nested(depth - 1) })

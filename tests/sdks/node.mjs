@@ -2,7 +2,7 @@
 import { Analytics } from '@segment/analytics-node'
 
 const [host, calls] = process.argv.slice(2)
-const analytics = new Analytics({ writeKey: 'wk-SECRET', host: `http://${host}`, flushAt: 50, flushInterval: 60_000 })
+const analytics = new Analytics({ writeKey: 'wk-SECRET-0123456789abcdef', host: `http://${host}`, flushAt: 50, flushInterval: 60_000 })
 analytics.on('error', (error) => console.log('sdk error:', error.code, String(error.reason)))
 
 const nested = (depth) => (depth === 0 ? 1 : { a: nested(depth - 1) })

@@ -15,7 +15,7 @@ def failed(error, items):
 
 
 host, calls, encoding = sys.argv[1:]
-client = Client("wk-SECRET", host=f"http://{host}", gzip=encoding == "gzip", on_error=failed)
+client = Client("wk-SECRET-0123456789abcdef", host=f"http://{host}", gzip=encoding == "gzip", on_error=failed)
 if calls == "all":
     client.identify("ada", {"plan": "pro"})
     client.track(

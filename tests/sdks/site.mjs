@@ -4,7 +4,7 @@ import { createServer } from 'node:http'
 import { chromium } from 'playwright-core'
 
 // Opens `address`, a path of a site that answers as `find(path)` says: `{ type, body }`, and 404 where it throws. What the page says is
-// printed. `end` waits until standard input ends, and closes everything.
+// printed. The site's port is `SITE_PORT`, or any. `end` waits until standard input ends, and closes everything.
 export async function open(find, address) {
   const site = createServer(async (request, response) => {
     try {
@@ -15,7 +15,7 @@ export async function open(find, address) {
       response.writeHead(404).end()
     }
   })
-  site.listen(0, '127.0.0.1')
+  site.listen(Number(process.env.SITE_PORT ?? 0), '127.0.0.1')
   await once(site, 'listening')
   const browser = await chromium.launch({
     executablePath: process.env.CHROMIUM,

@@ -1,14 +1,23 @@
 //! The client before a gateway that asks for keys and speaks TLS, and the trace that its requests belong to.
 
-use std::time::Duration;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 
-use eventkit::client::{Client, Options, Outcome, TlsOptions, WriteKey};
+use bytes::Bytes;
+use eventkit::client::{Client, Options, Outcome, Rpc, TlsOptions, WriteKey};
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
 use opentelemetry::Context;
 use opentelemetry::trace::{
     FutureExt as _, SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState,
 };
-use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 use super::{RPCS, events, options, send};
 use crate::keys::keyed_gateway;
@@ -89,8 +98,36 @@ async fn every_transport_speaks_tls_to_whom_it_trusts() {
     gateway.kill().await.unwrap();
 }
 
+/// A server that remembers the heads of what comes and takes none of it.
+async fn deaf(heard: &Arc<Mutex<Vec<HeaderMap>>>) -> (SocketAddr, JoinSet<()>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let (addr, heard) = (listener.local_addr().unwrap(), Arc::clone(heard));
+    let mut serving = JoinSet::new();
+    serving.spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            let heard = Arc::clone(&heard);
+            connections.spawn(async move {
+                let service = service_fn(move |request: Request<Incoming>| {
+                    heard.lock().unwrap().push(request.headers().clone());
+                    let mut answer = Response::new(Empty::<Bytes>::new());
+                    *answer.status_mut() = StatusCode::UNAUTHORIZED;
+                    std::future::ready(Ok::<_, Infallible>(answer))
+                });
+                // How a connection ends is the client's affair.
+                drop(
+                    Builder::new(TokioExecutor::new())
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await,
+                );
+            });
+        }
+    });
+    (addr, serving)
+}
+
 #[tokio::test]
-async fn a_request_belongs_to_the_trace_of_whoever_sends() {
+async fn a_request_belongs_to_the_trace_of_whoever_sends_and_has_the_key() {
     let span = SpanContext::new(
         TraceId::from_bytes([0xab; 16]),
         SpanId::from_bytes([0xcd; 8]),
@@ -98,39 +135,29 @@ async fn a_request_belongs_to_the_trace_of_whoever_sends() {
         false,
         TraceState::default(),
     );
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let client = Client::new(Options {
-        write_key: Some(WriteKey::new("ek_key").unwrap()),
-        answer_timeout: Duration::from_secs(30),
-        ..Options::new(
-            format!("http://{}", listener.local_addr().unwrap())
-                .parse()
-                .unwrap(),
-        )
-    });
-    let (client, batch) = (client.unwrap(), events("m", 1));
-    let sends = client
-        .send(&batch)
-        .with_context(Context::new().with_remote_span_context(span));
-    let hears = async {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let mut head = String::new();
-        while !head.contains("\r\n\r\n") {
-            let mut bytes = [0; 1024];
-            let read = stream.read(&mut bytes).await.unwrap();
-            head.push_str(&String::from_utf8_lossy(&bytes[..read]));
+    let traceparent = format!("00-{}-{}-01", "ab".repeat(16), "cd".repeat(8));
+    let heard = Arc::default();
+    let (addr, _serving) = deaf(&heard).await;
+    for rpc in RPCS {
+        let client = Client::new(Options {
+            write_key: Some(WriteKey::new("ek_key").unwrap()),
+            ..options(addr, rpc)
+        });
+        let (client, batch) = (client.unwrap(), events("m", 1));
+        let context = Context::new().with_remote_span_context(span.clone());
+        let delivery = client.send(&batch).with_context(context).await;
+        assert!(
+            matches!(delivery.outcomes[..], [Outcome::Unacknowledged { .. }]),
+            "{rpc:?}: {delivery:?}"
+        );
+        let heads = std::mem::take(&mut *heard.lock().unwrap());
+        assert!(!heads.is_empty(), "{rpc:?}");
+        for head in heads {
+            assert_eq!(head["x-write-key"], "ek_key", "{rpc:?}");
+            // All batches share a stream there, whoever sends them.
+            let expected = (rpc != Rpc::Bidi).then_some(traceparent.as_str());
+            let found = head.get("traceparent").map(|value| value.to_str().unwrap());
+            assert_eq!(found, expected, "{rpc:?}");
         }
-        head
-    };
-    let head = tokio::select! {
-        delivery = sends => panic!("nobody answered: {delivery:?}"),
-        head = hears => head,
-    };
-    let traceparent = format!(
-        "traceparent: 00-{}-{}-01\r\n",
-        "ab".repeat(16),
-        "cd".repeat(8)
-    );
-    assert!(head.contains(&traceparent), "{head}");
-    assert!(head.contains("x-write-key: ek_key\r\n"), "{head}");
+    }
 }

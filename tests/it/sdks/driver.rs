@@ -99,7 +99,7 @@ pub(crate) struct Driver {
 
 impl Driver {
     /// Makes these calls; `None`: the SDK is not there.
-    pub(crate) fn start(sdk: Sdk, host: &str, calls: &str) -> Option<Self> {
+    pub(crate) fn start(sdk: Sdk, host: &str, calls: &str, site: Option<u16>) -> Option<Self> {
         let program = sdk.program()?;
         let mut command = Command::new(program);
         let script = match sdk {
@@ -115,6 +115,7 @@ impl Driver {
             }
             Sdk::Browser(mode) => {
                 command.arg(mode);
+                command.envs(site.map(|port| ("SITE_PORT", port.to_string())));
                 command.envs(chromium().map(|place| ("CHROMIUM", place)));
             }
         }

@@ -1,0 +1,152 @@
+//! The largest body, where no more than that may be under way: alone it always fits, however it comes. Were it "too much for now" its
+//! client would send it again for ever.
+
+use eventkit::proto::v1::{CollectBidiRequest, CollectRequest, CollectStreamRequest};
+use prost::Message;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use tonic::codec::CompressionEncoding;
+
+use super::grpc::{client, event};
+use super::*;
+
+const LARGEST: usize = 64 * 1024;
+
+async fn tight() -> Gateway {
+    gateway_with(IngressConfig {
+        body_bytes_max: LARGEST,
+        in_flight_bytes_max: LARGEST,
+        event_bytes_max: LARGEST,
+        ..config()
+    })
+    .await
+}
+
+/// Text that packs badly.
+fn noise(bytes: usize) -> String {
+    let mut rng = StdRng::seed_from_u64(7);
+    let printable = || char::from(rng.random_range(b'#'..b'['));
+    std::iter::repeat_with(printable).take(bytes).collect()
+}
+
+/// A message of this many bytes more or less, in which the name of an event is as long as it takes.
+fn exactly<M: Message>(bytes: usize, of: impl Fn(String) -> M) -> M {
+    let empty = of(noise(bytes / 2)).encoded_len() - bytes / 2;
+    let message = of(noise(bytes - empty));
+    assert_eq!(message.encoded_len(), bytes);
+    message
+}
+
+fn named(id: &str, name: String) -> eventkit::proto::v1::Event {
+    eventkit::proto::v1::Event {
+        event: name,
+        ..event(id)
+    }
+}
+
+#[tokio::test]
+async fn the_largest_body_fits_plain_and_packed() {
+    let gateway = tight().await;
+    let start = r#"{"messageId":"#;
+    for (id, encoding) in [
+        ("1", ""),
+        ("2", "gzip"),
+        ("3", "deflate"),
+        ("4", "br"),
+        ("5", "zstd"),
+    ] {
+        let start = format!("{start}\"{id}\",\"event\":\"");
+        let mut body = start.clone() + &noise(LARGEST - start.len() - 2) + "\"}";
+        assert_eq!(body.len(), LARGEST);
+        let header = match encoding {
+            "" => String::new(),
+            _ => format!("Content-Encoding: {encoding}\r\n"),
+        };
+        let packed = super::drop_in::packed(encoding, body.as_bytes());
+        let answer = gateway.post("/collect", &header, packed).await;
+        assert_eq!(answer.status(), 202, "{encoding}: {answer:?}");
+        body.push(' ');
+        let packed = super::drop_in::packed(encoding, body.as_bytes());
+        let answer = gateway.post("/collect", &header, packed).await;
+        assert_eq!(answer.error(), (413, "body_too_large".into()), "{encoding}");
+    }
+    assert_eq!(gateway.stored().len(), 5);
+}
+
+#[tokio::test]
+async fn the_largest_message_fits_into_every_call_plain_and_packed() {
+    let gateway = tight().await;
+    for packing in [
+        None,
+        Some(CompressionEncoding::Gzip),
+        Some(CompressionEncoding::Zstd),
+    ] {
+        let mut client = client(gateway.grpc).await;
+        if let Some(packing) = packing {
+            client = client.send_compressed(packing);
+        }
+        let id = format!("{packing:?}");
+        let unary = exactly(LARGEST, |name| CollectRequest {
+            events: vec![named(&format!("unary {id}"), name)],
+            ..Default::default()
+        });
+        let answer = client.collect(unary).await.unwrap();
+        assert_eq!(answer.into_inner().accepted, 1, "{packing:?}");
+
+        let message = exactly(LARGEST, |name| CollectStreamRequest {
+            events: vec![named(&format!("stream {id}"), name)],
+            ..Default::default()
+        });
+        let messages = tokio_stream::iter([message]);
+        let answer = client.collect_stream(messages).await.unwrap();
+        assert_eq!(answer.into_inner().accepted, 1, "{packing:?}");
+
+        let message = exactly(LARGEST, |name| CollectBidiRequest {
+            batch_number: 1,
+            events: vec![named(&format!("bidi {id}"), name)],
+            ..Default::default()
+        });
+        let messages = tokio_stream::iter([message]);
+        let mut answers = client.collect_bidi(messages).await.unwrap().into_inner();
+        let mut heard = 0;
+        while let Some(_answer) = within(answers.message()).await.unwrap() {
+            heard += 1;
+        }
+        assert_eq!(heard, 2, "{packing:?}: a hello and an acknowledgement");
+    }
+    assert_eq!(gateway.stored().len(), 9);
+}
+
+/// Its outcomes take more room than its events.
+#[tokio::test]
+async fn as_many_events_as_there_may_be_fit_into_every_call() {
+    let gateway = gateway_with(IngressConfig {
+        body_bytes_max: 8 * 1024,
+        in_flight_bytes_max: 8 * 1024,
+        batch_events_max: 1_000,
+        ..config()
+    })
+    .await;
+    let events = |call: &str| (0..200).map(|n| event(&format!("{call}{n}"))).collect();
+    let mut client = client(gateway.grpc).await;
+    let unary = CollectRequest {
+        events: events("u"),
+        ..Default::default()
+    };
+    let answer = client.collect(unary).await.unwrap();
+    assert_eq!(answer.into_inner().accepted, 200);
+    let message = CollectStreamRequest {
+        events: events("s"),
+        ..Default::default()
+    };
+    let answer = client.collect_stream(tokio_stream::iter([message])).await;
+    assert_eq!(answer.unwrap().into_inner().accepted, 200);
+    let body = serde_json::json!(
+        (0..200)
+            .map(|n| serde_json::json!({ "messageId": format!("h{n}") }))
+            .collect::<Vec<_>>()
+    );
+    let answer = gateway.post("/collect", "", body.to_string()).await;
+    assert_eq!(answer.status(), 202, "{answer:?}");
+    assert_eq!(gateway.stored().len(), 600);
+}
