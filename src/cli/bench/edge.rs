@@ -120,8 +120,8 @@ impl Tally for Admitted {
         self.refused += round.refused;
     }
 
-    fn shown(&self) -> u64 {
-        self.refused
+    fn shown(&self) -> String {
+        self.refused.to_string()
     }
 }
 
