@@ -59,7 +59,7 @@ impl Way {
                 span.set(names::ROWS, count(staged.events + staged.errors));
             }
             Ok(Loaded::GivenUp) => self.failed(&span, "given_up"),
-            Err(error) => self.failed(&span, error.step()),
+            Err(error) => self.failed(&span, error.cause()),
         }
         loaded
     }
@@ -78,7 +78,7 @@ impl Way {
                 span.set(names::ROWS_DUPLICATE, count(duplicate));
                 drop(self.merged.set((span, *merged)));
             }
-            Err(error) => self.failed(&span, error.step()),
+            Err(error) => self.failed(&span, error.cause()),
         }
         merged
     }
@@ -90,7 +90,7 @@ impl Way {
     ) -> Result<(), RoundError> {
         let recorded = Scope::of(&self.manifest).around(record).await;
         if let Err(error) = &recorded {
-            self.manifest.failed(error.step());
+            self.manifest.failed(error.cause());
         }
         recorded
     }
@@ -128,3 +128,6 @@ impl Way {
         self.manifest.failed(kind);
     }
 }
+
+#[cfg(test)]
+mod tests;

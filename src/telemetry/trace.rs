@@ -422,4 +422,4 @@ impl IdGenerator for Ids {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
