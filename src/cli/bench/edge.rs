@@ -27,6 +27,7 @@ mod descriptors;
 mod idle;
 mod overload;
 mod premises;
+mod probe;
 
 use idle::Idle;
 use overload::Overload;

@@ -92,6 +92,7 @@ fn assert_overload(overload: &Value) {
         "capacity_events_per_second",
         "accepted_events_per_second",
         "refused_events",
+        "refused_of_probe",
         "resident_start",
         "resident_end",
     ] {

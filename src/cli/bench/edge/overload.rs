@@ -4,6 +4,9 @@
 //! takes is measured first, in closed loop; then three times that is offered in open loop, on as many connections as can have a
 //! request under way at once and some more. Only what happens after the first request was turned away is counted: everything that can
 //! fill up is full then.
+//!
+//! How soon requests are turned away is asked by a probe: few requests, on a thread of its own. The generator's own figure stands
+//! beside it; it holds what the generator was late to read, when thousands of answers come after a sync.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -11,7 +14,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{EdgeArgs, premises};
+use super::{EdgeArgs, premises, probe};
 use crate::cli::bench::load::{Counts, Latency, Load, Shape, Way};
 use crate::cli::bench::process::{Process, Server, Setup};
 use crate::cli::bench::rounds::measure;
@@ -65,10 +68,13 @@ pub(super) struct Overload {
     accepted_target: f64,
     accepted: Latency,
     refused_events: u64,
-    /// From sent to turned away. No request waits for another one's answer, so this leaves out what the generator was late, and
-    /// nothing of the server's.
+    /// From the appointed time to turned away, as the probe saw it.
     refused: Latency,
-    refused_from_due: Latency,
+    /// How many requests of the probe that were.
+    refused_of_probe: u64,
+    /// From sent to turned away, as the generator saw it, and from the appointed time.
+    refused_by_load: Latency,
+    refused_by_load_from_due: Latency,
     refused_p99_target_ms: f64,
     refused_without_retry_after: u64,
     /// Neither accepted nor turned away.
@@ -131,9 +137,12 @@ pub(super) async fn beyond(bench: &mut Bench<'_>, args: &EdgeArgs) -> Result<Ove
     tokio::time::sleep(bench.pick(None, FILLING, QUICK_FILLING)).await;
     let disk = Disk::look(&process).await?;
     let seconds = bench.pick(args.overload, 30.0, 3.0);
+    let probing = probe::begin(process.addr(Way::Http), closed, &bench.prepared, seconds)
+        .map_err(|error| BenchError::Io("start the probe", error))?;
     let window = Window::watch(&load, &process, seconds).await?;
     let disk = Disk::look(&process).await?.since(disk);
-    let found = window.judged(&load, (capacity, asked), disk);
+    let probed = probing.ended().await?;
+    let found = window.judged(&load, (capacity, asked), (disk, probed));
     bench.say(&format!(
         "overload: {:.0} events/s of {asked:.0} accepted, the rest turned away with p99 {:.2} ms",
         found.accepted_events_per_second, found.refused.p99_ms
@@ -203,13 +212,18 @@ impl Window {
         })
     }
 
-    fn judged(&self, load: &Load, (capacity, asked): (f64, f64), disk: f64) -> Overload {
+    fn judged(
+        &self,
+        load: &Load,
+        (capacity, asked): (f64, f64),
+        (disk, probed): (f64, probe::Probed),
+    ) -> Overload {
         let Self { before, after, .. } = self;
         let accepted = after.accepted - before.accepted;
         let refused = after.refused - before.refused;
         let failed = after.failed - before.failed;
         let per_second = |events: u64| events as f64 / self.seconds;
-        let (refused_from_due, refused_from_sent) = load.refusals();
+        let (refused_by_load_from_due, refused_by_load) = load.refusals();
         let (resident_start, resident_end) = ends(&self.resident);
         Overload {
             capacity_events_per_second: capacity,
@@ -224,8 +238,10 @@ impl Window {
             accepted_target: ACCEPTED_TARGET,
             accepted: load.latency(),
             refused_events: refused,
-            refused: refused_from_sent,
-            refused_from_due,
+            refused: probed.refused,
+            refused_of_probe: probed.count,
+            refused_by_load,
+            refused_by_load_from_due,
             refused_p99_target_ms: REFUSED_P99_TARGET_MS,
             refused_without_retry_after: after.unexplained - before.unexplained,
             failed,
@@ -276,13 +292,20 @@ impl Overload {
         )?;
         writeln!(
             out,
-            "  turned away   {} events, after p50 {:.2} ms, p99 {:.2} ms, at most {:.2} ms (from the appointed time p99 {:.2} ms)   target: p99 at most {} ms",
+            "  turned away   {} events; {} of a probe after p50 {:.2} ms, p99 {:.2} ms, at most {:.2} ms   target: p99 at most {} ms",
             self.refused_events,
+            self.refused_of_probe,
             self.refused.p50_ms,
             self.refused.p99_ms,
             self.refused.max_ms,
-            self.refused_from_due.p99_ms,
             self.refused_p99_target_ms
+        )?;
+        writeln!(
+            out,
+            "                the generator itself read them after p50 {:.2} ms, p99 {:.2} ms (from the appointed time p99 {:.2} ms)",
+            self.refused_by_load.p50_ms,
+            self.refused_by_load.p99_ms,
+            self.refused_by_load_from_due.p99_ms
         )?;
         writeln!(
             out,
