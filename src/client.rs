@@ -85,7 +85,8 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub struct RetryPolicy {
     /// The most attempts without progress; 1 means no retry.
     pub attempts_max: u32,
-    /// The longest time without progress. A wait that would end later is not begun.
+    /// The longest time without progress. A wait that would end later is not begun: with less than several
+    /// [`Options::answer_timeout`]s, an attempt that is not answered is the last one.
     pub elapsed_max: Duration,
     /// The waits between attempts, unless the gateway asks for longer ones.
     pub backoff: Backoff,
@@ -147,7 +148,8 @@ impl Options {
             stream: None,
             gzip: false,
             retry: RetryPolicy::default(),
-            answer_timeout: Duration::from_secs(30),
+            // Well below the longest time without progress: what was not answered is to be sent again.
+            answer_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),
             message_events: 100,
             clock: Arc::new(SystemClock),

@@ -205,6 +205,14 @@ mod tests {
         assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
         assert_eq!(error.to_string(), "overloaded: x");
 
+        // It tells no time to wait, and is no reason to give up.
+        let details =
+            ErrorDetails::with_error_info("DEADLINE_EXCEEDED", "eventkit.v1", HashMap::new());
+        let status = tonic::Status::with_error_details(tonic::Code::DeadlineExceeded, "x", details);
+        let error = AttemptError::from_status(&status);
+        assert_eq!(error.verdict(), Verdict::Retry);
+        assert_eq!(error.retry_after(), None);
+
         let cases = [
             (tonic::Status::resource_exhausted("x"), Verdict::GiveUp),
             (tonic::Status::unavailable("x"), Verdict::Retry),

@@ -121,22 +121,20 @@ impl GrpcLayer {
         if !is_ours {
             return Ok(request);
         }
-        let announced = request
-            .headers()
-            .get(CONTENT_LENGTH)
-            .and_then(|length| length.to_str().ok())
-            .and_then(|length| length.parse().ok())
-            .unwrap_or(0);
         let caller = self.ingress.enter_call(&request)?;
+        let is_unary = request.uri().path() == COLLECT_PATH;
+        // A stream may be as long as it likes: its messages count one by one, when they come.
+        let announced = if is_unary { announced(&request) } else { 0 };
         let max = self.ingress.config().body_bytes_max;
         // What can never be read is not called too much for now.
-        if request.uri().path() == COLLECT_PATH && announced > max.saturating_add(PREFIX_BYTES) {
+        if announced > max.saturating_add(PREFIX_BYTES) {
             return Err(RequestError::body_too_large(max));
         }
-        let held = Arc::new(self.ingress.gate(announced, &caller)?);
-        let metered = match request.uri().path() {
-            COLLECT_PATH => MeteredBody::unary,
-            _ => MeteredBody::stream,
+        let held = Arc::new(self.ingress.gate(announced.min(max), &caller)?);
+        let metered = if is_unary {
+            MeteredBody::unary
+        } else {
+            MeteredBody::stream
         };
         let mut request =
             request.map(|inner| Body::new(metered(inner, self.ingress.clone(), Arc::clone(&held))));
@@ -157,6 +155,13 @@ impl GrpcLayer {
         let seconds = &self.ingress.metrics().request_seconds;
         seconds.record(took.as_secs_f64(), labels::grpc_request(code));
     }
+}
+
+/// How many bytes a request says that it has; 0 where it says nothing that can be read.
+fn announced<B>(request: &Request<B>) -> usize {
+    let length = request.headers().get(CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+    length.unwrap_or(0)
 }
 
 /// A call's path as the log may have it.

@@ -33,6 +33,12 @@ impl Budget {
         })
     }
 
+    /// How many there are in all.
+    #[must_use]
+    pub fn max(&self) -> usize {
+        self.0.max
+    }
+
     /// How many are taken.
     #[must_use]
     pub fn used(&self) -> usize {

@@ -21,7 +21,7 @@ use super::lines::Line;
 use super::outcome::{self, Outcome, RequestError};
 use super::rpc_status;
 use super::sender::Sender;
-use super::shed::Held;
+use super::shed::{Budget, Held};
 use super::{Caller, Deadline, Ingress, spans};
 use crate::clock::sleep_until;
 use crate::status::Code;
@@ -202,6 +202,12 @@ fn too_old(age: Duration) -> RequestError {
     RequestError::new(Code::Draining, text)
 }
 
+/// What is under way below so many bytes leaves room for one more message, however large. A stream that takes more than there ever
+/// is would be refused as often as it came.
+fn window_bytes(largest: usize, room: usize) -> usize {
+    room.saturating_sub(largest).saturating_add(1).min(largest)
+}
+
 /// The batches of a stream that are under way.
 pub(super) struct Window {
     under_way: FuturesOrdered<BoxFuture<'static, Settled>>,
@@ -219,15 +225,19 @@ pub(super) struct Settled {
 }
 
 impl Window {
-    pub(super) fn new(ingress: &Ingress) -> Self {
+    pub(super) fn new(ingress: &Ingress, caller: &Caller) -> Self {
+        let (config, share) = (ingress.config(), caller.share());
+        let room = share.map_or(usize::MAX, Budget::max);
+        let room = room.min(config.in_flight_bytes_max);
         Self {
             under_way: FuturesOrdered::new(),
             cost: 0,
-            cost_max: ingress.config().body_bytes_max,
+            cost_max: window_bytes(config.body_bytes_max, room),
         }
     }
 
-    /// Whether one more message may be read: with it, at most about two of the largest are under way.
+    /// Whether one more message may be read: with it, at most about two of the largest are under way, and no more than there is
+    /// room for when nobody else needs any.
     pub(super) fn has_room(&self) -> bool {
         self.under_way.len() < WINDOW_BATCHES as usize && self.cost < self.cost_max
     }
@@ -241,5 +251,26 @@ impl Window {
         let settled = self.under_way.next().await?;
         self.cost = self.cost.saturating_sub(settled.cost);
         Some(settled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_leaves_room_for_the_largest_message() {
+        let cases = [
+            (64, 4),
+            (7, 4),
+            (6, 3),
+            (5, 2),
+            (4, 1),
+            (1, 1),
+            (usize::MAX, 4),
+        ];
+        for (room, expected) in cases {
+            assert_eq!(window_bytes(4, room), expected, "{room}");
+        }
     }
 }

@@ -21,20 +21,20 @@ use crate::support::gateway::{Endpoints, Gateway, START_TIMEOUT};
 const TOLD_WITHIN: Duration = Duration::from_secs(60);
 
 /// A sampled parent of a test's own.
-struct Parent {
-    trace_id: u128,
-    span_id: u64,
+pub(crate) struct Parent {
+    pub(crate) trace_id: u128,
+    pub(crate) span_id: u64,
 }
 
 impl Parent {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             trace_id: uuid::Uuid::new_v4().as_u128(),
             span_id: 0x00f0_67aa_0ba9_02b7,
         }
     }
 
-    fn header(&self, sampled: bool) -> String {
+    pub(crate) fn header(&self, sampled: bool) -> String {
         let Self { trace_id, span_id } = self;
         format!(
             "00-{trace_id:032x}-{span_id:016x}-{:02x}",
@@ -44,16 +44,16 @@ impl Parent {
 }
 
 /// A receiver, and what was received.
-struct Story(ServerHandle);
+pub(crate) struct Story(ServerHandle);
 
 impl Story {
-    async fn begin() -> Self {
+    pub(crate) async fn begin() -> Self {
         let server = MockServer::builder().protocol(Protocol::Grpc).start();
         Self(server.await.unwrap())
     }
 
     /// What a process is told about the receiver. It exports soon, and samples nothing by itself.
-    fn settings(&self) -> Vec<(&'static str, String)> {
+    pub(crate) fn settings(&self) -> Vec<(&'static str, String)> {
         vec![
             (
                 "OTEL_EXPORTER_OTLP_ENDPOINT",
@@ -75,7 +75,7 @@ impl Story {
     }
 
     /// What was told, once `enough` is content with it. Spans come in the order in which they end, and not all at once.
-    async fn until(&self, enough: impl Fn(&Told) -> Result<()>) -> Told {
+    pub(crate) async fn until(&self, enough: impl Fn(&Told) -> Result<()>) -> Told {
         let since = Instant::now();
         loop {
             let told = Told(self.spans().await);
@@ -104,9 +104,9 @@ impl Story {
     }
 }
 
-struct Told(Vec<Span>);
+pub(crate) struct Told(pub(crate) Vec<Span>);
 
-fn trace_of(span: &Span) -> u128 {
+pub(crate) fn trace_of(span: &Span) -> u128 {
     u128::from_be_bytes(span.trace_id.as_slice().try_into().unwrap())
 }
 
@@ -125,7 +125,7 @@ impl Told {
         lines.collect()
     }
 
-    fn one(&self, trace_id: u128, name: &str) -> Result<&Span> {
+    pub(crate) fn one(&self, trace_id: u128, name: &str) -> Result<&Span> {
         let mut all = self.0.iter();
         all.find(|span| trace_of(span) == trace_id && span.name == name)
             .with_context(|| format!("no span {name:?} in {trace_id:032x}"))
@@ -260,7 +260,7 @@ impl Outage {
     }
 }
 
-async fn start(
+pub(crate) async fn start(
     command: &str,
     dir: &Path,
     settings: &[(&'static str, String)],

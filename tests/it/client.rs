@@ -20,27 +20,35 @@ use tokio_util::sync::CancellationToken;
 
 mod batcher;
 mod guarded;
+mod late;
+mod traces;
 
 const RPCS: [Rpc; 4] = [Rpc::Http, Rpc::Unary, Rpc::Stream, Rpc::Bidi];
 
 struct Gateway {
     addr: SocketAddr,
     wal: Wal,
+    metrics: Metrics,
     tasks: Tasks,
 }
 
-/// The limits of the doors' own tests: 100 events and 64 KiB per request.
 async fn gateway() -> Gateway {
+    gateway_over(memory_wal(4)).await
+}
+
+/// The limits of the doors' own tests: 100 events and 64 KiB per request.
+async fn gateway_over(wal: Wal) -> Gateway {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let gateway = Gateway {
         addr: listener.local_addr().unwrap(),
-        wal: memory_wal(4),
+        wal,
+        metrics: Metrics::new(),
         tasks: Tasks::default(),
     };
     let ingress = Ingress::new(
         gateway.wal.clone(),
         Arc::new(SystemClock),
-        Metrics::new(),
+        gateway.metrics.clone(),
         crate::doors::config(),
         Health::default(),
     );

@@ -15,6 +15,8 @@ use tokio::net::TcpStream;
 use crate::support::clients;
 use crate::support::gateway::Gateway;
 
+mod answers;
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -102,6 +104,19 @@ fn the_page_of_settings_is_the_table_of_settings() {
     );
 }
 
+/// A code's name in gRPC, as its specification spells it.
+fn grpc_name(code: Code) -> String {
+    let grpc = format!("{:?}", code.grpc());
+    let letters = grpc.chars().enumerate();
+    letters.fold(String::new(), |mut name, (at, c)| {
+        if at > 0 && c.is_uppercase() {
+            name.push('_');
+        }
+        name.push(c.to_ascii_uppercase());
+        name
+    })
+}
+
 /// The rows of every code, as the program's own list has them.
 fn codes() -> String {
     let mut rows = String::from(
@@ -116,18 +131,7 @@ fn codes() -> String {
             }
             (Retry::SameIds, Some(wait)) => format!("yes, same ids, after {} s", wait.as_secs()),
         };
-        let grpc = format!("{:?}", code.grpc());
-        let (http, text) = (code.http(), code.text());
-        let grpc = grpc
-            .chars()
-            .enumerate()
-            .fold(String::new(), |mut name, (at, c)| {
-                if at > 0 && c.is_uppercase() {
-                    name.push('_');
-                }
-                name.push(c.to_ascii_uppercase());
-                name
-            });
+        let (http, grpc, text) = (code.http(), grpc_name(code), code.text());
         writeln!(rows, "| `{code}` | {http} | `{grpc}` | {again} | {text} |").unwrap();
     }
     rows.push('\n');

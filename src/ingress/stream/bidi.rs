@@ -50,7 +50,7 @@ pub(crate) fn open(
     };
     let patience = call.ingress.config().body_timeout;
     let stream = Bidi {
-        window: Window::new(&call.ingress),
+        window: Window::new(&call.ingress, &call.caller),
         outgoing: VecDeque::new(),
         offered_at: Instant::now(),
         next: 1,

@@ -24,7 +24,7 @@ pub(crate) async fn run(
 ) -> Result<CollectStreamResponse, RequestError> {
     call.received();
     let mut stream = ClientStream {
-        window: Window::new(&call.ingress),
+        window: Window::new(&call.ingress, &call.caller),
         summary: Summary::default(),
         events: 0,
         next: 0,

@@ -21,7 +21,7 @@ use super::*;
 
 /// Memory whose syncs wait while the gate is shut.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Gated {
+pub(crate) struct Gated {
     memory: MemoryStorage,
     gate: Arc<(Mutex<Gate>, Condvar)>,
 }
@@ -37,13 +37,13 @@ impl Gated {
         self.gate.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn set(&self, is_shut: bool) {
+    pub(crate) fn set(&self, is_shut: bool) {
         self.gate().is_shut = is_shut;
         self.gate.1.notify_all();
     }
 
     /// Whether the log stands before the gate.
-    pub(super) fn is_waited_at(&self) -> bool {
+    pub(crate) fn is_waited_at(&self) -> bool {
         self.gate().is_waited_at
     }
 }
@@ -81,16 +81,22 @@ impl Storage for Gated {
     }
 }
 
-/// A gateway whose log can be held up just before a sync.
-pub(super) async fn gated(config: IngressConfig) -> (Gateway, Gated) {
+/// A log that can be held up just before a sync.
+pub(crate) fn gated_wal() -> (Wal, Gated) {
     let storage = Gated::default();
     let options = testing::options(testing::config("memory".into(), 16));
     let (wal, _) = Wal::open_in(Arc::new(storage.clone()), options).unwrap();
+    (wal, storage)
+}
+
+/// A gateway over such a log.
+pub(super) async fn gated(config: IngressConfig) -> (Gateway, Gated) {
+    let (wal, storage) = gated_wal();
     (gateway_over(wal, config).await, storage)
 }
 
 /// Waits for something that can only be looked at.
-pub(super) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let looked = async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(1)).await;
