@@ -137,28 +137,6 @@ impl RoundError {
         }
     }
 
-    /// Why, as a word for spans.
-    #[must_use]
-    pub fn cause(&self) -> &'static str {
-        match self {
-            Self::Store(error) => error.kind(),
-            Self::Warehouse(error) => error.kind(),
-            Self::Load { source, .. } => match source {
-                LoadError::Warehouse(error) => error.kind(),
-                LoadError::Store(error) => error.kind(),
-                LoadError::Object { .. } => "unreadable_object",
-                LoadError::Attempt { .. } => "failed_job",
-            },
-            Self::Merge { source, .. } => match source {
-                MergeError::Warehouse(error) => error.kind(),
-                MergeError::NotStaged(_) => "not_staged",
-            },
-            Self::Newer { .. } => "newer_manifest",
-            Self::Blocked { .. } => "blocked_markers",
-            Self::Numbers => "no_numbers",
-        }
-    }
-
     /// Whether it stays until a person acts, as far as one can tell from here.
     #[must_use]
     pub fn needs_a_person(&self) -> bool {

@@ -196,10 +196,7 @@ impl Worker {
             mut errors,
             rows_of,
             errors_of,
-        } = self.judge_all(batch, node).await.inspect_err(|_error| {
-            // Whose events are in it is not known: it failed all the same.
-            span.begin(&batch.id, &Contexts::default(), &Contexts::default());
-        })?;
+        } = self.judge_all(batch, node).await?;
         span.begin(&batch.id, &rows_of, &errors_of);
         tracing::debug!(
             lane = %batch.id.lane,

@@ -59,7 +59,7 @@ impl Way {
                 span.set(names::ROWS, count(staged.events + staged.errors));
             }
             Ok(Loaded::GivenUp) => self.failed(&span, "given_up"),
-            Err(error) => self.failed(&span, error.cause()),
+            Err(error) => self.failed(&span, error.step()),
         }
         loaded
     }
@@ -78,7 +78,7 @@ impl Way {
                 span.set(names::ROWS_DUPLICATE, count(duplicate));
                 drop(self.merged.set((span, *merged)));
             }
-            Err(error) => self.failed(&span, error.cause()),
+            Err(error) => self.failed(&span, error.step()),
         }
         merged
     }
@@ -90,7 +90,7 @@ impl Way {
     ) -> Result<(), RoundError> {
         let recorded = Scope::of(&self.manifest).around(record).await;
         if let Err(error) = &recorded {
-            self.manifest.failed(error.cause());
+            self.manifest.failed(error.step());
         }
         recorded
     }
@@ -128,6 +128,3 @@ impl Way {
         self.manifest.failed(kind);
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -155,22 +155,6 @@ pub enum WarehouseError {
     },
 }
 
-impl WarehouseError {
-    /// The word for it in a span.
-    #[must_use]
-    pub const fn kind(&self) -> &'static str {
-        match self {
-            Self::Locked { .. } => "locked",
-            Self::Damaged { .. } => "damaged",
-            Self::Gone { .. } => "gone",
-            Self::Denied { .. } => "denied",
-            Self::Foreign { .. } => "foreign",
-            Self::Newer { .. } => "newer",
-            Self::Unavailable { .. } => "unavailable",
-        }
-    }
-}
-
 /// Why a load staged nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {

@@ -422,4 +422,4 @@ impl IdGenerator for Ids {
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;

@@ -1,6 +1,5 @@
 //! The publisher's end: publishes for as long as it takes, and looks whether a subscription was there to receive it.
 
-use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -84,27 +83,21 @@ impl PubSubProducer {
         Ok(self.made().get_or_insert(made).clone())
     }
 
-    async fn publish(&self, key: &str, message: Message) -> Result<(), Unpublished> {
-        let client = self.client().await.map_err(|text| Unpublished {
-            kind: "no client".into(),
-            text,
-        })?;
+    async fn publish(&self, key: &str, message: Message) -> Result<(), String> {
+        let client = self.client().await?;
         match client.publish(message).await {
             Ok(_id) => Ok(()),
             Err(error) => {
                 // The key is paused until it is told to go on; the batch that failed is what comes next.
                 client.resume_publish(key);
-                let (kind, text, unanswered) = match &error {
-                    PublishError::Rpc(error) => {
-                        let name = name_of(error);
-                        (name.clone().into(), name, error.status().is_none())
-                    }
-                    other => ("not sent".into(), other.to_string(), true),
+                let (text, unanswered) = match &error {
+                    PublishError::Rpc(error) => (name_of(error), error.status().is_none()),
+                    other => (other.to_string(), true),
                 };
                 if unanswered {
                     *self.made() = None;
                 }
-                Err(Unpublished { kind, text })
+                Err(text)
             }
         }
     }
@@ -146,8 +139,7 @@ impl PubSubProducer {
         match looked {
             Ok(found) => {
                 // Never seen before: it may have been made after what was published.
-                let before = known.found.as_ref();
-                let is_another = before.is_none_or(|before| before.identity != found.identity);
+                let is_another = known.found.as_ref() != Some(&found);
                 let lost = is_another || known.was_missing;
                 *known = Known {
                     found: Some(found),
@@ -177,12 +169,6 @@ impl PubSubProducer {
     }
 }
 
-/// Why a message was not published: as a word for spans, and as a text.
-struct Unpublished {
-    kind: Cow<'static, str>,
-    text: String,
-}
-
 #[async_trait]
 impl Producer for PubSubProducer {
     async fn send(&self, batch: Arc<Batch>) -> Result<(), SendError> {
@@ -190,7 +176,7 @@ impl Producer for PubSubProducer {
         let message = self.message(&batch, &key);
         let mut failures = 0_u32;
         loop {
-            let Unpublished { kind, text: error } = tokio::select! {
+            let error = tokio::select! {
                 // Cancel safe: at the worst the message is published again after the next start.
                 () = self.stop.cancelled() => return Err(SendError::Closed),
                 // Cancel safe for the same reason.
@@ -201,7 +187,7 @@ impl Producer for PubSubProducer {
             };
             failures = failures.saturating_add(1);
             self.metrics.queue_publish_retries.add(1, &[]);
-            trace::current().retried(kind, failures);
+            trace::current().retried(error.clone(), failures);
             if self.options.create {
                 self.make_what_is_missing().await;
             }

@@ -6,7 +6,7 @@ use super::*;
 
 /// Keeps what it is given.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Kept(Arc<Mutex<Vec<SpanData>>>);
+struct Kept(Arc<Mutex<Vec<SpanData>>>);
 
 impl SpanExporter for Kept {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
@@ -15,7 +15,7 @@ impl SpanExporter for Kept {
     }
 }
 
-pub(crate) fn tracing(sampler: Sampler) -> (Tracing, Kept) {
+fn tracing(sampler: Sampler) -> (Tracing, Kept) {
     let exporter = Kept::default();
     let provider = SdkTracerProvider::builder()
         .with_simple_exporter(exporter.clone())
@@ -28,7 +28,7 @@ pub(crate) fn tracing(sampler: Sampler) -> (Tracing, Kept) {
     )
 }
 
-pub(crate) fn spans(exporter: &Kept) -> Vec<SpanData> {
+fn spans(exporter: &Kept) -> Vec<SpanData> {
     exporter.0.lock().unwrap().clone()
 }
 
@@ -43,7 +43,7 @@ fn headers(traceparent: &str) -> HeaderMap {
     headers
 }
 
-pub(crate) fn link(n: u8) -> TraceLink {
+fn link(n: u8) -> TraceLink {
     TraceLink {
         trace_id: [n; 16],
         span_id: [n; 8],
