@@ -54,7 +54,7 @@ pub(super) trait Tally: Default + Serialize {
     fn add(&mut self, round: &Self);
 
     /// What stands in its column.
-    fn shown(&self) -> String;
+    fn shown(&self) -> u64;
 }
 
 /// One server under one load, until all of it is settled.

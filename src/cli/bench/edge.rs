@@ -121,8 +121,8 @@ impl Tally for Admitted {
         self.refused += round.refused;
     }
 
-    fn shown(&self) -> String {
-        self.refused.to_string()
+    fn shown(&self) -> u64 {
+        self.refused
     }
 }
 

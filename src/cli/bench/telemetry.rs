@@ -1,7 +1,7 @@
 //! `eventkit bench telemetry`: what OpenTelemetry costs, and that a collector which does not do its part costs nothing more.
 //!
 //! ```text
-//!   off · 1 % · 100 % · and five bad collectors  one server each, interleaved rounds, in turn
+//!   off · 1 % · 100 % · refusing · hanging      one server each, interleaved rounds, in turn
 //!     load ─▶ serve ─▶ Parquet                  closed loop, then until everything is settled
 //!                └──▶ receiver                  in this process: counts and drops
 //! ```
@@ -27,9 +27,6 @@ mod receiver;
 
 use receiver::{Behaviour, Receiver};
 
-/// What a server says of spans that it could not export.
-const SPANS_DROPPED: &str = "eventkit_telemetry_spans_dropped_total";
-
 /// Examples, below the options.
 pub(super) const AFTER_HELP: &str = "\
 What is compared, in interleaved rounds:
@@ -38,16 +35,13 @@ What is compared, in interleaved rounds:
   all        the same, every trace sampled
   refusing   every trace sampled, nobody listens at the endpoint
   hanging    every trace sampled, the endpoint takes connections and never answers
-  failing    every trace sampled, each export is answered with UNAVAILABLE
-  slow       every trace sampled, each export is answered after two seconds
-  restarting every trace sampled, a receiver that is gone every other second
 
 Each is the gateway to Parquet, under single events over HTTP and batches over CollectBidi (a new stream every 16 of them,
 as a stream is sampled as a whole), closed loop; then it is waited until everything is settled, and the CPU time of all
 that is divided by the events.
 
 Examples:
-  eventkit bench telemetry                               11 rounds, about 30 minutes
+  eventkit bench telemetry                               11 rounds, about 20 minutes
   eventkit bench telemetry --quick                       one round: whether it works
   eventkit bench telemetry http --rounds 31 --json telemetry.json
   eventkit bench telemetry --only off,one --seconds 10
@@ -68,12 +62,6 @@ pub enum Telemetry {
     Refusing,
     /// Every trace, to somebody who never answers
     Hanging,
-    /// Every trace, to somebody who cannot take it
-    Failing,
-    /// Every trace, to somebody who takes his time
-    Slow,
-    /// Every trace, to somebody who comes and goes
-    Restarting,
 }
 
 impl Variant for Telemetry {
@@ -88,9 +76,6 @@ impl Variant for Telemetry {
             Self::All => "all",
             Self::Refusing => "refusing",
             Self::Hanging => "hanging",
-            Self::Failing => "failing",
-            Self::Slow => "slow",
-            Self::Restarting => "restarting",
         }
     }
 
@@ -98,7 +83,7 @@ impl Variant for Telemetry {
         match self {
             Self::One => Some(1.05),
             Self::All => Some(1.25),
-            _ => None,
+            Self::Off | Self::Refusing | Self::Hanging => None,
         }
     }
 
@@ -107,25 +92,23 @@ impl Variant for Telemetry {
     }
 }
 
-/// What the receiver took, and what the server dropped by the time everything was settled; what it held then is in neither.
+/// What the receiver took; what a server held when it was stopped is not among it.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Exported {
     exports_received: u64,
     spans_received: u64,
-    spans_dropped: f64,
 }
 
 impl Tally for Exported {
-    const HEAD: &'static str = "spans (dropped)";
+    const HEAD: &'static str = "spans";
 
     fn add(&mut self, round: &Self) {
         self.exports_received += round.exports_received;
         self.spans_received += round.spans_received;
-        self.spans_dropped += round.spans_dropped;
     }
 
-    fn shown(&self) -> String {
-        format!("{} ({})", self.spans_received, self.spans_dropped)
+    fn shown(&self) -> u64 {
+        self.spans_received
     }
 }
 
@@ -136,9 +119,6 @@ impl Telemetry {
             Self::One | Self::All => Some(Behaviour::Takes),
             Self::Refusing => Some(Behaviour::Refuses),
             Self::Hanging => Some(Behaviour::Hangs),
-            Self::Failing => Some(Behaviour::Fails),
-            Self::Slow => Some(Behaviour::IsSlow),
-            Self::Restarting => Some(Behaviour::ComesAndGoes),
         }
     }
 
@@ -158,7 +138,7 @@ pub struct TelemetryArgs {
     pub(super) ways: Vec<Way>,
     /// Only these
     #[arg(long, value_name = "WHAT", value_enum, value_delimiter = ',',
-        default_values = ["off", "one", "all", "refusing", "hanging", "failing", "slow", "restarting"])]
+        default_values = ["off", "one", "all", "refusing", "hanging"])]
     pub only: Vec<Telemetry>,
     /// Load, place and output.
     #[command(flatten)]
@@ -247,7 +227,6 @@ async fn one(
     let endpoint = receiver.as_ref().map(Receiver::endpoint);
     let (setup, client) = (setup(what, endpoint, inherited), Arc::<Client>::default());
     let (loaded, process) = compare::load(bench, setup, way, &client).await?;
-    let dropped = process.metric(SPANS_DROPPED, "").await?;
     drop(process);
     let (exports_received, spans_received) = receiver.map_or((0, 0), |receiver| receiver.counted());
     Ok(Measured {
@@ -255,7 +234,6 @@ async fn one(
         tally: Exported {
             exports_received,
             spans_received,
-            spans_dropped: dropped,
         },
     })
 }

@@ -97,7 +97,7 @@ fn write_compared<V: Variant>(
     writeln!(
         out,
         "\n{subject}: {}, {} connections, {} events per request, closed loop, then until settled; {rounds} rounds\n\
-         {:<10} {:>28} {:>24} {:>24} {:>24} {:>24} {:>8} {:>18}",
+         {:<9} {:>28} {:>24} {:>24} {:>24} {:>24} {:>8} {:>10}",
         compared.way.name(),
         compared.connections,
         compared.events_per_request,
@@ -114,7 +114,7 @@ fn write_compared<V: Variant>(
         let ratio = |of: &Option<Interval>| of.as_ref().map_or_else(String::new, interval);
         writeln!(
             out,
-            "{:<10} {:>28} {:>24} {:>24} {:>24} {:>24} {:>8} {:>18}{}{}",
+            "{:<9} {:>28} {:>24} {:>24} {:>24} {:>24} {:>8} {:>10}{}{}",
             row.server.name(),
             spread(&row.events_per_second, 0),
             interval(&row.server_cpu_seconds_per_million),

@@ -1,4 +1,4 @@
-//! Where the servers' telemetry goes: counted and dropped, refused, answered late or with an error or never.
+//! Where the servers' telemetry goes: counted and dropped, refused, or never answered.
 //!
 //! Spans are counted without being read: what a collector does with them is not what is measured, and it would use the processors
 //! that the server needs. So their bytes are told apart and left as they are.
@@ -8,7 +8,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream;
@@ -21,8 +20,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::task::JoinHandle;
 
 use crate::lifecycle::Tasks;
 
@@ -41,29 +39,7 @@ pub(super) enum Behaviour {
     Refuses,
     /// Takes connections and says nothing.
     Hangs,
-    /// Answers that it cannot take anything now.
-    Fails,
-    /// Takes everything, and says so after [`SLOW`].
-    IsSlow,
-    /// Takes everything, and is gone with all its connections after each [`UP`], for as long.
-    ComesAndGoes,
 }
-
-/// How long a slow receiver thinks about an export.
-const SLOW: Duration = Duration::from_secs(2);
-/// How long one that comes and goes is there.
-const UP: Duration = Duration::from_secs(1);
-
-/// How an export is answered.
-#[derive(Debug, Clone, Copy)]
-struct Manner {
-    status: &'static str,
-    after: Duration,
-}
-
-/// `UNAVAILABLE`, which exporters may try again.
-const UNAVAILABLE: &str = "14";
-const OK: &str = "0";
 
 /// What came.
 #[derive(Debug, Default)]
@@ -95,17 +71,11 @@ impl Receiver {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let addr = listener.local_addr()?;
         let counts = Arc::<Counts>::default();
-        let manner = |status, after| Some(Manner { status, after });
-        let at_once = manner(OK, Duration::ZERO);
-        let accepting = |manner, up| accept(listener, manner, up, Arc::clone(&counts));
         let accepting = match behaviour {
             // The port was free a moment ago, and nobody listens there.
             Behaviour::Refuses => None,
-            Behaviour::Takes => Some(accepting(at_once, None)),
-            Behaviour::Hangs => Some(accepting(None, None)),
-            Behaviour::Fails => Some(accepting(manner(UNAVAILABLE, Duration::ZERO), None)),
-            Behaviour::IsSlow => Some(accepting(manner(OK, SLOW), None)),
-            Behaviour::ComesAndGoes => Some(accepting(at_once, Some(UP))),
+            Behaviour::Takes => Some(accept(listener, Some(Arc::clone(&counts)))),
+            Behaviour::Hangs => Some(accept(listener, None)),
         };
         Ok(Self {
             addr,
@@ -126,53 +96,26 @@ impl Receiver {
     }
 }
 
-/// Accepts connections and answers on them in some manner, or holds them without a word; for ever, or on and off.
-fn accept(
-    listener: TcpListener,
-    manner: Option<Manner>,
-    up: Option<Duration>,
-    counts: Arc<Counts>,
-) -> JoinHandle<Option<()>> {
-    Tasks::default().spawn_isolated("receiver", async move {
-        let Ok(addr) = listener.local_addr() else {
-            return;
-        };
-        let mut listener = listener;
-        loop {
-            let serving = connections(&listener, manner, &counts);
-            let Some(up) = up else {
-                return serving.await;
-            };
-            // With it go its connections.
-            drop(timeout(up, serving).await);
-            drop(listener);
-            sleep(up).await;
-            listener = loop {
-                match TcpListener::bind(addr).await {
-                    Ok(listener) => break listener,
-                    // Somebody else has the port, for a moment as any outgoing connection does.
-                    Err(_taken) => sleep(up).await,
+/// Accepts connections and answers on them, or holds them without a word.
+fn accept(listener: TcpListener, counts: Option<Arc<Counts>>) -> JoinHandle<Option<()>> {
+    let tasks = Tasks::default();
+    let each = tasks.clone();
+    tasks.spawn_isolated("receiver", async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            match &counts {
+                Some(counts) => {
+                    let serving = serve(stream, Arc::clone(counts));
+                    drop(each.spawn_isolated("receiver's connection", serving));
                 }
-            };
+                None => held.push(stream),
+            }
         }
     })
 }
 
-/// Accepts and serves until it is dropped.
-async fn connections(listener: &TcpListener, manner: Option<Manner>, counts: &Arc<Counts>) {
-    let mut held = Vec::new();
-    let mut serving = JoinSet::new();
-    while let Ok((stream, _)) = listener.accept().await {
-        match manner {
-            Some(manner) => drop(serving.spawn(serve(stream, manner, Arc::clone(counts)))),
-            None => held.push(stream),
-        }
-        while serving.try_join_next().is_some() {}
-    }
-}
-
-async fn serve(stream: TcpStream, manner: Manner, counts: Arc<Counts>) {
-    let service = service_fn(move |request| answer(request, manner, Arc::clone(&counts)));
+async fn serve(stream: TcpStream, counts: Arc<Counts>) {
+    let service = service_fn(move |request| answer(request, Arc::clone(&counts)));
     let ended = http2::Builder::new(TokioExecutor::new())
         .serve_connection(TokioIo::new(stream), service)
         .await;
@@ -182,25 +125,19 @@ async fn serve(stream: TcpStream, manner: Manner, counts: Arc<Counts>) {
 
 type Answer = StreamBody<stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, Infallible>>>>;
 
-/// Takes an export, whatever it is of, or says that it does not.
+/// Takes an export, whatever it is of.
 async fn answer(
     request: Request<Incoming>,
-    manner: Manner,
     counts: Arc<Counts>,
 ) -> hyper::Result<Response<Answer>> {
     let is_traces = request.uri().path().ends_with("TraceService/Export");
     let body = request.into_body().collect().await?.to_bytes();
-    if !manner.after.is_zero() {
-        sleep(manner.after).await;
-    }
-    if manner.status == OK {
-        counts.requests.fetch_add(1, Ordering::Relaxed);
-        if is_traces {
-            counts.spans.fetch_add(spans(body), Ordering::Relaxed);
-        }
+    counts.requests.fetch_add(1, Ordering::Relaxed);
+    if is_traces {
+        counts.spans.fetch_add(spans(body), Ordering::Relaxed);
     }
     let mut trailers = HeaderMap::new();
-    trailers.insert("grpc-status", HeaderValue::from_static(manner.status));
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
     let frames = vec![
         Ok(Frame::data(Bytes::from_static(EMPTY))),
         Ok(Frame::trailers(trailers)),
@@ -250,9 +187,12 @@ struct ScopeSpans {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use opentelemetry::trace::{Tracer as _, TracerProvider as _};
     use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
     use opentelemetry_sdk::trace::SdkTracerProvider;
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -293,36 +233,10 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn one_that_refuses_or_hangs_takes_nothing() {
-        for behaviour in [
-            Behaviour::Refuses,
-            Behaviour::Hangs,
-            Behaviour::Fails,
-            // Later than its exporter waits.
-            Behaviour::IsSlow,
-        ] {
+        for behaviour in [Behaviour::Refuses, Behaviour::Hangs] {
             let receiver = Receiver::start(behaviour).await.unwrap();
             assert!(!export(&receiver, 3).await, "{behaviour:?}");
             assert_eq!(receiver.counted(), (0, 0));
         }
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn one_that_comes_and_goes_is_there_again() {
-        let receiver = Receiver::start(Behaviour::ComesAndGoes).await.unwrap();
-        let there = async |expected: bool| {
-            let changed = async {
-                while TcpStream::connect(receiver.addr).await.is_ok() != expected {
-                    sleep(Duration::from_millis(5)).await;
-                }
-            };
-            timeout(Duration::from_secs(30), changed).await.unwrap();
-        };
-        for _ in 0..2 {
-            there(true).await;
-            there(false).await;
-        }
-        there(true).await;
-        assert!(export(&receiver, 3).await);
-        assert_eq!(receiver.counted().1, 3);
     }
 }
