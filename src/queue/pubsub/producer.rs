@@ -139,7 +139,8 @@ impl PubSubProducer {
         match looked {
             Ok(found) => {
                 // Never seen before: it may have been made after what was published.
-                let is_another = known.found.as_ref() != Some(&found);
+                let before = known.found.as_ref();
+                let is_another = before.is_none_or(|before| before.identity != found.identity);
                 let lost = is_another || known.was_missing;
                 *known = Known {
                     found: Some(found),

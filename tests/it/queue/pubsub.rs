@@ -7,7 +7,7 @@ use eventkit::queue::gather::Rules;
 use eventkit::queue::pubsub::{PubSubOptions, PubSubProducer, SetUpError, consumers, set_up};
 use google_cloud_auth::credentials::anonymous;
 use google_cloud_pubsub::client::{Publisher, Subscriber, SubscriptionAdmin};
-use google_cloud_pubsub::model::Message;
+use google_cloud_pubsub::model::{Message, Subscription};
 use google_cloud_pubsub::subscriber::MessageStream;
 use google_cloud_pubsub::subscriber::handler::Handler;
 
@@ -107,6 +107,23 @@ fn path(options: &PubSubOptions) -> String {
 async fn delete_subscription(options: &PubSubOptions) {
     let delete = admin(options).await.delete_subscription();
     delete.set_subscription(path(options)).send().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_subscription_that_keeps_messages_for_another_time_is_the_same_one() {
+    let Some(options) = options() else { return };
+    let (producer, _health) = producer(&options).await;
+    assert_eq!(producer.verify().await, Verdict::Owned);
+    let day = google_cloud_wkt::Duration::clamp(86_400, 0);
+    let changed = Subscription::new()
+        .set_name(path(&options))
+        .set_message_retention_duration(day);
+    let mask = google_cloud_wkt::FieldMask::default().set_paths(["message_retention_duration"]);
+    let update = admin(&options).await.update_subscription();
+    let updated = update.set_subscription(changed).set_update_mask(mask);
+    let updated = updated.send().await.unwrap();
+    assert_eq!(updated.message_retention_duration, Some(day));
+    assert_eq!(producer.verify().await, Verdict::Owned);
 }
 
 #[tokio::test]
