@@ -107,6 +107,10 @@ pub async fn run(config: Config, stop: Stop, telemetry: Telemetry) -> anyhow::Re
         ..Shared::reporting(otlp)
     };
     let ended = run_with(config, stop, shared.clone()).await;
+    if let Some(logs) = &shared.logs {
+        // What is left out up to here leaves with the rest.
+        logs.flush();
+    }
     // Last, however it ended: what went wrong is in there.
     shared.otlp.shutdown(LAST_EXPORT).await;
     ended

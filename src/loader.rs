@@ -137,6 +137,20 @@ impl RoundError {
         }
     }
 
+    /// What is the cause, as a word of a closed list for spans.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Store(error) => warehouse::store_kind(error),
+            Self::Warehouse(error) => error.kind(),
+            Self::Load { source, .. } => source.kind(),
+            Self::Merge { source, .. } => source.kind(),
+            Self::Newer { .. } => "manifest_newer",
+            Self::Blocked { .. } => "markers_blocked",
+            Self::Numbers => "numbers_used_up",
+        }
+    }
+
     /// Whether it stays until a person acts, as far as one can tell from here.
     #[must_use]
     pub fn needs_a_person(&self) -> bool {

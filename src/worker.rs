@@ -77,6 +77,27 @@ pub struct Rejected {
     pub reason: String,
 }
 
+/// Why a batch goes back to its queue: the program ends.
+#[derive(Debug, thiserror::Error)]
+enum GivenBack {
+    /// A store gave up.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// Nobody judges any more.
+    #[error("judging the batch ended early")]
+    Judging(#[source] tokio::task::JoinError),
+}
+
+impl GivenBack {
+    /// The word for it in a span.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Write(error) => error.kind(),
+            Self::Judging(_) => "judging_ended",
+        }
+    }
+}
+
 /// The two ends of a batch. They retry on their own; an error of theirs means that the program ends.
 #[derive(Debug, Clone)]
 pub struct Stores {
@@ -168,7 +189,7 @@ impl Worker {
                 delivery.ack();
             }
             Err(error) => {
-                span.failed(&error);
+                span.failed(error.kind());
                 let _settling = span.settling("given_back");
                 tracing::info!(
                     lane = %batch.id.lane,
@@ -189,15 +210,16 @@ impl Worker {
         batch: &Arc<Batch>,
         node: &Arc<str>,
         span: &mut spans::Run,
-    ) -> Result<(), WriteError> {
+    ) -> Result<(), GivenBack> {
+        let judged = self.judge_all(batch, node).await;
+        span.begin(batch, judged.as_ref().ok());
         let Judged {
             rows,
             places,
             mut errors,
             rows_of,
             errors_of,
-        } = self.judge_all(batch, node).await?;
-        span.begin(&batch.id, &rows_of, &errors_of);
+        } = judged?;
         tracing::debug!(
             lane = %batch.id.lane,
             batch_number = batch.id.number,
@@ -270,15 +292,12 @@ impl Worker {
     }
 
     /// Judges the batch where it may take its time.
-    async fn judge_all(&self, batch: &Arc<Batch>, node: &Arc<str>) -> Result<Judged, WriteError> {
+    async fn judge_all(&self, batch: &Arc<Batch>, node: &Arc<str>) -> Result<Judged, GivenBack> {
         let (batch, node, judge) = (Arc::clone(batch), Arc::clone(node), self.judge);
         let follows = self.metrics.tracing().is_on();
         tokio::task::spawn_blocking(move || judge_batch(&batch, &node, judge, follows))
             .await
-            .map_err(|ended| WriteError::Unavailable {
-                reason: "judging the batch ended early".to_owned(),
-                source: Some(Box::new(ended)),
-            })
+            .map_err(GivenBack::Judging)
     }
 
     /// Counts and says what a store took.

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
-use http::{Request, Response, Version};
+use http::{Request, Response, StatusCode, Version};
 use memchr::memmem::Finder;
 use opentelemetry::KeyValue;
 use prost::Message as _;
@@ -102,7 +102,7 @@ pub(super) fn answered<B>(span: &Span, kind: Kind, response: &Response<B>) {
             let status = response.status();
             span.set(names::HTTP_RESPONSE_STATUS_CODE, i64::from(status.as_u16()));
             if status.is_server_error() {
-                span.failed(status.as_str().to_owned());
+                span.failed(server_error(status));
             }
         }
         Kind::Grpc | Kind::GrpcWeb => {
@@ -111,6 +111,17 @@ pub(super) fn answered<B>(span: &Span, kind: Kind, response: &Response<B>) {
                 rpc_ended(span, status.code());
             }
         }
+    }
+}
+
+/// A status as a word of a closed list; the number itself is an attribute of its own.
+fn server_error(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        500 => "500",
+        501 => "501",
+        503 => "503",
+        504 => "504",
+        _ => "_OTHER",
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use opentelemetry::trace::SpanKind;
 
+use super::warehouse::OBJECT_UNREADABLE;
 use super::{Loaded, Manifest, Merged, RoundError};
 use crate::telemetry::names;
 use crate::telemetry::trace::{self, Contexts, Scope, Span, Tracing, count};
@@ -58,8 +59,8 @@ impl Way {
             Ok(Loaded::Staged(staged)) => {
                 span.set(names::ROWS, count(staged.events + staged.errors));
             }
-            Ok(Loaded::GivenUp) => self.failed(&span, "given_up"),
-            Err(error) => self.failed(&span, error.step()),
+            Ok(Loaded::GivenUp) => self.failed(&span, OBJECT_UNREADABLE),
+            Err(error) => self.failed(&span, error.kind()),
         }
         loaded
     }
@@ -78,7 +79,7 @@ impl Way {
                 span.set(names::ROWS_DUPLICATE, count(duplicate));
                 drop(self.merged.set((span, *merged)));
             }
-            Err(error) => self.failed(&span, error.step()),
+            Err(error) => self.failed(&span, error.kind()),
         }
         merged
     }
@@ -90,7 +91,7 @@ impl Way {
     ) -> Result<(), RoundError> {
         let recorded = Scope::of(&self.manifest).around(record).await;
         if let Err(error) = &recorded {
-            self.manifest.failed(error.step());
+            self.manifest.failed(error.kind());
         }
         recorded
     }
@@ -126,5 +127,86 @@ impl Way {
     fn failed(&self, part: &Span, kind: &'static str) {
         part.failed(kind);
         self.manifest.failed(kind);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry_sdk::trace::Sampler;
+
+    use super::*;
+    use crate::loader::{LoadError, MergeError, WarehouseError, manifest};
+    use crate::store::WriteError;
+    use crate::telemetry::trace::kept::Kept;
+
+    fn warehouse() -> WarehouseError {
+        WarehouseError::Gone { name: "w".into() }
+    }
+
+    fn store() -> WriteError {
+        WriteError::Denied {
+            reason: "made up".into(),
+            source: None,
+        }
+    }
+
+    fn loading(source: LoadError) -> Result<Loaded, RoundError> {
+        Err(RoundError::Load { number: 1, source })
+    }
+
+    fn merging(source: MergeError) -> Result<Merged, RoundError> {
+        Err(RoundError::Merge { number: 1, source })
+    }
+
+    /// What is said of a manifest, and of the part of it that failed.
+    async fn said(fails: impl AsyncFnOnce(&Way)) -> Vec<(String, Option<String>)> {
+        let (tracing, kept) = Kept::tracing(Sampler::AlwaysOff);
+        let manifest = Manifest {
+            version: manifest::VERSION,
+            number: 1,
+            attempt: 1,
+            created_at: String::new(),
+            objects: Vec::new(),
+        };
+        let way = Way::begin(&tracing, &manifest);
+        fails(&way).await;
+        drop(way);
+        kept.errors()
+    }
+
+    fn both(part: &str, kind: &str) -> Vec<(String, Option<String>)> {
+        let names = [part, "manifest"].into_iter();
+        names
+            .map(|name| (name.to_owned(), Some(kind.to_owned())))
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn the_span_of_a_step_that_failed_names_the_cause_and_not_the_step() {
+        let reason = || "made up".to_owned();
+        for (result, kind) in [
+            (Ok(Loaded::GivenUp), "object_unreadable"),
+            (loading(LoadError::Store(store())), "store_denied"),
+            (loading(LoadError::Warehouse(warehouse())), "warehouse_gone"),
+            (
+                loading(LoadError::Attempt { reason: reason() }),
+                "attempt_failed",
+            ),
+            (Err(RoundError::Warehouse(warehouse())), "warehouse_gone"),
+            (Err(RoundError::Store(store())), "store_denied"),
+        ] {
+            let said = said(async |way| drop(way.load(async { result }).await)).await;
+            assert_eq!(said, both("load job", kind));
+        }
+        for (error, kind) in [
+            (MergeError::NotStaged(1), "not_staged"),
+            (MergeError::Warehouse(warehouse()), "warehouse_gone"),
+        ] {
+            let said = said(async |way| drop(way.merge(async { merging(error) }).await)).await;
+            assert_eq!(said, both("merge", kind));
+        }
+        let record = async { Err(RoundError::Warehouse(warehouse())) };
+        let said = said(async |way| drop(way.record(record).await)).await;
+        assert_eq!(said, both("manifest", "warehouse_gone")[..1]);
     }
 }

@@ -155,6 +155,22 @@ pub enum WarehouseError {
     },
 }
 
+impl WarehouseError {
+    /// The word for it in a span.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Locked { .. } => "warehouse_locked",
+            Self::Damaged { .. } => "warehouse_damaged",
+            Self::Gone { .. } => "warehouse_gone",
+            Self::Denied { .. } => "warehouse_denied",
+            Self::Foreign { .. } => "warehouse_foreign",
+            Self::Newer { .. } => "warehouse_newer",
+            Self::Unavailable { .. } => "warehouse_unavailable",
+        }
+    }
+}
+
 /// Why a load staged nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -181,6 +197,30 @@ pub enum LoadError {
     },
 }
 
+impl LoadError {
+    /// The word for it in a span.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Warehouse(error) => error.kind(),
+            Self::Store(error) => store_kind(error),
+            Self::Object { .. } => OBJECT_UNREADABLE,
+            Self::Attempt { .. } => "attempt_failed",
+        }
+    }
+}
+
+/// The word in a span for an object that can never be loaded.
+pub(super) const OBJECT_UNREADABLE: &str = "object_unreadable";
+
+/// The word in a span for a store that failed, beside a warehouse that may do so.
+pub(super) const fn store_kind(error: &WriteError) -> &'static str {
+    match error {
+        WriteError::Unavailable { .. } => "store_unavailable",
+        WriteError::Denied { .. } => "store_denied",
+    }
+}
+
 /// Why a merge changed nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum MergeError {
@@ -190,6 +230,17 @@ pub enum MergeError {
     /// The manifest's rows are not staged (any more): load it again first.
     #[error("manifest {0} is not staged")]
     NotStaged(u64),
+}
+
+impl MergeError {
+    /// The word for it in a span.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Warehouse(error) => error.kind(),
+            Self::NotStaged(_) => "not_staged",
+        }
+    }
 }
 
 /// Holds the rows that analysts query. What every implementation promises:

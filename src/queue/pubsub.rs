@@ -104,10 +104,10 @@ fn ordering_key(log_id: LogId, lane: Lane) -> String {
 }
 
 /// What a call's error is, in a word or two and without anything that the service quotes.
-fn name_of(error: &Error) -> String {
+fn name_of(error: &Error) -> &'static str {
     match error.status() {
-        Some(status) => status.code.name().to_owned(),
-        None if error.is_timeout() => "timed out".to_owned(),
-        None => "no answer".to_owned(),
+        Some(status) => status.code.name(),
+        None if error.is_timeout() => "timed out",
+        None => "no answer",
     }
 }

@@ -6,11 +6,11 @@
 //!
 //! A place in the program that warns again and again is cut short: of each window of 10 seconds its first 10 lines are
 //! written, and when the window is over one more, with `suppressed`: how many were not. The level can be changed while
-//! the program runs, through [`Logs`]. What leaves by OTLP are the same lines.
+//! the program runs, through [`Logs`]. What leaves by OTLP are the same lines, those with `suppressed` too.
 
 use std::any::Any;
 use std::io::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -67,7 +67,9 @@ where
         (false, true) => Form::Colour,
         (false, false) => Form::Text,
     };
-    let lines = Lines::new(form, out, Arc::new(SystemClock)).and(otlp.log_layer());
+    let lines = Lines::new(form, out, Arc::new(SystemClock))
+        .telling(otlp.left_out())
+        .and(otlp.log_layer());
     let (subscriber, logs) = subscriber(config.level, lines);
     tracing::subscriber::set_global_default(subscriber)?;
     std::panic::set_hook(Box::new(|panic| {
@@ -131,6 +133,12 @@ pub enum Form {
     Json,
 }
 
+/// Hears of the lines that were left out: `tracing` has no event for that.
+pub trait Further: std::fmt::Debug + Send + Sync {
+    /// So many lines of one name and one place were.
+    fn left_out(&self, place: &'static Metadata<'static>, name: &str, lines: u32);
+}
+
 /// Writes each line, and hands it on.
 #[derive(Debug)]
 pub struct Lines<W, R = Identity> {
@@ -146,6 +154,7 @@ struct Out<W> {
     clock: Arc<dyn Clock>,
     limiter: Limiter,
     tally: Tally,
+    further: OnceLock<Box<dyn Further>>,
 }
 
 impl<W> Lines<W> {
@@ -158,11 +167,21 @@ impl<W> Lines<W> {
             clock,
             limiter: Limiter::default(),
             tally: Tally::default(),
+            further: OnceLock::new(),
         };
         Self {
             out: Arc::new(out),
             records: Identity::new(),
         }
+    }
+
+    /// And this hears of those that are left out.
+    #[must_use]
+    pub fn telling(self, further: Option<Box<dyn Further>>) -> Self {
+        if let Some(further) = further {
+            self.out.further.get_or_init(|| further);
+        }
+        self
     }
 
     /// The same lines to these as well.
@@ -218,6 +237,9 @@ where
                 fields: &[("suppressed", lines.into())],
             };
             self.write(metadata, &line);
+            if let Some(further) = self.further.get() {
+                further.left_out(metadata, &name, lines);
+            }
         }
     }
 }

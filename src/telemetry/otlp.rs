@@ -27,17 +27,20 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::registry::LookupSpan;
 
 use super::Metrics;
+use super::logs::Further;
 use super::trace::Ids;
 use crate::config::{Collector, Instance, OtlpConfig, Protocol, QueueLimits, Sampling};
 
 mod driver;
 mod exporters;
 mod ledger;
+mod reach;
 mod records;
 mod watched;
 
 use driver::Driver;
-use ledger::{Ledger, Reach};
+use ledger::Ledger;
+use reach::Reach;
 use watched::{Counted, Reader, Watch, Watched};
 
 /// Whose name everything is reported under.
@@ -169,6 +172,13 @@ impl Otlp {
     {
         let provider = self.0.logger.as_ref()?;
         Some(records::Records::to(provider))
+    }
+
+    /// What makes log records of the lines that say how many others were left out.
+    #[must_use]
+    pub fn left_out(&self) -> Option<Box<dyn Further>> {
+        let provider = self.0.logger.as_ref()?;
+        Some(Box::new(records::LeftOut::to(provider)))
     }
 
     /// Spans that were ended and not exported: no room in the queue, or no collector that took them.

@@ -5,9 +5,9 @@ use std::time::SystemTime;
 
 use opentelemetry::trace::SpanKind;
 
-use crate::event::{BatchId, TraceLink};
-use crate::queue::Delivery;
-use crate::store::WriteError;
+use super::Judged;
+use crate::event::TraceLink;
+use crate::queue::{Batch, Delivery};
 use crate::telemetry::names;
 use crate::telemetry::trace::{self, Contexts, FOLLOWED_MAX, Scope, Span, Tracing, count};
 
@@ -39,20 +39,27 @@ impl Run {
         }
     }
 
-    /// It is known whose events are in it.
-    pub(super) fn begin(&mut self, batch: &BatchId, rows_of: &Contexts, errors_of: &Contexts) {
-        let span = self
+    /// It is known whose events are in it. If judging failed, that is only whose records are.
+    pub(super) fn begin(&mut self, batch: &Batch, judged: Option<&Judged>) {
+        let start = self
             .tracing
             .span(names::PROCESS)
             .kind(SpanKind::Consumer)
             .child_of(self.received.first().copied())
-            .linked(self.received.iter().skip(1).copied())
-            .linked_to(rows_of)
-            .linked_to(errors_of)
-            .since(self.started)
-            .start();
-        span.set(names::LANE, i64::from(batch.lane.0));
-        span.set(names::BATCH_NUMBER, count(batch.number));
+            .linked(self.received.iter().skip(1).copied());
+        let start = match judged {
+            Some(judged) => start
+                .linked_to(&judged.rows_of)
+                .linked_to(&judged.errors_of),
+            None => {
+                let records = batch.records.iter().map(|(_, record)| record.as_ref());
+                start.linked_to(&Contexts::of_records(records))
+            }
+        };
+        let span = start.since(self.started).start();
+        let id = &batch.id;
+        span.set(names::LANE, i64::from(id.lane.0));
+        span.set(names::BATCH_NUMBER, count(id.number));
         span.set(names::MESSAGING_OPERATION_TYPE, "process");
         span.set(
             names::MESSAGING_BATCH_MESSAGE_COUNT,
@@ -66,8 +73,8 @@ impl Run {
         Scope::of(&self.process).following(Arc::new(contexts.first(FOLLOWED_MAX)))
     }
 
-    pub(super) fn failed(&self, error: &WriteError) {
-        self.process.failed(error.kind());
+    pub(super) fn failed(&self, kind: &'static str) {
+        self.process.failed(kind);
     }
 
     /// The word to the queue.

@@ -3,12 +3,16 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::FutureExt as _;
+use opentelemetry_sdk::trace::Sampler;
+use tokio::runtime::Builder;
 
 use super::*;
 use crate::event::{Day, Event, Lane, LogId, PayloadFormat};
 use crate::queue::Settle;
 use crate::store::fake::{Fault, Faulty, MemoryObjects};
 use crate::store::{ObjectEventStore, Objects as _, parquet};
+use crate::telemetry::trace::kept::Kept;
 use crate::wal::record;
 
 const RECEIVED: i64 = 1_714_566_600_000_000;
@@ -296,4 +300,28 @@ async fn a_batch_whose_error_rows_are_refused_is_not_forgotten() {
     };
     let (settled, _) = work(&[batch(0, &[GOOD, BAD])], stores, judge).await;
     assert_eq!(settled, [(0, false)]);
+}
+
+#[test]
+fn a_batch_that_nobody_judges_is_given_back_and_its_span_says_why() {
+    let (tracing, kept) = Kept::tracing(Sampler::AlwaysOff);
+    let queue = Deliveries {
+        batches: [batch(0, &[GOOD])].into(),
+        ..Deliveries::default()
+    };
+    let settled = Arc::clone(&queue.settled);
+    let stores = stores(&MemoryObjects::default());
+    let metrics = Metrics::new().with_tracing(tracing);
+    let worker = Worker::new(Box::new(queue), stores, "node-a".into(), metrics);
+
+    // A runtime that has ended takes no further work.
+    let ended = Builder::new_current_thread().build().unwrap();
+    let handle = ended.handle().clone();
+    drop(ended);
+    let _within = handle.enter();
+    assert_eq!(worker.run().now_or_never(), Some(()));
+
+    assert_eq!(*settled.lock().unwrap(), [(0, false)]);
+    let said = |name: &str, error: &str| (name.to_owned(), Some(error.to_owned()));
+    assert_eq!(kept.errors(), [said("process", "judging_ended")]);
 }

@@ -1,7 +1,7 @@
 //! One trace through every stage, as a back end sees it: the real binary exports to a receiver in this process, and what it
 //! received is walked from a request's trace id to the row in the warehouse.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -10,15 +10,23 @@ use mock_collector::{MockServer, Protocol, ServerHandle};
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use crate::support::clients;
-#[cfg(feature = "cloud")]
-use crate::support::emulators;
-use crate::support::gateway::{Endpoints, Gateway, START_TIMEOUT};
+use crate::support::gateway::{DEBUG, Endpoints, Gateway, START_TIMEOUT};
+
+mod crowd;
+mod kills;
+
+use kills::Outage;
 
 /// How long a request's story may take until it is told, over three processes and an emulator on a busy machine.
 const TOLD_WITHIN: Duration = Duration::from_secs(60);
+
+/// What the span of a request is called.
+const OVER_HTTP: &str = "POST /collect/{stream}";
+const OVER_GRPC: &str = "eventkit.v1.IngestService/Collect";
 
 /// A sampled parent of a test's own.
 pub(crate) struct Parent {
@@ -231,32 +239,41 @@ fn within<T>(parent: &Parent, message: T) -> tonic::Request<T> {
     request
 }
 
+/// A call whose id is that of its event.
 async fn collect(endpoints: &Endpoints, parent: &Parent, message_id: &str) {
     let message = v1::CollectRequest {
         events: vec![event(message_id)],
         ..v1::CollectRequest::default()
     };
+    let mut request = within(parent, message);
+    let id = message_id.parse().unwrap();
+    request.metadata_mut().insert("x-request-id", id);
     let mut client = clients::grpc(endpoints).unwrap();
-    client.collect(within(parent, message)).await.unwrap();
+    client.collect(request).await.unwrap();
 }
 
-/// A store that is out: a file lies where its folder is.
-struct Outage {
-    store: PathBuf,
-    away: PathBuf,
-}
-
-impl Outage {
-    fn of_the_store(data_dir: &Path) -> Self {
-        let (store, away) = (data_dir.join("store"), data_dir.join("away"));
-        std::fs::rename(&store, &away).unwrap();
-        std::fs::write(&store, "not a folder").unwrap();
-        Self { store, away }
-    }
-
-    fn end(self) {
-        std::fs::remove_file(&self.store).unwrap();
-        std::fs::rename(&self.away, &self.store).unwrap();
+/// Each line of a request of one event, whatever its level, names the span of the request; and no line is missing.
+fn assert_lines_name(server: &Span, heard: &[String], request_id: &str) {
+    let lines = heard.iter();
+    let lines = lines.map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let lines: Vec<_> = lines
+        .filter(|line| line["request_id"] == request_id)
+        .collect();
+    let names: Vec<_> = lines.iter().map(|line| &line["event"]).collect();
+    assert_eq!(
+        names,
+        [
+            "request_received",
+            "event_received",
+            "event_adapted",
+            "event_sequenced",
+            "request_completed"
+        ]
+    );
+    for line in &lines {
+        let (trace_id, span_id) = (hex(&server.trace_id), hex(&server.span_id));
+        assert_eq!(line["trace_id"], trace_id, "{line}");
+        assert_eq!(line["span_id"], span_id, "{line}");
     }
 }
 
@@ -277,32 +294,27 @@ pub(crate) async fn start(
 async fn a_request_through_either_door_is_followed_to_its_row() {
     let story = Story::begin().await;
     let dir = tempfile::tempdir().unwrap();
-    let (gateway, endpoints) = start("dev", dir.path(), &story.settings(), &[]).await;
+    let (gateway, endpoints) = start("dev", dir.path(), &story.settings(), &[DEBUG]).await;
 
     let over_http = Parent::new();
     post(
         &endpoints,
-        &[("traceparent", &over_http.header(true))],
+        &[
+            ("traceparent", &over_http.header(true)),
+            ("x-request-id", "h"),
+        ],
         track("h"),
     )
     .await;
-    let told = story
-        .whole(&over_http, "POST /collect/{stream}", "seal")
-        .await;
-    let server = told
-        .one(over_http.trace_id, "POST /collect/{stream}")
-        .unwrap();
+    let told = story.whole(&over_http, OVER_HTTP, "seal").await;
+    let server = told.one(over_http.trace_id, OVER_HTTP).unwrap();
     assert_eq!(number(server, "http.response.status_code").unwrap(), 202);
     assert_eq!(number(server, "eventkit.event.accepted").unwrap(), 1);
 
     let over_grpc = Parent::new();
     collect(&endpoints, &over_grpc, "g").await;
-    let told = story
-        .whole(&over_grpc, "eventkit.v1.IngestService/Collect", "seal")
-        .await;
-    let server = told
-        .one(over_grpc.trace_id, "eventkit.v1.IngestService/Collect")
-        .unwrap();
+    let told = story.whole(&over_grpc, OVER_GRPC, "seal").await;
+    let server = told.one(over_grpc.trace_id, OVER_GRPC).unwrap();
     assert_eq!(text(server, "rpc.response.status_code").unwrap(), "OK");
 
     // What nobody asked for is not recorded, and what an event says of itself counts more than its request.
@@ -321,27 +333,20 @@ async fn a_request_through_either_door_is_followed_to_its_row() {
 
     let ended = gateway.terminate(Duration::from_secs(30)).await.unwrap();
     assert!(ended.status.success(), "{}", ended.said);
-    for parent in [&over_http, &over_grpc] {
-        // Only lines within the request: what the pipeline does later belongs to many.
-        for line in ["request_received", "request_completed"] {
-            let named = format!(r#""trace_id":"{:032x}","span_id":""#, parent.trace_id);
-            let mut said = ended.said.lines();
-            let is_named = |one: &str| one.contains(line) && one.contains(&named);
-            assert!(
-                said.any(is_named),
-                "{line} without {named} in\n{}",
-                ended.said
-            );
-        }
+    // Only lines within the request: what the pipeline does later belongs to many.
+    for (parent, name, request_id) in [(&over_http, OVER_HTTP, "h"), (&over_grpc, OVER_GRPC, "g")] {
+        let server = told.one(parent.trace_id, name).unwrap();
+        assert_lines_name(server, &ended.heard, request_id);
     }
-    assert!(!ended.said.contains(&format!("{:032x}", quiet.trace_id)));
+    let quiet = format!("{:032x}", quiet.trace_id);
+    assert!(ended.heard.iter().all(|line| !line.contains(&quiet)));
 }
 
 #[tokio::test]
 async fn each_message_of_a_stream_has_a_span_that_its_events_lead_to() {
     let story = Story::begin().await;
     let dir = tempfile::tempdir().unwrap();
-    let (gateway, endpoints) = start("dev", dir.path(), &story.settings(), &[]).await;
+    let (gateway, endpoints) = start("dev", dir.path(), &story.settings(), &[DEBUG]).await;
     let parent = Parent::new();
     let mut client = clients::grpc(&endpoints).unwrap();
     let messages = (1..=2).map(|number| v1::CollectBidiRequest {
@@ -349,7 +354,9 @@ async fn each_message_of_a_stream_has_a_span_that_its_events_lead_to() {
         events: vec![event(&format!("b-{number}"))],
         ..v1::CollectBidiRequest::default()
     });
-    let request = within(&parent, tokio_stream::iter(messages.collect::<Vec<_>>()));
+    let mut request = within(&parent, tokio_stream::iter(messages.collect::<Vec<_>>()));
+    let id = "a-stream".parse().unwrap();
+    request.metadata_mut().insert("x-request-id", id);
     let mut answers = client.collect_bidi(request).await.unwrap().into_inner();
     while answers.message().await.unwrap().is_some() {}
 
@@ -373,36 +380,14 @@ async fn each_message_of_a_stream_has_a_span_that_its_events_lead_to() {
     assert!(messages.all(|span| span.parent_span_id == stream.span_id));
     let messages = told.0.iter().filter(|span| span.name == "batch message");
     assert_eq!(messages.count(), 2, "{}", told.list());
-    drop(gateway);
-}
-
-#[tokio::test]
-async fn after_a_kill_a_batch_that_is_sent_again_still_leads_to_its_request() {
-    let story = Story::begin().await;
-    let dir = tempfile::tempdir().unwrap();
-    let (gateway, endpoints) = start("dev", dir.path(), &story.settings(), &[]).await;
-    let outage = Outage::of_the_store(dir.path());
-
-    let parent = Parent::new();
-    post(
-        &endpoints,
-        &[("traceparent", &parent.header(true))],
-        track("k"),
-    )
-    .await;
-    story
-        .until(|told| {
-            told.linked(parent.trace_id, "seal")?;
-            told.one(parent.trace_id, "POST /collect/{stream}")
-                .map(drop)
-        })
-        .await;
-    gateway.kill().await.unwrap();
-
-    outage.end();
-    let (gateway, _) = start("dev", dir.path(), &story.settings(), &[]).await;
-    story.whole(&parent, "POST /collect/{stream}", "send").await;
-    drop(gateway);
+    let heard = gateway.heard();
+    let lines = heard.iter();
+    let lines = lines.filter(|line| line.contains(r#""request_id":"a-stream""#));
+    let lines: Vec<_> = lines.collect();
+    // Two for the stream and three for each event.
+    assert_eq!(lines.len(), 8, "{lines:?}");
+    let named = format!(r#""trace_id":"{}","span_id":""#, hex(&stream.trace_id));
+    assert!(lines.iter().all(|line| line.contains(&named)), "{lines:?}");
 }
 
 #[tokio::test]
@@ -437,70 +422,4 @@ async fn a_failure_is_recorded_although_nobody_asked_for_a_trace() {
         ["error.type", "eventkit.attempt"]
     );
     drop(gateway);
-}
-
-#[cfg(feature = "cloud")]
-#[tokio::test]
-async fn a_request_is_followed_through_three_processes_and_a_kill_of_each() {
-    let Some(url) = emulators::pubsub() else {
-        return;
-    };
-    let story = Story::begin().await;
-    let name = uuid::Uuid::new_v4().simple();
-    let mut settings = story.settings();
-    settings.extend([
-        ("EVENTKIT_EVENT_STORE", "local".to_owned()),
-        ("EVENTKIT_QUEUE_MODE", "pubsub".to_owned()),
-        ("GCP_PROJECT_ID", "eventkit-test".to_owned()),
-        ("PUBSUB_EMULATOR_HOST", url),
-        ("EVENTKIT_PUBSUB_TOPIC", format!("topic-{name}")),
-        ("EVENTKIT_PUBSUB_SUBSCRIPTION", format!("workers-{name}")),
-        ("EVENTKIT_PUBSUB_VERIFY_INTERVAL", "1".to_owned()),
-        ("EVENTKIT_WAREHOUSE_LOADER_INTERVAL", "0.2".to_owned()),
-        ("EVENTKIT_ALLOW_VOLATILE_LOG", "true".to_owned()),
-    ]);
-    let (front, back) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let role = |role: &'static str| [("EVENTKIT_ROLE", role)];
-    let (gateway, endpoints) = start("serve", front.path(), &settings, &role("gateway")).await;
-    let (worker, _) = start("serve", back.path(), &settings, &role("worker")).await;
-    let (loader, _) = start("serve", back.path(), &settings, &role("loader")).await;
-
-    let whole = Parent::new();
-    post(
-        &endpoints,
-        &[("traceparent", &whole.header(true))],
-        track("p"),
-    )
-    .await;
-    story.whole(&whole, "POST /collect/{stream}", "seal").await;
-    let over_grpc = Parent::new();
-    collect(&endpoints, &over_grpc, "q").await;
-    story
-        .whole(&over_grpc, "eventkit.v1.IngestService/Collect", "seal")
-        .await;
-
-    // Nobody is there to store it when it comes, and then others do.
-    worker.kill().await.unwrap();
-    loader.kill().await.unwrap();
-    let through_a_kill = Parent::new();
-    post(
-        &endpoints,
-        &[("traceparent", &through_a_kill.header(true))],
-        track("r"),
-    )
-    .await;
-    story.told(&through_a_kill, "POST /collect/{stream}").await;
-    gateway.kill().await.unwrap();
-    let (gateway, _) = start("serve", front.path(), &settings, &role("gateway")).await;
-    let (worker, _) = start("serve", back.path(), &settings, &role("worker")).await;
-    let (loader, _) = start("serve", back.path(), &settings, &role("loader")).await;
-    story
-        .until(|told| {
-            told.one(through_a_kill.trace_id, "stored")?;
-            told.one(through_a_kill.trace_id, "loaded")?;
-            told.linked(through_a_kill.trace_id, "process")?;
-            told.linked(through_a_kill.trace_id, "manifest").map(drop)
-        })
-        .await;
-    drop((gateway, worker, loader));
 }

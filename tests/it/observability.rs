@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
+use mock_collector::{MockServer, Protocol, ServerHandle};
+use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -100,9 +102,9 @@ fn shown(scrape: &str) -> BTreeMap<&str, BTreeSet<&str>> {
 }
 
 /// A gateway with everything behind it, which has seen good events, bad ones and repeats, loaded them, and shows it.
-async fn used() -> (tempfile::TempDir, Gateway, Endpoints, String) {
+async fn used(settings: &[(&str, &str)]) -> (tempfile::TempDir, Gateway, Endpoints, String) {
     let dir = tempfile::tempdir().unwrap();
-    let (gateway, endpoints) = Gateway::start(dir.path(), &[]).await.unwrap();
+    let (gateway, endpoints) = Gateway::start(dir.path(), settings).await.unwrap();
     let http = clients::Http::new(&endpoints);
     let good = json!({"type": "track", "messageId": "a", "userId": "u", "event": "e"});
     let invalid = json!({"type": "track", "messageId": "b"});
@@ -126,7 +128,7 @@ async fn used() -> (tempfile::TempDir, Gateway, Endpoints, String) {
 
 #[tokio::test]
 async fn every_metric_that_dashboard_and_alerts_name_is_in_a_scrape() {
-    let (_dir, _gateway, _endpoints, text) = used().await;
+    let (_dir, _gateway, _endpoints, text) = used(&[]).await;
     let shown = shown(&text);
     let dashboard: Value = serde_json::from_str(&read("deploy/grafana/eventkit.json")).unwrap();
     let mut named = Vec::new();
@@ -172,9 +174,41 @@ async fn every_metric_that_dashboard_and_alerts_name_is_in_a_scrape() {
     );
 }
 
+/// The name of each metric of a scrape, and what it is.
+fn kinds_shown(scrape: &str) -> BTreeSet<(String, &str)> {
+    let types = scrape
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "));
+    let types = types.map(|line| line.split_once(' ').unwrap());
+    types.map(|(name, kind)| (name.to_owned(), kind)).collect()
+}
+
+/// The same of what was exported, as a scrape would call it.
+async fn kinds_exported(collector: &ServerHandle) -> BTreeSet<(String, &'static str)> {
+    let kinds = collector.with_collector(|collector| {
+        let metrics = collector.metrics().iter().map(|metric| metric.metric());
+        let kinds = metrics.map(|metric| match metric.data.as_ref().unwrap() {
+            Data::Sum(sum) if sum.is_monotonic => (format!("{}_total", metric.name), "counter"),
+            Data::Sum(_) | Data::Gauge(_) => (metric.name.clone(), "gauge"),
+            Data::Histogram(_) => (metric.name.clone(), "histogram"),
+            other => panic!("{}: {other:?}", metric.name),
+        });
+        kinds.collect()
+    });
+    kinds.await
+}
+
 #[tokio::test]
-async fn what_was_received_balances_with_what_became_of_it() {
-    let (_dir, _gateway, _endpoints, text) = used().await;
+async fn what_was_received_balances_with_what_became_of_it_and_a_collector_is_told_the_same() {
+    let collector = MockServer::builder().protocol(Protocol::Grpc).start();
+    let collector = collector.await.unwrap();
+    let url = format!("http://{}", collector.addr());
+    let settings = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", url.as_str()),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "100"),
+    ];
+    let (_dir, gateway, _endpoints, text) = used(&settings).await;
     for line in [
         "eventkit_events_received_total{protocol=\"http\"} 4",
         "eventkit_ingress_events_accepted_total 2",
@@ -198,6 +232,13 @@ async fn what_was_received_balances_with_what_became_of_it() {
     ] {
         assert!(text.lines().any(|shown| shown == line), "{line} in\n{text}");
     }
+    // The last export comes with the end.
+    let ended = gateway.terminate(WITHIN).await.unwrap();
+    assert!(ended.status.success(), "{}", ended.said);
+    let (shown, exported) = (kinds_shown(&text), kinds_exported(&collector).await);
+    assert!(shown.len() > 100, "{shown:?}");
+    let differ: Vec<_> = shown.symmetric_difference(&exported).collect();
+    assert!(differ.is_empty(), "in one of them only: {differ:?}");
 }
 
 #[test]

@@ -155,7 +155,9 @@ async fn records_are_the_lines_but_for_those_of_what_carries_them() {
     let server = mock("grpc", 0).await;
     let otlp = start("grpc", &format!("http://{}", server.addr()), &[]);
     crate::logs::several_subscribers();
-    let lines = Lines::new(Form::Json, std::io::sink, Arc::new(SystemClock)).and(otlp.log_layer());
+    let lines = Lines::new(Form::Json, std::io::sink, Arc::new(SystemClock))
+        .telling(otlp.left_out())
+        .and(otlp.log_layer());
     let (subscriber, logs) = subscriber(LogLevel::Info, lines);
     tracing::subscriber::with_default(subscriber, || {
         tracing::error!(target: "opentelemetry_sdk", "export_failed");
@@ -169,10 +171,17 @@ async fn records_are_the_lines_but_for_those_of_what_carries_them() {
         tracing::debug!(target: "eventkit::somewhere", "detailed");
         for _ in 0..LINES_MAX + 5 {
             tracing::warn!(target: "eventkit::somewhere", "repeated");
+            tracing::warn!(target: "h2::proto", "stream_failed");
         }
+        logs.flush();
     });
     otlp.shutdown(LONG).await;
     let bodies = server.with_collector(|got| {
+        // One more says how many were left out.
+        let repeated = got.expect_log_with_body("repeated");
+        repeated
+            .with_attributes([("suppressed", 5)])
+            .assert_count(1);
         let bodies = got.logs().iter().map(|record| {
             let body = record.log_record().body.clone();
             match body.and_then(|body| body.value) {
@@ -185,7 +194,8 @@ async fn records_are_the_lines_but_for_those_of_what_carries_them() {
     let mut bodies = bodies.await;
     let before = bodies.len();
     bodies.retain(|body| body != "repeated");
-    assert_eq!(before - bodies.len(), usize::try_from(LINES_MAX).unwrap());
+    let repeated = usize::try_from(LINES_MAX).unwrap() + 1;
+    assert_eq!(before - bodies.len(), repeated);
     bodies.sort();
     assert_eq!(bodies, ["a_line", "detailed", "log_level_changed", "warns"]);
 }

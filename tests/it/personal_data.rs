@@ -22,10 +22,13 @@ use tonic::Request;
 
 use crate::docs::scrape;
 use crate::doors::{Answer, send_to, within};
-use crate::support::gateway::{DEBUG, Endpoints, Gateway};
+use crate::support::gateway::{DEBUG, Endpoints, Gateway, START_TIMEOUT};
 use crate::support::{clients, warehouse};
 
-const WITHIN: Duration = Duration::from_secs(30);
+#[cfg(feature = "cloud")]
+mod google;
+
+const WITHIN: Duration = Duration::from_secs(60);
 
 /// What every piece of personal data begins with.
 const MARK: &str = "PERSONAL";
@@ -459,12 +462,16 @@ async fn over_grpc(endpoints: &Endpoints) {
     }
 }
 
-/// Waits until everything is stored; another process does it.
-async fn settled(endpoints: &Endpoints) -> String {
+/// Waits until everything is settled, and something was counted of each of these metrics; another process does it.
+async fn settled(endpoints: &Endpoints, counted: &[&str]) -> String {
     let deadline = Instant::now() + WITHIN;
     loop {
         let text = scrape(&endpoints.admin).await;
-        if text.contains("eventkit_queue_depth 0\n") {
+        let is_counted = |metric: &&str| {
+            let mut values = text.lines().filter_map(|line| line.strip_prefix(metric));
+            values.any(|value| value != " 0")
+        };
+        if text.contains("eventkit_queue_depth 0\n") && counted.iter().all(is_counted) {
             return text;
         }
         assert!(Instant::now() < deadline, "not stored:\n{text}");
@@ -472,13 +479,23 @@ async fn settled(endpoints: &Endpoints) -> String {
     }
 }
 
-#[tokio::test]
-async fn nothing_personal_is_in_logs_metrics_and_answers() {
-    let dir = tempfile::tempdir().unwrap();
+/// What a process said, and what left it.
+struct Shown {
+    lines: Vec<String>,
+    collector: ServerHandle,
+}
+
+/// A process with all that is marked through its doors, and no mark in what it shows. `until`: of which metrics something must be counted
+/// before it ends.
+async fn searched(
+    command: &str,
+    dir: &std::path::Path,
+    (back_ends, until): (&[(&str, &str)], &[&str]),
+) -> Shown {
     let collector = MockServer::builder().protocol(Protocol::Grpc).start();
     let collector = collector.await.unwrap();
     let url = format!("http://{}", collector.addr());
-    let settings = [
+    let mut settings = vec![
         DEBUG,
         ("OTEL_EXPORTER_OTLP_ENDPOINT", url.as_str()),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
@@ -488,12 +505,28 @@ async fn nothing_personal_is_in_logs_metrics_and_answers() {
         ("OTEL_BLRP_SCHEDULE_DELAY", "50"),
         ("OTEL_BLRP_MAX_QUEUE_SIZE", "65536"),
     ];
-    let (gateway, endpoints) = Gateway::start(dir.path(), &settings).await.unwrap();
+    settings.extend(back_ends);
+    let mut gateway = Gateway::spawn_as(command, dir, &settings).unwrap();
+    let endpoints = gateway.ready(START_TIMEOUT).await.unwrap();
     good_and_dead_over_http(&endpoints).await;
     bad_over_http(&endpoints).await;
     over_grpc(&endpoints).await;
 
-    assert_clean(&settled(&endpoints).await, "/metrics");
+    assert_clean(&settled(&endpoints, until).await, "/metrics");
+    questions(&endpoints).await;
+    let ended = gateway.terminate(WITHIN).await.unwrap();
+    assert!(ended.status.success(), "{}", ended.said);
+    for line in &ended.heard {
+        assert_clean(line, "the log");
+    }
+    Shown {
+        lines: ended.heard,
+        collector,
+    }
+}
+
+/// What both ports answer to whoever asks how it is.
+async fn questions(endpoints: &Endpoints) {
     for (port, addr) in [("public", &endpoints.http), ("admin", &endpoints.admin)] {
         for path in ["/health", "/ready"] {
             let request = request("GET", path, "", b"");
@@ -513,18 +546,20 @@ async fn nothing_personal_is_in_logs_metrics_and_answers() {
             assert_answer_clean(&answer, path);
         }
     }
-
-    let ended = gateway.terminate(WITHIN).await.unwrap();
-    assert!(ended.status.success(), "{}", ended.said);
-    for line in &ended.heard {
-        assert_clean(line, "the log");
-    }
-    it_was_worth_the_search(&ended.heard, dir.path());
-    what_left_is_clean(&collector).await;
 }
 
-/// Every signal arrived, and none of them has a mark.
-async fn what_left_is_clean(collector: &ServerHandle) {
+#[tokio::test]
+async fn nothing_personal_is_in_logs_metrics_and_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let shown = searched("dev", dir.path(), (&[], &[])).await;
+    let lines = [("store_write", 2), ("manifest_recorded", 1)];
+    every_line_was_there(&shown.lines, &lines);
+    rows_have_the_marks(dir.path());
+    what_left_is_clean(&shown.collector, &["loaded"]).await;
+}
+
+/// Every signal arrived, and none of them has a mark. `further`: spans that must be there beside those of any process.
+async fn what_left_is_clean(collector: &ServerHandle, further: &[&str]) {
     collector
         .with_collector(|collector| {
             for span in collector.spans() {
@@ -543,12 +578,10 @@ async fn what_left_is_clean(collector: &ServerHandle) {
                 .iter()
                 .map(|span| span.span().name.as_str());
             let names: std::collections::BTreeSet<&str> = names.collect();
-            for name in [
-                "POST /collect/{stream}",
-                "batch message",
-                "process",
-                "loaded",
-            ] {
+            for name in ["POST /collect/{stream}", "batch message", "process"]
+                .iter()
+                .chain(further)
+            {
                 assert!(names.contains(name), "no span {name:?} among {names:?}");
             }
             assert!(collector.log_count() > 100, "{}", collector.log_count());
@@ -561,23 +594,26 @@ async fn what_left_is_clean(collector: &ServerHandle) {
         .await;
 }
 
-/// The marks went all the way, and every line was there to be searched.
-fn it_was_worth_the_search(lines: &[String], data_dir: &std::path::Path) {
+/// Every line was there to be searched: of each name at least so many.
+fn every_line_was_there(lines: &[String], further: &[(&str, usize)]) {
     let count = |event: &str| {
         let name = format!("\"event\":\"{event}\"");
         lines.iter().filter(|line| line.contains(&name)).count()
     };
-    for (event, at_least) in [
+    let of_all = [
         ("request_received", 70),
         ("request_completed", 70),
         ("event_sequenced", 40),
         ("event_validated", 3),
         ("event_dead_lettered", 1),
-        ("store_write", 2),
-        ("manifest_recorded", 1),
-    ] {
-        assert!(count(event) >= at_least, "{} lines {event}", count(event));
+    ];
+    for (event, at_least) in of_all.iter().chain(further) {
+        assert!(count(event) >= *at_least, "{} lines {event}", count(event));
     }
+}
+
+/// The marks went all the way.
+fn rows_have_the_marks(data_dir: &std::path::Path) {
     let connection = warehouse::open(data_dir).unwrap();
     let marked = |sql: &str| -> u32 { connection.query_row(sql, [], |row| row.get(0)).unwrap() };
     let rows = marked(

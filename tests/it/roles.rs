@@ -16,7 +16,7 @@ use crate::support::{clients, emulators, warehouse};
 const ROWS_WITHIN: Duration = Duration::from_secs(60);
 
 /// What all three share: a topic and a subscription of their own.
-fn settings(url: &str) -> Vec<(&'static str, String)> {
+pub(crate) fn settings(url: &str) -> Vec<(&'static str, String)> {
     let name = uuid::Uuid::new_v4().simple();
     vec![
         ("EVENTKIT_EVENT_STORE", "local".to_owned()),

@@ -47,14 +47,14 @@ pub(super) trait Variant: Copy + PartialEq + Serialize {
 
 /// What a bench counts of its servers beside.
 pub(super) trait Tally: Default + Serialize {
-    /// The head of its column.
-    const HEAD: &'static str;
+    /// The heads of its columns.
+    const HEADS: &'static [&'static str];
 
     /// Takes a round's in.
     fn add(&mut self, round: &Self);
 
-    /// What stands in its column.
-    fn shown(&self) -> u64;
+    /// What stands in each of them.
+    fn shown(&self) -> Vec<u64>;
 }
 
 /// One server under one load, until all of it is settled.
@@ -91,14 +91,17 @@ pub(super) async fn compare<'b, V: Variant>(
         for (what, measured) in &mut rounds {
             bench.look_at_disk()?;
             let found = one(bench, *what).await?;
+            let shown = found.tally.shown().into_iter().zip(V::Tally::HEADS);
+            let shown: Vec<_> = shown
+                .map(|(count, head)| format!("{count} {head}"))
+                .collect();
             bench.say(&format!(
-                "{} round {round}: {:<8} {:>8.0} events/s, {:.2} CPU s per million, {} {}",
+                "{} round {round}: {:<10} {:>8.0} events/s, {:.2} CPU s per million, {}",
                 way.name(),
                 what.name(),
                 found.loaded.events_per_second,
                 found.loaded.cpu_per_million,
-                found.tally.shown(),
-                V::Tally::HEAD
+                shown.join(", ")
             ));
             measured.push(found);
         }
@@ -170,4 +173,14 @@ async fn settled(process: &Process) -> Result<(), BenchError> {
         tokio::time::sleep(LOOK_EVERY).await;
     }
     Ok(())
+}
+
+/// What a server counted so far.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counts are whole numbers, and saturate"
+)]
+pub(super) async fn counted(process: &Process, metric: &str) -> Result<u64, BenchError> {
+    Ok(process.metric(metric, "").await? as u64)
 }

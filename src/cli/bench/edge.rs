@@ -16,9 +16,8 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::args::{CommonArgs, Sizes, seconds};
-use super::compare::{self, Compared, Measured, Tally, Variant, write_ways};
+use super::compare::{self, Compared, Measured, Tally, Variant, counted, write_ways};
 use super::load::Way;
-use super::process::Process;
 use super::report::Table;
 use super::{Bench, BenchError, run_on};
 use crate::config::Environment;
@@ -114,15 +113,15 @@ pub(super) struct Admitted {
 }
 
 impl Tally for Admitted {
-    const HEAD: &'static str = "refused";
+    const HEADS: &'static [&'static str] = &["refused"];
 
     fn add(&mut self, round: &Self) {
         self.keys = self.keys.max(round.keys);
         self.refused += round.refused;
     }
 
-    fn shown(&self) -> u64 {
-        self.refused
+    fn shown(&self) -> Vec<u64> {
+        vec![self.refused]
     }
 }
 
@@ -257,13 +256,4 @@ async fn one(
             + counted(&process, "eventkit_ingress_connections_refused_total").await?,
     };
     Ok(Measured { loaded, tally })
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "counts are whole numbers, and saturate"
-)]
-async fn counted(process: &Process, metric: &str) -> Result<u64, BenchError> {
-    Ok(process.metric(metric, "").await? as u64)
 }

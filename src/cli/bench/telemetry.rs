@@ -1,9 +1,10 @@
 //! `eventkit bench telemetry`: what OpenTelemetry costs, and that a collector which does not do its part costs nothing more.
 //!
 //! ```text
-//!   off · 1 % · 100 % · refusing · hanging      one server each, interleaved rounds, in turn
-//!     load ─▶ serve ─▶ Parquet                  closed loop, then until everything is settled
-//!                └──▶ receiver                  in this process: counts and drops
+//!   off · 1 % · 100 %                                 one server each, interleaved rounds, in turn
+//!   refusing · hanging · failing · slow · restarting
+//!     load ─▶ serve ─▶ Parquet                        closed loop, then until everything is settled
+//!                └──▶ receiver                        in this process: counts and drops, or does not do its part
 //! ```
 //!
 //! How they are compared stands in [`super::compare`]; the exporter's work is the server's, the receiver's share the generator's. Servers
@@ -30,18 +31,22 @@ use receiver::{Behaviour, Receiver};
 /// Examples, below the options.
 pub(super) const AFTER_HELP: &str = "\
 What is compared, in interleaved rounds:
-  off        no OTEL_ variable
-  one        a receiver that takes everything, 1 % of the traces sampled
-  all        the same, every trace sampled
-  refusing   every trace sampled, nobody listens at the endpoint
-  hanging    every trace sampled, the endpoint takes connections and never answers
+  off         no OTEL_ variable
+  one         a receiver that takes everything, 1 % of the traces sampled
+  all         the same, every trace sampled
+  refusing    every trace sampled, nobody listens at the endpoint
+  hanging     every trace sampled, the endpoint takes connections and never answers
+  failing     every trace sampled, every export is answered with UNAVAILABLE
+  slow        every trace sampled, every export is answered after 3 seconds
+  restarting  every trace sampled, a receiver that is there for a second and away for half a second, again and again
 
 Each is the gateway to Parquet, under single events over HTTP and batches over CollectBidi (a new stream every 16 of them,
 as a stream is sampled as a whole), closed loop; then it is waited until everything is settled, and the CPU time of all
-that is divided by the events.
+that is divided by the events. Memory is the peak of the server's whole life, over that of off; spans are those that the
+receiver took, dropped those that the server says it could not export until then.
 
 Examples:
-  eventkit bench telemetry                               11 rounds, about 20 minutes
+  eventkit bench telemetry                               11 rounds, about 35 minutes
   eventkit bench telemetry --quick                       one round: whether it works
   eventkit bench telemetry http --rounds 31 --json telemetry.json
   eventkit bench telemetry --only off,one --seconds 10
@@ -62,6 +67,12 @@ pub enum Telemetry {
     Refusing,
     /// Every trace, to somebody who never answers
     Hanging,
+    /// Every trace, to somebody who answers with an error
+    Failing,
+    /// Every trace, to somebody who answers late
+    Slow,
+    /// Every trace, to somebody who comes and goes
+    Restarting,
 }
 
 impl Variant for Telemetry {
@@ -76,6 +87,9 @@ impl Variant for Telemetry {
             Self::All => "all",
             Self::Refusing => "refusing",
             Self::Hanging => "hanging",
+            Self::Failing => "failing",
+            Self::Slow => "slow",
+            Self::Restarting => "restarting",
         }
     }
 
@@ -83,7 +97,12 @@ impl Variant for Telemetry {
         match self {
             Self::One => Some(1.05),
             Self::All => Some(1.25),
-            Self::Off | Self::Refusing | Self::Hanging => None,
+            Self::Off
+            | Self::Refusing
+            | Self::Hanging
+            | Self::Failing
+            | Self::Slow
+            | Self::Restarting => None,
         }
     }
 
@@ -92,23 +111,27 @@ impl Variant for Telemetry {
     }
 }
 
-/// What the receiver took; what a server held when it was stopped is not among it.
+/// What became of the spans; what a server held when it was stopped is not among them.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Exported {
     exports_received: u64,
+    /// What the receiver took.
     spans_received: u64,
+    /// What the server counted as not exported.
+    spans_dropped: u64,
 }
 
 impl Tally for Exported {
-    const HEAD: &'static str = "spans";
+    const HEADS: &'static [&'static str] = &["spans", "dropped"];
 
     fn add(&mut self, round: &Self) {
         self.exports_received += round.exports_received;
         self.spans_received += round.spans_received;
+        self.spans_dropped += round.spans_dropped;
     }
 
-    fn shown(&self) -> u64 {
-        self.spans_received
+    fn shown(&self) -> Vec<u64> {
+        vec![self.spans_received, self.spans_dropped]
     }
 }
 
@@ -119,6 +142,9 @@ impl Telemetry {
             Self::One | Self::All => Some(Behaviour::Takes),
             Self::Refusing => Some(Behaviour::Refuses),
             Self::Hanging => Some(Behaviour::Hangs),
+            Self::Failing => Some(Behaviour::Fails),
+            Self::Slow => Some(Behaviour::Slow),
+            Self::Restarting => Some(Behaviour::Restarts),
         }
     }
 
@@ -138,7 +164,7 @@ pub struct TelemetryArgs {
     pub(super) ways: Vec<Way>,
     /// Only these
     #[arg(long, value_name = "WHAT", value_enum, value_delimiter = ',',
-        default_values = ["off", "one", "all", "refusing", "hanging"])]
+        default_values = ["off", "one", "all", "refusing", "hanging", "failing", "slow", "restarting"])]
     pub only: Vec<Telemetry>,
     /// Load, place and output.
     #[command(flatten)]
@@ -217,16 +243,17 @@ async fn one(
     inherited: &[String],
 ) -> Result<Measured<Exported>, BenchError> {
     let receiver = match what.behaviour() {
-        Some(behaviour) => Some(
-            Receiver::start(behaviour)
-                .await
-                .map_err(|error| BenchError::Io("start the receiver", error))?,
-        ),
+        Some(behaviour) => {
+            let started = Receiver::start(behaviour);
+            Some(started.map_err(|error| BenchError::Io("start the receiver", error))?)
+        }
         None => None,
     };
     let endpoint = receiver.as_ref().map(Receiver::endpoint);
     let (setup, client) = (setup(what, endpoint, inherited), Arc::<Client>::default());
     let (loaded, process) = compare::load(bench, setup, way, &client).await?;
+    let dropped = "eventkit_telemetry_spans_dropped_total";
+    let spans_dropped = compare::counted(&process, dropped).await?;
     drop(process);
     let (exports_received, spans_received) = receiver.map_or((0, 0), |receiver| receiver.counted());
     Ok(Measured {
@@ -234,6 +261,7 @@ async fn one(
         tally: Exported {
             exports_received,
             spans_received,
+            spans_dropped,
         },
     })
 }

@@ -34,6 +34,14 @@ pub struct PubSubProducer {
     stop: CancellationToken,
 }
 
+/// Why a publish failed.
+#[derive(Debug)]
+struct Failure {
+    /// As a word of a closed list: gRPC's name of the code, or what kept an answer from coming.
+    kind: &'static str,
+    text: String,
+}
+
 /// What is known of the subscription.
 #[derive(Debug, Default)]
 struct Known {
@@ -73,31 +81,40 @@ impl PubSubProducer {
         self.client.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn client(&self) -> Result<Publisher, String> {
+    async fn client(&self) -> Result<Publisher, Failure> {
         if let Some(client) = &*self.made() {
             return Ok(client.clone());
         }
         let made = self.options.publisher().await;
-        let made = made.map_err(|error| with_causes(&error))?;
+        let made = made.map_err(|error| Failure {
+            kind: "no client",
+            text: with_causes(&error),
+        })?;
         // Another lane may have been first.
         Ok(self.made().get_or_insert(made).clone())
     }
 
-    async fn publish(&self, key: &str, message: Message) -> Result<(), String> {
+    async fn publish(&self, key: &str, message: Message) -> Result<(), Failure> {
         let client = self.client().await?;
         match client.publish(message).await {
             Ok(_id) => Ok(()),
             Err(error) => {
                 // The key is paused until it is told to go on; the batch that failed is what comes next.
                 client.resume_publish(key);
-                let (text, unanswered) = match &error {
+                let (kind, unanswered) = match &error {
                     PublishError::Rpc(error) => (name_of(error), error.status().is_none()),
-                    other => (other.to_string(), true),
+                    PublishError::OrderingKeyPaused => ("ordering key paused", true),
+                    PublishError::Shutdown => ("client shut down", true),
+                    _ => ("other", true),
                 };
                 if unanswered {
                     *self.made() = None;
                 }
-                Err(text)
+                let text = match &error {
+                    PublishError::Rpc(_) => kind.to_owned(),
+                    other => other.to_string(),
+                };
+                Err(Failure { kind, text })
             }
         }
     }
@@ -177,7 +194,7 @@ impl Producer for PubSubProducer {
         let message = self.message(&batch, &key);
         let mut failures = 0_u32;
         loop {
-            let error = tokio::select! {
+            let Failure { kind, text: error } = tokio::select! {
                 // Cancel safe: at the worst the message is published again after the next start.
                 () = self.stop.cancelled() => return Err(SendError::Closed),
                 // Cancel safe for the same reason.
@@ -188,7 +205,7 @@ impl Producer for PubSubProducer {
             };
             failures = failures.saturating_add(1);
             self.metrics.queue_publish_retries.add(1, &[]);
-            trace::current().retried(error.clone(), failures);
+            trace::current().retried(kind, failures);
             if self.options.create {
                 self.make_what_is_missing().await;
             }

@@ -1,8 +1,6 @@
-//! What became of the records of a signal, counted exactly, and what is said about a collector that takes none.
+//! What became of the records of a signal, counted exactly.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use opentelemetry_sdk::error::OTelSdkResult;
 
@@ -90,49 +88,6 @@ fn take(from: &AtomicUsize, count: usize) -> bool {
     let less = |there: usize| there.checked_sub(count);
     from.fetch_update(Ordering::AcqRel, Ordering::Acquire, less)
         .is_ok()
-}
-
-/// One collector as its exports find it: one line when it stops taking what it is sent, one when it takes it again.
-#[derive(Debug)]
-pub(super) struct Reach {
-    host: String,
-    failing: Mutex<BTreeSet<&'static str>>,
-}
-
-impl Reach {
-    pub(super) fn new(host: String) -> Self {
-        Self {
-            host,
-            failing: Mutex::default(),
-        }
-    }
-
-    pub(super) fn host(&self) -> &str {
-        &self.host
-    }
-
-    /// The export of a signal ended.
-    pub(super) fn seen(&self, signal: &'static str, result: &OTelSdkResult) {
-        let (before, now) = {
-            let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-            let before = failing.is_empty();
-            match result {
-                Ok(()) => failing.remove(signal),
-                Err(_) => failing.insert(signal),
-            };
-            (before, failing.is_empty())
-        };
-        match result {
-            Err(error) if before => {
-                let error = error as &dyn std::error::Error;
-                tracing::warn!(collector = self.host, signal, error, "telemetry_not_taken");
-            }
-            Ok(()) if !before && now => {
-                tracing::info!(collector = self.host, "telemetry_taken_again");
-            }
-            _ => {}
-        }
-    }
 }
 
 #[cfg(test)]

@@ -20,7 +20,8 @@ use opentelemetry_sdk::metrics::{InstrumentKind, PeriodicReader, Pipeline, Tempo
 use opentelemetry_sdk::trace::{BatchSpanProcessor, Span, SpanData, SpanExporter, SpanProcessor};
 
 use super::driver::Driver;
-use super::ledger::{Ledger, Reach};
+use super::ledger::Ledger;
+use super::reach::Reach;
 
 /// How an exporter is watched.
 #[derive(Debug)]

@@ -1,36 +1,5 @@
-use opentelemetry::trace::TracerProvider as _;
-use opentelemetry_sdk::error::OTelSdkResult;
-use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanExporter};
-
+use super::kept::Kept;
 use super::*;
-
-/// Keeps what it is given.
-#[derive(Debug, Clone, Default)]
-struct Kept(Arc<Mutex<Vec<SpanData>>>);
-
-impl SpanExporter for Kept {
-    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        self.0.lock().unwrap().extend(batch);
-        Ok(())
-    }
-}
-
-fn tracing(sampler: Sampler) -> (Tracing, Kept) {
-    let exporter = Kept::default();
-    let provider = SdkTracerProvider::builder()
-        .with_simple_exporter(exporter.clone())
-        .with_sampler(Sampler::AlwaysOn)
-        .with_id_generator(Ids::default())
-        .build();
-    (
-        Tracing::new(provider.tracer("test"), sampler, true),
-        exporter,
-    )
-}
-
-fn spans(exporter: &Kept) -> Vec<SpanData> {
-    exporter.0.lock().unwrap().clone()
-}
 
 fn parent_based(ratio: f64) -> Sampler {
     Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(ratio)))
@@ -56,18 +25,18 @@ const UNSAMPLED: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00
 
 #[test]
 fn the_senders_word_decides_and_without_one_the_sampler() {
-    let (tracing, exporter) = tracing(parent_based(0.0));
+    let (tracing, exporter) = Kept::tracing(parent_based(0.0));
     let begin = |headers: &HeaderMap| tracing.request(headers, || ("a".into(), vec![]));
     assert!(begin(&HeaderMap::new()).link().is_none());
     assert!(begin(&headers(UNSAMPLED)).link().is_none());
     assert!(begin(&headers("nonsense")).link().is_none());
-    assert!(spans(&exporter).is_empty());
+    assert!(exporter.spans().is_empty());
 
     let span = begin(&headers(SAMPLED));
     let parent: TraceLink = SAMPLED.parse().unwrap();
     assert_eq!(span.link().unwrap().trace_id, parent.trace_id);
     drop(span);
-    let recorded = spans(&exporter);
+    let recorded = exporter.spans();
     assert_eq!(recorded.len(), 1);
     assert_eq!(recorded[0].parent_span_id.to_bytes(), parent.span_id);
     let state = recorded[0].span_context.trace_state().header();
@@ -76,12 +45,12 @@ fn the_senders_word_decides_and_without_one_the_sampler() {
 
 #[test]
 fn a_root_keeps_the_trace_id_by_which_it_was_chosen() {
-    let (tracing, exporter) = tracing(parent_based(0.5));
+    let (tracing, exporter) = Kept::tracing(parent_based(0.5));
     let begin = || tracing.request(&HeaderMap::new(), || ("a".into(), vec![]));
     let recorded = (0..200).filter(|_| begin().link().is_some()).count();
     assert!((40..160).contains(&recorded), "{recorded}");
     let chooses = Sampler::TraceIdRatioBased(0.5);
-    for span in spans(&exporter) {
+    for span in exporter.spans() {
         let id = span.span_context.trace_id();
         let again = chooses.should_sample(None, id, "", &SpanKind::Server, &[], &[]);
         assert_eq!(again.decision, SamplingDecision::RecordAndSample);
@@ -90,12 +59,12 @@ fn a_root_keeps_the_trace_id_by_which_it_was_chosen() {
 
 #[test]
 fn a_stage_is_recorded_for_a_recorded_request_or_for_a_failure() {
-    let (tracing, exporter) = tracing(parent_based(0.0));
+    let (tracing, exporter) = Kept::tracing(parent_based(0.0));
     let quiet = tracing.span("quiet").start();
     quiet.set("key", 1);
     assert!(quiet.link().is_none());
     drop(quiet);
-    assert!(spans(&exporter).is_empty());
+    assert!(exporter.spans().is_empty());
 
     let ill = tracing.span("ill").start();
     ill.set("key", 1);
@@ -108,7 +77,7 @@ fn a_stage_is_recorded_for_a_recorded_request_or_for_a_failure() {
         .linked((1..=u8::MAX).map(link))
         .start();
     drop(linked);
-    let recorded = spans(&exporter);
+    let recorded = exporter.spans();
     let names: Vec<_> = recorded.iter().map(|span| span.name.as_ref()).collect();
     assert_eq!(names, ["ill", "part", "linked"]);
     assert_eq!(recorded[0].attributes.len(), 1);
@@ -121,7 +90,7 @@ fn a_stage_is_recorded_for_a_recorded_request_or_for_a_failure() {
 
 #[tokio::test]
 async fn what_is_called_knows_the_span_that_it_works_in() {
-    let (tracing, exporter) = tracing(parent_based(1.0));
+    let (tracing, exporter) = Kept::tracing(parent_based(1.0));
     let mut contexts = Contexts::new(4);
     contexts.add(link(1));
     let span = tracing.span("outer").linked_to(&contexts).start();
@@ -136,7 +105,7 @@ async fn what_is_called_knows_the_span_that_it_works_in() {
     assert!(current().link().is_none());
     assert!(followed().is_empty());
     drop((scope, span));
-    assert_eq!(spans(&exporter)[0].events.len(), 1);
+    assert_eq!(exporter.spans()[0].events.len(), 1);
 }
 
 #[test]

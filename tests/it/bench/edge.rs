@@ -60,6 +60,7 @@ fn assert_servers(compared: &Value) {
             "cpu_over_baseline",
             "rate_over_baseline",
             "p99_over_baseline",
+            "peak_over_baseline",
         ] {
             assert_eq!(row[ratio].is_null(), is_open, "{row}");
         }

@@ -20,29 +20,45 @@ async fn telemetry_is_measured_with_a_receiver_and_with_those_that_do_not_do_the
         assert_eq!(compared["way"], way);
         let rows = compared["rows"].as_array().unwrap();
         let names: Vec<_> = rows.iter().map(|row| &row["server"]).collect();
-        assert_eq!(names, ["off", "one", "all", "refusing", "hanging"]);
+        assert_eq!(
+            names,
+            [
+                "off",
+                "one",
+                "all",
+                "refusing",
+                "hanging",
+                "failing",
+                "slow",
+                "restarting"
+            ]
+        );
         for row in rows {
             assert!(positive(&row["events_per_second"]["median"]), "{row}");
             let cpu = &row["server_cpu_seconds_per_million"];
             assert!(positive(&cpu["median"]), "{row}");
             assert_eq!(cpu["values"].as_array().unwrap().len(), 2, "{row}");
             assert_eq!(row["failed"], 0, "{row}");
+            assert!(positive(&row["peak_bytes"]), "{row}");
+            assert!(row["spans_dropped"].is_u64(), "{row}");
             let is_off = row["server"] == "off";
             for ratio in [
                 "cpu_over_baseline",
                 "rate_over_baseline",
                 "p99_over_baseline",
+                "peak_over_baseline",
             ] {
                 assert_eq!(row[ratio].is_null(), is_off, "{row}");
             }
         }
         // Nothing can arrive where nobody takes it.
-        for row in [&rows[0], &rows[3], &rows[4]] {
+        for row in [&rows[0], &rows[3], &rows[4], &rows[5]] {
             assert_eq!(row["spans_received"], 0, "{row}");
         }
+        assert_eq!(rows[0]["spans_dropped"], 0, "{}", rows[0]);
     }
     assert_eq!(ways.len(), 2);
-    for word in ["/ off", "95 % interval"] {
+    for word in ["RSS / off", "dropped", "95 % interval"] {
         assert!(table.contains(word), "{word}: {table}");
     }
     // What exported nothing says so instead of being within its target.

@@ -1,5 +1,6 @@
 //! The table of servers that are compared. Targets stand beside what was measured.
 
+use std::fmt::Display;
 use std::io::{self, Write};
 
 use serde::Serialize;
@@ -31,6 +32,7 @@ pub(super) struct Row<V, T> {
     rate_over_baseline: Option<Interval>,
     p99_over_baseline: Option<Interval>,
     peak_bytes: u64,
+    peak_over_baseline: Option<Interval>,
     failed: u64,
     #[serde(flatten)]
     tally: T,
@@ -61,6 +63,7 @@ impl<V: Variant> Row<V, V::Tally> {
             rate_over_baseline: over(|at| at.events_per_second),
             p99_over_baseline: over(|at| at.latency.p99_ms),
             peak_bytes: loaded().map(|at| at.resident_peak).max()?,
+            peak_over_baseline: over(|at| at.resident_peak as f64),
             failed: loaded().map(|at| at.failed).sum(),
             tally,
         })
@@ -97,7 +100,7 @@ fn write_compared<V: Variant>(
     writeln!(
         out,
         "\n{subject}: {}, {} connections, {} events per request, closed loop, then until settled; {rounds} rounds\n\
-         {:<9} {:>28} {:>24} {:>24} {:>24} {:>24} {:>8} {:>10}",
+         {:<10} {:>28} {:>24} {:>24} {:>24} {:>24} {:>8} {:>24}{}",
         compared.way.name(),
         compared.connections,
         compared.events_per_request,
@@ -108,13 +111,14 @@ fn write_compared<V: Variant>(
         format!("rate / {base}"),
         format!("p99 / {base}"),
         "RSS MiB",
-        V::Tally::HEAD
+        format!("RSS / {base}"),
+        columns(V::Tally::HEADS)
     )?;
     for row in &compared.rows {
         let ratio = |of: &Option<Interval>| of.as_ref().map_or_else(String::new, interval);
         writeln!(
             out,
-            "{:<9} {:>28} {:>24} {:>24} {:>24} {:>24} {:>8} {:>10}{}{}",
+            "{:<10} {:>28} {:>24} {:>24} {:>24} {:>24} {:>8} {:>24}{}{}{}",
             row.server.name(),
             spread(&row.events_per_second, 0),
             interval(&row.server_cpu_seconds_per_million),
@@ -122,7 +126,8 @@ fn write_compared<V: Variant>(
             ratio(&row.rate_over_baseline),
             ratio(&row.p99_over_baseline),
             row.peak_bytes >> 20,
-            row.tally.shown(),
+            ratio(&row.peak_over_baseline),
+            columns(&row.tally.shown()),
             match (row.cpu_target, row.server.doubt(&row.tally)) {
                 (None, _) => String::new(),
                 (Some(_), Some(doubt)) => format!("   NOT MEASURED: {doubt}"),
@@ -135,4 +140,9 @@ fn write_compared<V: Variant>(
         )?;
     }
     Ok(())
+}
+
+/// What was counted beside, a column each.
+fn columns(cells: &[impl Display]) -> String {
+    cells.iter().map(|cell| format!(" {cell:>10}")).collect()
 }

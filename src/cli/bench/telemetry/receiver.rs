@@ -1,16 +1,18 @@
-//! Where the servers' telemetry goes: counted and dropped, refused, or never answered.
+//! Where the servers' telemetry goes: counted and dropped, or one of the things that a collector does when it does not do its part.
 //!
 //! Spans are counted without being read: what a collector does with them is not what is measured, and it would use the processors
 //! that the server needs. So their bytes are told apart and left as they are.
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures::stream;
+use futures::stream::{self, FuturesUnordered, StreamExt as _};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::{BodyExt as _, StreamBody};
@@ -18,17 +20,29 @@ use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use prost::Message;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
 
 use crate::lifecycle::Tasks;
+
+mod spans;
 
 /// What a message is preceded by: whether it is compressed, and its length.
 const PREFIX_BYTES: usize = 5;
 
-/// The answer to every export: an empty message.
+/// The answer to an export that is taken: an empty message.
 const EMPTY: &[u8] = &[0; PREFIX_BYTES];
+
+/// How long one that is slow takes for an answer: less than exporters wait by default.
+const SLOW: Duration = Duration::from_secs(3);
+/// How long one that restarts is there.
+const UP: Duration = Duration::from_secs(1);
+/// And how long it is not.
+const DOWN: Duration = Duration::from_millis(500);
+
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 128;
 
 /// What the receiver does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +53,12 @@ pub(super) enum Behaviour {
     Refuses,
     /// Takes connections and says nothing.
     Hangs,
+    /// Answers every export with `UNAVAILABLE`.
+    Fails,
+    /// Takes everything, and says so only after [`SLOW`].
+    Slow,
+    /// Takes everything; but again and again its port is closed and its connections end.
+    Restarts,
 }
 
 /// What came.
@@ -48,39 +68,46 @@ struct Counts {
     spans: AtomicU64,
 }
 
-/// See the module's page. Dropped, it is gone.
+/// See the module's page. Dropped, it is gone with its connections.
 #[derive(Debug)]
 pub(super) struct Receiver {
     addr: SocketAddr,
+    /// Bound and not listening: so the port is nobody else's while it is closed.
+    _held: TcpSocket,
     counts: Arc<Counts>,
-    accepting: Option<JoinHandle<Option<()>>>,
+    serving: Option<JoinHandle<Option<()>>>,
 }
 
 impl Drop for Receiver {
     fn drop(&mut self) {
-        // Its connections end with the server that holds their other end.
-        if let Some(accepting) = &self.accepting {
-            accepting.abort();
+        if let Some(serving) = &self.serving {
+            serving.abort();
         }
     }
 }
 
 impl Receiver {
     /// On any free port of the loopback.
-    pub(super) async fn start(behaviour: Behaviour) -> io::Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let addr = listener.local_addr()?;
+    pub(super) fn start(behaviour: Behaviour) -> io::Result<Self> {
+        let held = bound((Ipv4Addr::LOCALHOST, 0).into())?;
+        let addr = held.local_addr()?;
         let counts = Arc::<Counts>::default();
-        let accepting = match behaviour {
-            // The port was free a moment ago, and nobody listens there.
+        let serving = match behaviour {
             Behaviour::Refuses => None,
-            Behaviour::Takes => Some(accept(listener, Some(Arc::clone(&counts)))),
-            Behaviour::Hangs => Some(accept(listener, None)),
+            Behaviour::Restarts => {
+                let restarting = restart(listen(addr)?, addr, Arc::clone(&counts));
+                Some(Tasks::default().spawn_isolated("receiver", restarting))
+            }
+            Behaviour::Takes | Behaviour::Hangs | Behaviour::Fails | Behaviour::Slow => {
+                let serving = serve(listen(addr)?, behaviour, Arc::clone(&counts));
+                Some(Tasks::default().spawn_isolated("receiver", serving))
+            }
         };
         Ok(Self {
             addr,
+            _held: held,
             counts,
-            accepting,
+            serving,
         })
     }
 
@@ -89,33 +116,60 @@ impl Receiver {
         format!("http://{}", self.addr)
     }
 
-    /// How many exports and how many spans came.
+    /// How many exports came, and how many spans it took.
     pub(super) fn counted(&self) -> (u64, u64) {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         (read(&self.counts.requests), read(&self.counts.spans))
     }
 }
 
-/// Accepts connections and answers on them, or holds them without a word.
-fn accept(listener: TcpListener, counts: Option<Arc<Counts>>) -> JoinHandle<Option<()>> {
-    let tasks = Tasks::default();
-    let each = tasks.clone();
-    tasks.spawn_isolated("receiver", async move {
-        let mut held = Vec::new();
-        while let Ok((stream, _)) = listener.accept().await {
-            match &counts {
-                Some(counts) => {
-                    let serving = serve(stream, Arc::clone(counts));
-                    drop(each.spawn_isolated("receiver's connection", serving));
-                }
-                None => held.push(stream),
-            }
-        }
-    })
+/// Several sockets may share the address, as long as one of them listens at most.
+fn bound(addr: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    Ok(socket)
 }
 
-async fn serve(stream: TcpStream, counts: Arc<Counts>) {
-    let service = service_fn(move |request| answer(request, Arc::clone(&counts)));
+fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    bound(addr)?.listen(BACKLOG)
+}
+
+/// Serves for a while, is away for a while, and so on.
+async fn restart(first: TcpListener, addr: SocketAddr, counts: Arc<Counts>) {
+    let mut listener = Some(first);
+    loop {
+        if let Some(listener) = listener.take() {
+            // Cut off in the middle of whatever it did.
+            drop(timeout(UP, serve(listener, Behaviour::Takes, Arc::clone(&counts))).await);
+        }
+        sleep(DOWN).await;
+        // The port is kept; what may lack is a descriptor, and that only for a while.
+        listener = listen(addr).ok();
+    }
+}
+
+/// Serves whoever connects. All connections are in this one future, so that they end with it.
+async fn serve(listener: TcpListener, behaviour: Behaviour, counts: Arc<Counts>) {
+    let mut connections = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            // Cancel safe: a connection that was not accepted waits.
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => connections.push(talk(stream, behaviour, Arc::clone(&counts))),
+                Err(_) => return,
+            },
+            // Cancel safe: it only says which of them have ended.
+            Some(()) = connections.next() => {}
+        }
+    }
+}
+
+async fn talk(stream: TcpStream, behaviour: Behaviour, counts: Arc<Counts>) {
+    if behaviour == Behaviour::Hangs {
+        return pending().await;
+    }
+    let service = service_fn(move |request| answer(request, behaviour, Arc::clone(&counts)));
     let ended = http2::Builder::new(TokioExecutor::new())
         .serve_connection(TokioIo::new(stream), service)
         .await;
@@ -125,82 +179,61 @@ async fn serve(stream: TcpStream, counts: Arc<Counts>) {
 
 type Answer = StreamBody<stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, Infallible>>>>;
 
-/// Takes an export, whatever it is of.
+/// Answers an export, whatever it is of.
 async fn answer(
     request: Request<Incoming>,
+    behaviour: Behaviour,
     counts: Arc<Counts>,
 ) -> hyper::Result<Response<Answer>> {
     let is_traces = request.uri().path().ends_with("TraceService/Export");
     let body = request.into_body().collect().await?.to_bytes();
     counts.requests.fetch_add(1, Ordering::Relaxed);
-    if is_traces {
-        counts.spans.fetch_add(spans(body), Ordering::Relaxed);
+    if behaviour == Behaviour::Fails {
+        return Ok(answered("14", None));
     }
+    if behaviour == Behaviour::Slow {
+        sleep(SLOW).await;
+    }
+    if is_traces {
+        counts
+            .spans
+            .fetch_add(spans::spans(body), Ordering::Relaxed);
+    }
+    Ok(answered("0", Some(EMPTY)))
+}
+
+/// An answer of gRPC: perhaps a message, then the status.
+fn answered(status: &'static str, message: Option<&'static [u8]>) -> Response<Answer> {
     let mut trailers = HeaderMap::new();
-    trailers.insert("grpc-status", HeaderValue::from_static("0"));
-    let frames = vec![
-        Ok(Frame::data(Bytes::from_static(EMPTY))),
-        Ok(Frame::trailers(trailers)),
-    ];
+    trailers.insert("grpc-status", HeaderValue::from_static(status));
+    let message = message.map(|message| Ok(Frame::data(Bytes::from_static(message))));
+    let frames: Vec<_> = message
+        .into_iter()
+        .chain([Ok(Frame::trailers(trailers))])
+        .collect();
     let mut response = Response::new(StreamBody::new(stream::iter(frames)));
     let grpc = HeaderValue::from_static("application/grpc");
     response.headers_mut().insert(CONTENT_TYPE, grpc);
-    Ok(response)
-}
-
-/// How many spans an export holds; none if it cannot be read, a compressed one for instance.
-fn spans(mut body: Bytes) -> u64 {
-    if body.len() < PREFIX_BYTES || body.first() != Some(&0) {
-        return 0;
-    }
-    let message = body.split_off(PREFIX_BYTES);
-    let Ok(traces) = Traces::decode(message) else {
-        return 0;
-    };
-    let scopes = traces
-        .resources
-        .iter()
-        .flat_map(|resource| &resource.scopes);
-    scopes.map(|scope| scope.spans.len() as u64).sum()
-}
-
-/// `ExportTraceServiceRequest`, as far as it must be read.
-#[derive(Clone, PartialEq, Message)]
-struct Traces {
-    #[prost(message, repeated, tag = "1")]
-    resources: Vec<ResourceSpans>,
-}
-
-/// `ResourceSpans`.
-#[derive(Clone, PartialEq, Message)]
-struct ResourceSpans {
-    #[prost(message, repeated, tag = "2")]
-    scopes: Vec<ScopeSpans>,
-}
-
-/// `ScopeSpans`, whose spans are bytes: the wire form is the same.
-#[derive(Clone, PartialEq, Message)]
-struct ScopeSpans {
-    #[prost(bytes = "bytes", repeated, tag = "2")]
-    spans: Vec<Bytes>,
+    response
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use opentelemetry::trace::{Tracer as _, TracerProvider as _};
     use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
     use opentelemetry_sdk::trace::SdkTracerProvider;
-    use tokio::time::timeout;
+    use tokio::io::AsyncReadExt as _;
 
     use super::*;
 
-    fn provider(receiver: &Receiver) -> SdkTracerProvider {
+    /// Longer than anything here takes, on a busy machine.
+    const LONG: Duration = Duration::from_secs(30);
+
+    fn provider(receiver: &Receiver, limit: Duration) -> SdkTracerProvider {
         let exporter = SpanExporter::builder()
             .with_tonic()
             .with_endpoint(receiver.endpoint())
-            .with_timeout(Duration::from_millis(500))
+            .with_timeout(limit)
             .build()
             .unwrap();
         SdkTracerProvider::builder()
@@ -208,15 +241,15 @@ mod tests {
             .build()
     }
 
-    /// Makes spans, and says whether their export went well.
-    async fn export(receiver: &Receiver, spans: usize) -> bool {
-        let provider = provider(receiver);
+    /// Makes spans, and says whether their export went well within the limit.
+    async fn export(receiver: &Receiver, spans: usize, limit: Duration) -> bool {
+        let provider = provider(receiver, limit);
         let tracer = provider.tracer("test");
         for _ in 0..spans {
             drop(tracer.start("a span"));
         }
         let flushing = tokio::task::spawn_blocking(move || provider.force_flush().is_ok());
-        timeout(Duration::from_secs(30), flushing)
+        timeout(LONG, flushing)
             .await
             .expect("an export ends")
             .unwrap()
@@ -224,19 +257,52 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn an_exporters_spans_are_counted() {
-        let receiver = Receiver::start(Behaviour::Takes).await.unwrap();
-        assert!(export(&receiver, 700).await);
+        let receiver = Receiver::start(Behaviour::Takes).unwrap();
+        assert!(export(&receiver, 700, LONG).await);
         let (requests, spans) = receiver.counted();
         assert_eq!(spans, 700);
         assert!(requests >= 2, "{requests}");
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn one_that_refuses_or_hangs_takes_nothing() {
-        for behaviour in [Behaviour::Refuses, Behaviour::Hangs] {
-            let receiver = Receiver::start(behaviour).await.unwrap();
-            assert!(!export(&receiver, 3).await, "{behaviour:?}");
-            assert_eq!(receiver.counted(), (0, 0));
+    async fn one_that_refuses_hangs_or_fails_takes_nothing() {
+        for (behaviour, hears) in [
+            (Behaviour::Refuses, false),
+            (Behaviour::Hangs, false),
+            // More than once: the exporter tries again.
+            (Behaviour::Fails, true),
+        ] {
+            let receiver = Receiver::start(behaviour).unwrap();
+            let limit = Duration::from_millis(500);
+            assert!(!export(&receiver, 3, limit).await, "{behaviour:?}");
+            let (requests, spans) = receiver.counted();
+            assert_eq!((requests > 0, spans), (hears, 0), "{behaviour:?}");
         }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn one_that_is_slow_takes_them_in_its_time() {
+        let receiver = Receiver::start(Behaviour::Slow).unwrap();
+        let began = tokio::time::Instant::now();
+        assert!(export(&receiver, 3, LONG).await);
+        assert!(began.elapsed() >= SLOW);
+        assert_eq!(receiver.counted(), (1, 3));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn one_that_restarts_ends_its_connections_and_comes_back() {
+        let receiver = Receiver::start(Behaviour::Restarts).unwrap();
+        let mut held = TcpStream::connect(receiver.addr).await.unwrap();
+        let mut greeting = Vec::new();
+        timeout(LONG, held.read_to_end(&mut greeting))
+            .await
+            .expect("the connection ends")
+            .unwrap();
+        let back = async {
+            // As long as it is away, an export ends at once.
+            while !export(&receiver, 3, LONG).await {}
+        };
+        timeout(LONG, back).await.expect("it is back");
+        assert_eq!(receiver.counted().1, 3);
     }
 }

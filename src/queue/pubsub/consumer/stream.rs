@@ -190,7 +190,7 @@ async fn forward(
             }
             Ok(Some(Err(error))) => {
                 return Ended::Failed(Failure {
-                    text: name_of(&error),
+                    text: name_of(&error).to_owned(),
                     passes: !needs_a_person(&error),
                 });
             }
