@@ -15,11 +15,11 @@ use super::grpc::{batch, client, error, event};
 use super::*;
 
 /// All keys of these tests are these letters, so that they are found in whatever should not have them.
-const SHOP: &str = "shop-key-0123456789abcdef";
-const APP: &str = "app-key-0123456789abcdef";
+pub(super) const SHOP: &str = "shop-key-0123456789abcdef";
+pub(super) const APP: &str = "app-key-0123456789abcdef";
 const NOBODY: &str = "nobodys-key-0123456789abcdef";
 
-fn entry(key: &str, source: &str) -> Entry {
+pub(super) fn entry(key: &str, source: &str) -> Entry {
     Entry {
         id: source.to_owned(),
         source: source.to_owned(),
@@ -40,7 +40,7 @@ fn file(keys: Vec<Entry>) -> KeyFile {
     }
 }
 
-fn keys_of(keys: Vec<Entry>, strangers: Strangers) -> Keys {
+pub(super) fn keys_of(keys: Vec<Entry>, strangers: Strangers) -> Keys {
     let defaults = Defaults {
         rates: Rates::default(),
         burst: Duration::from_secs(1),
@@ -49,12 +49,12 @@ fn keys_of(keys: Vec<Entry>, strangers: Strangers) -> Keys {
     Keys::of(&file(keys), defaults, strangers)
 }
 
-async fn guarded(keys: &Keys) -> Gateway {
+pub(super) async fn guarded(keys: &Keys) -> Gateway {
     guarded_gateway(memory_wal(4), config(), keys.clone()).await
 }
 
 /// A gateway for the shop and the app, and for nobody else.
-async fn closed() -> (Gateway, Keys) {
+pub(super) async fn closed() -> (Gateway, Keys) {
     let both = vec![entry(SHOP, "shop"), entry(APP, "app")];
     let keys = keys_of(both, Strangers::Refused);
     (guarded(&keys).await, keys)
@@ -66,7 +66,7 @@ fn basic(text: &str) -> String {
 
 impl Gateway {
     /// The source of every event in the log, in order.
-    fn sources(&self) -> Vec<String> {
+    pub(super) fn sources(&self) -> Vec<String> {
         let groups = self.wal.read(0, usize::MAX).unwrap();
         let records = groups.iter().flat_map(|group| &group.records);
         records
