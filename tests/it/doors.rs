@@ -17,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 mod connections;
+mod conventions;
 mod drop_in;
 pub(crate) mod grpc;
 mod gzip;

@@ -2,7 +2,7 @@
 // button so often. It stays open until standard input ends.
 import { readFile } from 'node:fs/promises'
 import { extname, join, normalize } from 'node:path'
-import { open } from './site.mjs'
+import { start } from './site.mjs'
 
 const [folder, opened, eventkit, clicks = 0] = process.argv.slice(2)
 const types = { '.html': 'text/html', '.js': 'text/javascript' }
@@ -12,7 +12,8 @@ const find = async (url) => {
   return { type: types[extname(name)] ?? 'application/octet-stream', body: await readFile(join(folder, name)) }
 }
 const query = eventkit ? `?eventkit=${encodeURIComponent(eventkit)}` : ''
-const { page, end } = await open(find, `/${opened}${query}`)
+const { open, end } = await start(find)
+const page = await open(`/${opened}${query}`)
 for (let n = 0; n < Number(clicks); n += 1) await page.click('button')
 if (clicks > 0) {
   await page.getByText(`stored ${clicks}`).waitFor({ timeout: 90_000 })

@@ -71,6 +71,24 @@ fn single_events() -> Vec<Case> {
             r#"{"userId":"u"}"#,
             missing(),
         ),
+        one(
+            "an alias of nobody before",
+            "/v1/alias",
+            r#"{"userId":"u"}"#,
+            missing(),
+        ),
+        one(
+            "an alias for nobody",
+            "/v1/alias",
+            r#"{"previousId":"p","anonymousId":"a"}"#,
+            missing(),
+        ),
+        one(
+            "a track without its event",
+            "/v1/track",
+            r#"{"userId":"u"}"#,
+            missing(),
+        ),
     ]
 }
 

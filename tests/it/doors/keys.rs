@@ -40,7 +40,7 @@ fn file(keys: Vec<Entry>) -> KeyFile {
     }
 }
 
-fn keys_of(keys: Vec<Entry>, strangers: Strangers) -> Keys {
+pub(super) fn keys_of(keys: Vec<Entry>, strangers: Strangers) -> Keys {
     keys_with_shares(keys, 512 * 1024, strangers)
 }
 
@@ -53,12 +53,12 @@ pub(super) fn keys_with_shares(keys: Vec<Entry>, share: usize, strangers: Strang
     Keys::of(&file(keys), defaults, strangers)
 }
 
-async fn guarded(keys: &Keys) -> Gateway {
+pub(super) async fn guarded(keys: &Keys) -> Gateway {
     guarded_gateway(memory_wal(4), config(), keys.clone()).await
 }
 
 /// A gateway for the shop and the app, and for nobody else.
-async fn closed() -> (Gateway, Keys) {
+pub(super) async fn closed() -> (Gateway, Keys) {
     let both = vec![entry(SHOP, "shop"), entry(APP, "app")];
     let keys = keys_of(both, Strangers::Refused);
     (guarded(&keys).await, keys)
@@ -70,7 +70,7 @@ fn basic(text: &str) -> String {
 
 impl Gateway {
     /// The source of every event in the log, in order.
-    fn sources(&self) -> Vec<String> {
+    pub(super) fn sources(&self) -> Vec<String> {
         let groups = self.wal.read(0, usize::MAX).unwrap();
         let records = groups.iter().flat_map(|group| &group.records);
         records

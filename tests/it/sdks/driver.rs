@@ -1,11 +1,13 @@
 //! An SDK in a process of its own, as an application uses it, and where the set-up has put it.
 
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinSet;
@@ -13,6 +15,8 @@ use tokio::task::JoinSet;
 use crate::support::emulators;
 use crate::support::gateway::setting;
 
+/// The key of applications whose gateway asks for none.
+pub(crate) const KEY: &str = "wk-SECRET";
 /// How long an SDK may take to end once all that it sent has arrived.
 const ENDS_WITHIN: Duration = Duration::from_secs(30);
 
@@ -25,6 +29,52 @@ pub(crate) enum Sdk {
     },
     /// analytics-next, or the browser's own beacon.
     Browser(&'static str),
+}
+
+/// What an application does: with which SDK, and where its requests go.
+#[derive(Debug, Clone)]
+pub(crate) struct App {
+    pub(crate) sdk: Sdk,
+    pub(crate) host: String,
+    /// `all`: each of the six once; `bad`: three of which one is bad.
+    pub(crate) calls: &'static str,
+    pub(crate) key: String,
+    /// How many events it sends at a time.
+    pub(crate) size: usize,
+    /// Where its page comes from, if that matters.
+    pub(crate) origin: Option<&'static str>,
+}
+
+impl App {
+    /// One that sends everything at once.
+    pub(crate) fn new(sdk: Sdk, host: SocketAddr, calls: &'static str) -> Self {
+        Self {
+            sdk,
+            host: host.to_string(),
+            calls,
+            key: KEY.to_owned(),
+            size: 50,
+            origin: None,
+        }
+    }
+
+    /// As its script reads it.
+    fn json(&self) -> String {
+        let mut app = json!({
+            "host": self.host, "calls": self.calls, "key": self.key, "size": self.size,
+        });
+        match self.sdk {
+            Sdk::Node => {}
+            Sdk::Python { gzip } => app["gzip"] = gzip.into(),
+            Sdk::Browser(mode) => {
+                app["mode"] = mode.into();
+                if let Some(origin) = self.origin {
+                    app["origin"] = origin.into();
+                }
+            }
+        }
+        app.to_string()
+    }
 }
 
 pub(crate) fn tools() -> PathBuf {
@@ -98,26 +148,20 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    /// Makes these calls; `None`: the SDK is not there.
-    pub(crate) fn start(sdk: Sdk, host: &str, calls: &str, site: Option<u16>) -> Option<Self> {
-        let program = sdk.program()?;
-        let mut command = Command::new(program);
+    /// Runs applications that use the same SDK, beside each other in one process; `None`: the SDK is not there.
+    pub(crate) fn start(apps: &[App]) -> Option<Self> {
+        let sdk = apps.first().expect("there is something to run").sdk;
+        let name = sdk.script();
+        assert!(apps.iter().all(|app| app.sdk.script() == name), "{apps:?}");
+        let mut command = Command::new(sdk.program()?);
         let script = match sdk {
-            Sdk::Python { .. } => sources().join(sdk.script()),
-            Sdk::Node => node_script(sdk.script()),
-            Sdk::Browser(_) => page_script(sdk.script()),
+            Sdk::Python { .. } => sources().join(name),
+            Sdk::Node => node_script(name),
+            Sdk::Browser(_) => page_script(name),
         };
-        command.arg(script).arg(host).arg(calls);
-        match sdk {
-            Sdk::Node => {}
-            Sdk::Python { gzip } => {
-                command.arg(if gzip { "gzip" } else { "plain" });
-            }
-            Sdk::Browser(mode) => {
-                command.arg(mode);
-                command.envs(site.map(|port| ("SITE_PORT", port.to_string())));
-                command.envs(chromium().map(|place| ("CHROMIUM", place)));
-            }
+        command.arg(script).args(apps.iter().map(App::json));
+        if let Sdk::Browser(_) = sdk {
+            command.envs(chromium().map(|place| ("CHROMIUM", place)));
         }
         Some(Self::of(command))
     }

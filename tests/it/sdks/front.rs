@@ -34,7 +34,20 @@ pub(crate) struct Seen {
     pub(crate) path: String,
     pub(crate) headers: HeaderMap,
     /// The answer that the client got, if it got one.
-    pub(crate) status: Option<u16>,
+    pub(crate) answer: Option<Response<Bytes>>,
+}
+
+impl Seen {
+    pub(crate) fn status(&self) -> Option<u16> {
+        let answer = self.answer.as_ref()?;
+        Some(answer.status().as_u16())
+    }
+
+    /// The body of the answer.
+    pub(crate) fn told(&self) -> serde_json::Value {
+        let answer = self.answer.as_ref().expect("it was answered");
+        serde_json::from_slice(answer.body()).expect("answers are JSON")
+    }
 }
 
 /// A port of its own in front of a gateway. Ends when it is dropped.
@@ -99,7 +112,12 @@ impl Front {
                 connections.spawn(async move {
                     let service = hyper::service::service_fn(move |request| {
                         let inner = Arc::clone(&inner);
-                        async move { inner.answer(request).await }
+                        async move {
+                            inner
+                                .answer(request)
+                                .await
+                                .map(|answer| answer.map(Full::new))
+                        }
                     });
                     let connection = hyper::server::conn::http1::Builder::new()
                         .serve_connection(TokioIo::new(stream), service);
@@ -138,7 +156,7 @@ impl Front {
 }
 
 impl Inner {
-    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Gone> {
+    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Bytes>, Gone> {
         let (head, body) = request.into_parts();
         let body = body.collect().await.map_err(|_cut_off| Gone)?.to_bytes();
         let has_events = head.method == Method::POST && !head.uri.path().ends_with("/m");
@@ -167,7 +185,7 @@ impl Inner {
             locked(&self.seen).push(Seen {
                 path,
                 headers,
-                status: answer.as_ref().ok().map(|answer| answer.status().as_u16()),
+                answer: answer.as_ref().ok().cloned(),
             });
         }
         if fault == Some(Fault::DropAnswerAndHold) {
@@ -179,7 +197,7 @@ impl Inner {
         answer
     }
 
-    async fn pass_on(&self, request: Request<Bytes>) -> Result<Response<Full<Bytes>>, Gone> {
+    async fn pass_on(&self, request: Request<Bytes>) -> Result<Response<Bytes>, Gone> {
         let gateway = locked(&self.gateway).clone().ok_or(Gone)?;
         let (mut head, body) = request.into_parts();
         let target = head
@@ -197,12 +215,12 @@ impl Inner {
         let (mut head, body) = response.into_parts();
         let body = body.collect().await.map_err(|_down| Gone)?.to_bytes();
         head.headers.remove(CONNECTION);
-        Ok(Response::from_parts(head, Full::new(body)))
+        Ok(Response::from_parts(head, body))
     }
 }
 
 /// What the gateway says when it is full, and what one with rate limits says.
-fn refusal(status: u16, origin: Option<HeaderValue>) -> Response<Full<Bytes>> {
+fn refusal(status: u16, origin: Option<HeaderValue>) -> Response<Bytes> {
     let code = if status == 429 {
         "rate_limited"
     } else {
@@ -224,5 +242,5 @@ fn refusal(status: u16, origin: Option<HeaderValue>) -> Response<Full<Bytes>> {
                 "Retry-After, X-RateLimit-Reset",
             );
     }
-    response.body(Full::new(body.to_string().into())).unwrap()
+    response.body(body.to_string().into()).unwrap()
 }

@@ -1,113 +1,225 @@
-//! The real SDKs before a gateway that asks for keys, and answers for itself that somebody is too fast or on the wrong page.
+//! The SDKs at a gateway that asks for keys: with one that is slower than they are, and on a page that may not use it.
 
-use std::net::TcpListener;
+use std::path::PathBuf;
 
+use serde_json::Value;
+
+use super::columns::assert_all_six;
 use super::*;
 use crate::keys::keys;
-use crate::support::clients::Http;
-use crate::support::gateway::Endpoints;
 
-/// What the applications of `tests/sdks/` have as their key.
-const KEY: &str = "wk-SECRET-0123456789abcdef";
-/// Of that key. An SDK that waits as long as it is told waits for seconds.
-const EVENTS_PER_SECOND: u64 = 4;
-/// Too deep, each: they become no rows, and count.
-const IN_DEBT: usize = 12;
+const SHOP: &str = "http://shop.example";
+const THIEF: &str = "http://thief.example";
 
-/// A gateway that knows this one key, of the source `shop`.
-async fn guarded(more: &[&str]) -> Scene {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("keys.json");
-    let arguments = [&["add", "--source", "shop", "--existing"], more].concat();
-    keys(&file, &arguments, KEY).await;
-    let file = file.display().to_string();
-    let settings = [
-        ("EVENTKIT_WRITE_KEYS_FILE", file.as_str()),
-        ("EVENTKIT_RATE_BURST", "0.5"),
-    ];
-    Scene::with(dir, &settings, &[]).await
+/// How many events a key may send in a second; whoever sends three at a time waits for more than one.
+const EACH_SECOND: &str = "2";
+const AT_A_TIME: usize = 3;
+
+/// A gateway that knows one key for each of some sources.
+struct Guarded {
+    dir: tempfile::TempDir,
+    gateway: Gateway,
+    http: String,
+    keys: Vec<(&'static str, String)>,
 }
 
-/// Sends so much under the key that nothing more is taken for a while.
-async fn go_into_debt(scene: &Scene) {
-    let address = scene.front.addr.to_string();
-    let http = Http::new(&Endpoints {
-        grpc: address.clone(),
-        admin: address.clone(),
-        http: address,
-    });
-    let deep = format!("{}1{}", r#"{"a":"#.repeat(70), "}".repeat(70));
-    let event = format!(r#"{{"type":"track","userId":"u","event":"e","properties":{deep}}}"#);
-    let batch = vec![event; IN_DEBT].join(",");
-    let body = format!(r#"{{"batch":[{batch}],"writeKey":"{KEY}"}}"#);
-    let (status, answer) = http.post("/v1/batch", body).await.unwrap();
-    assert_eq!((status, &answer["rejected"]), (200, &json!(IN_DEBT)));
+/// Applications in one process, each with its source, behind a port of its own.
+struct Running {
+    driver: Driver,
+    senders: Vec<Sender>,
 }
 
-/// All six calls of an SDK that comes too early: it is told so, waits, and each is one row.
-async fn six_rows_though_too_fast(sdk: Sdk) {
-    let rate = EVENTS_PER_SECOND.to_string();
-    // A port that nobody has: the page's origin has to be known before there is a page.
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let origin = format!("http://127.0.0.1:{port}");
-    let scene = guarded(&["--events-per-second", &rate, "--origin", &origin]).await;
-    go_into_debt(&scene).await;
-    let Some(driver) = scene.run_on(Some(port), sdk, "all") else {
-        return;
-    };
-    let front = &scene.front;
-    let told = async {
-        while !front.seen().iter().any(|seen| seen.status == Some(429)) {
-            sleep(Duration::from_millis(10)).await;
+struct Sender {
+    app: App,
+    source: &'static str,
+    front: Front,
+}
+
+impl Guarded {
+    async fn start(sources: &[&'static str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("keys.json");
+        let mut known = Vec::new();
+        for source in sources {
+            let add = [
+                "add",
+                "--source",
+                source,
+                "--origin",
+                SHOP,
+                "--events-per-second",
+                EACH_SECOND,
+            ];
+            let key = keys(&file, &add, "").await;
+            known.push((*source, key.trim().to_owned()));
         }
-    };
-    timeout(ROWS_WITHIN, told)
-        .await
-        .unwrap_or_else(|_elapsed| panic!("{sdk:?} was not too fast:\n{}", driver.said()));
-    let rows = scene.rows(driver, 6).await;
-    assert_all_six(sdk, &rows);
-    assert!(rows.iter().all(|row| row["source"] == "shop"), "{rows:?}");
+        let file = file.display().to_string();
+        let settings = [
+            ("EVENTKIT_WRITE_KEYS_FILE", file.as_str()),
+            ("EVENTKIT_RATE_BURST", "100ms"),
+        ];
+        let started = Gateway::start(&dir.path().join("data"), &settings).await;
+        let (gateway, endpoints) = started.unwrap();
+        Self {
+            dir,
+            gateway,
+            http: endpoints.http,
+            keys: known,
+        }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// Starts applications with the key of their source; pages come from an origin.
+    async fn run(&self, senders: &[(Sdk, &'static str, &'static str)]) -> Option<Running> {
+        let started = senders.iter().map(async |(sdk, source, origin)| {
+            let front = Front::to(&self.http, &[]).await;
+            let key = self.keys.iter().find(|(of, _)| of == source);
+            let app = App {
+                key: key.expect("it was made").1.clone(),
+                size: AT_A_TIME,
+                origin: Some(origin),
+                ..App::new(*sdk, front.addr, "all")
+            };
+            Sender { app, source, front }
+        });
+        let senders = join_all(started).await;
+        let apps: Vec<App> = senders.iter().map(|sender| sender.app.clone()).collect();
+        let driver = Driver::start(&apps)?;
+        Some(Running { driver, senders })
+    }
+
+    async fn has(&self, expected: u64, running: &[Running]) {
+        let held = || warehouse::counts(&self.data());
+        let said = || running.iter().map(|running| running.driver.said());
+        until(
+            || held().0 >= expected,
+            || {
+                format!(
+                    "{:?} of {expected}: {:?}",
+                    held(),
+                    said().collect::<Vec<_>>()
+                )
+            },
+        )
+        .await;
+    }
+
+    /// Lets it end; the rows of each source.
+    async fn end(self, expected: u64) -> impl Fn(&str) -> Vec<Value> {
+        let data = self.data();
+        let keys: Vec<&str> = self.keys.iter().map(|(_, key)| key.as_str()).collect();
+        let rows = rows_of(self.gateway, &data, expected, &keys).await;
+        move |source| {
+            let of_source = rows.iter().filter(|row| row["source"] == source);
+            of_source.cloned().collect()
+        }
+    }
+}
+
+/// The gateway itself told it to wait, as long as it takes and no longer, and took everything once.
+fn assert_slowed(sender: &Sender, requests: usize) {
+    let Sender { app, front, .. } = sender;
+    let (refused, taken): (Vec<_>, Vec<_>) = front
+        .seen()
+        .into_iter()
+        .partition(|seen| seen.status() == Some(429));
+    assert!(!refused.is_empty(), "{app:?}");
+    for seen in refused {
+        let answer = seen.answer.as_ref().unwrap();
+        let header = |name: &str| {
+            let value = answer.headers().get(name);
+            value.map_or("", |value| value.to_str().unwrap())
+        };
+        // Whole seconds, which no SDK takes for a date.
+        assert!(["1", "2"].contains(&header("retry-after")), "{answer:?}");
+        assert!(header("x-ratelimit-reset").parse::<u64>().is_ok());
+        assert_eq!(seen.told()["code"], "rate_limited");
+        if let Sdk::Browser(_) = app.sdk {
+            assert_eq!(header("access-control-allow-origin"), SHOP);
+            let readable = header("access-control-expose-headers");
+            assert!(readable.contains("Retry-After"), "{readable}");
+        }
+    }
+    let taken: Vec<_> = taken.iter().map(Seen::status).collect();
+    assert_eq!(taken, vec![Some(200); requests], "{app:?}");
 }
 
 #[tokio::test]
-async fn servers_wait_as_long_as_the_gateway_says() {
-    join(
-        six_rows_though_too_fast(NODE),
-        six_rows_though_too_fast(PYTHON),
+async fn a_server_that_is_too_fast_for_its_key_makes_one_row_of_each_call() {
+    let guarded = Guarded::start(&["node", "python", "packed"]).await;
+    let mut all = Vec::new();
+    // No page is asked where it comes from that is none.
+    all.extend(guarded.run(&[(NODE, "node", SHOP)]).await);
+    let pythons = [(PYTHON, "python", SHOP), (PYTHON_GZIP, "packed", SHOP)];
+    all.extend(guarded.run(&pythons).await);
+    let senders: usize = all.iter().map(|running| running.senders.len()).sum();
+    let expected = senders as u64 * 6;
+    guarded.has(expected, &all).await;
+    let mut senders = Vec::new();
+    for running in all {
+        let said = running.driver.end().await;
+        assert!(!said.contains("sdk error"), "{said}");
+        senders.extend(running.senders);
+    }
+    let of_source = guarded.end(expected).await;
+    for sender in &senders {
+        assert_all_six(&sender.app, sender.source, &of_source(sender.source));
+        assert_slowed(sender, 2);
+    }
+}
+
+#[tokio::test]
+async fn a_page_makes_its_rows_however_fast_it_is_and_a_page_that_stole_its_key_makes_none() {
+    let guarded = Guarded::start(&["standard", "batching", "beacon"]).await;
+    let pages = [
+        (STANDARD, "standard", SHOP),
+        (BATCHING, "batching", SHOP),
+        (BEACON, "beacon", SHOP),
+        (STANDARD, "standard", THIEF),
+        (BEACON, "beacon", THIEF),
+    ];
+    let Some(running) = guarded.run(&pages).await else {
+        return;
+    };
+    let running = [running];
+    guarded.has(18, &running).await;
+    let [Running { driver, senders }] = running;
+    let [standard, batching, beacon, thief, thiefs_beacon] = senders.as_slice() else {
+        panic!("five pages");
+    };
+    until(
+        || thief.front.seen().len() >= 6 && !thiefs_beacon.front.seen().is_empty(),
+        || driver.said(),
     )
     .await;
-}
+    let said = driver.end().await;
+    let of_source = guarded.end(18).await;
+    for sender in [standard, batching, beacon] {
+        assert_all_six(&sender.app, sender.source, &of_source(sender.source));
+    }
+    assert_slowed(standard, 6);
+    assert_slowed(batching, 2);
+    let statuses: Vec<_> = beacon.front.seen().iter().map(Seen::status).collect();
+    assert_eq!(statuses, [Some(200)]);
 
-#[tokio::test]
-async fn pages_wait_as_long_as_the_gateway_says() {
-    six_rows_though_too_fast(STANDARD).await;
-    six_rows_though_too_fast(BATCHING).await;
-}
-
-/// The page may load its settings, can read why its events are refused, and gives up; others go on.
-#[tokio::test]
-async fn a_page_of_another_origin_stores_nothing() {
-    let scene = guarded(&["--origin", "https://shop.example"]).await;
-    let Some(page) = scene.run(BATCHING, "all") else {
-        return;
-    };
-    let front = &scene.front;
-    let refused = async {
-        while !front.seen().iter().any(|seen| seen.status == Some(403)) {
-            sleep(Duration::from_millis(10)).await;
+    // Refused for good, and nothing was sent again.
+    for (sender, requests) in [(thief, 6), (thiefs_beacon, 1)] {
+        let seen = sender.front.seen();
+        assert_eq!(seen.len(), requests, "{seen:?}");
+        for seen in &seen {
+            assert_eq!(seen.headers["origin"], THIEF);
+            assert_eq!(seen.status(), Some(403));
+            assert_eq!(seen.told()["code"], "origin_not_allowed");
         }
-    };
-    timeout(ROWS_WITHIN, refused)
-        .await
-        .unwrap_or_else(|_elapsed| panic!("{:?}\n{}", front.seen(), page.said()));
-    let Some(server) = scene.run(NODE, "all") else {
-        return;
-    };
-    let rows = scene.rows(server, 6).await;
-    assert_all_six(NODE, &rows);
-    page.end().await;
+    }
+    // The SDK could read why: what it cannot read it takes for a broken network, and tries again.
+    let failed: Vec<_> = said
+        .lines()
+        .filter(|line| line.contains("sdk error"))
+        .collect();
+    assert_eq!(failed.len(), 6, "{said}");
+    assert!(failed.iter().all(|line| line.contains("403")), "{said}");
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio::process::Command;
 
 use super::driver::{self, Driver, Sdk};
-use super::{BATCHING, NODE, PYTHON, Scene};
+use super::{BATCHING, NODE, PYTHON, Scene, ended};
 
 /// The first block in a language below "Point your SDK here".
 fn block(language: &str) -> String {
@@ -50,8 +50,8 @@ async fn the_readmes_lines_make_a_row_each() {
         let Some(driver) = run(sdk, &here) else {
             continue;
         };
-        let (rows, _) = scene.all_rows(driver, 1).await;
-        let row = &rows[0];
+        let (left, _) = ended(vec![(scene, 1)], driver).await;
+        let row = &left[0].rows[0];
         assert_eq!(row["event"], "Order Placed", "{language}");
         assert_eq!(row["user_id"], "ada", "{language}");
         assert_eq!(row["properties"], json!({"total": 12.5}), "{language}");
