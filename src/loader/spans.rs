@@ -131,6 +131,9 @@ impl Way {
 }
 
 #[cfg(test)]
+mod told;
+
+#[cfg(test)]
 mod tests {
     use opentelemetry_sdk::trace::Sampler;
 

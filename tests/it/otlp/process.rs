@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout};
 use super::collectors::{Collector, Mood, hung_port, refused_port};
 use super::{LONG, SLACK, mock};
 use crate::support::clients;
-use crate::support::gateway::{Endpoints, Gateway};
+use crate::support::gateway::{DEBUG, Endpoints, Gateway};
 
 async fn one_event(endpoints: &Endpoints) {
     let http = clients::Http::new(endpoints);
@@ -89,6 +89,62 @@ async fn a_person_says_who_reports() {
             .assert_at_least(1);
     });
     read.await;
+}
+
+#[tokio::test]
+async fn every_line_within_a_sampled_request_names_its_trace_at_every_level() {
+    let server = mock("grpc", 0).await;
+    let dir = tempfile::tempdir().unwrap();
+    let settings = [
+        (
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            &*format!("http://{}", server.addr()),
+        ),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        DEBUG,
+    ];
+    let (gateway, endpoints) = Gateway::start(dir.path(), &settings).await.unwrap();
+    let http = clients::Http::new(&endpoints);
+    let trace_id = "4bf92f3577b34da6a3ce929d0e0e4736";
+    for (flags, is_sampled) in [("01", true), ("00", false)] {
+        let traceparent = format!("00-{trace_id}-00f067aa0ba902b7-{flags}");
+        let headers = [("traceparent", traceparent.as_str())];
+        let event = r#"[{"type": "track", "userId": "u", "event": "e"}, 7]"#;
+        let answer = http
+            .exchange_with(http::Method::POST, "/collect", &headers, event.into())
+            .await
+            .unwrap();
+        let answer: Value = serde_json::from_slice(answer.body()).unwrap();
+        let request_id = answer["request_id"].as_str().unwrap().to_owned();
+        let of_request = |tail: &str| -> Vec<Value> {
+            let lines = tail.lines().filter_map(|line| line.split_once("| "));
+            let lines = lines.filter_map(|(_, line)| serde_json::from_str::<Value>(line).ok());
+            lines
+                .filter(|line| line["request_id"] == request_id.as_str())
+                .collect()
+        };
+        super::until("the request is over", || {
+            let lines = of_request(&gateway.tail());
+            lines
+                .iter()
+                .any(|line| line["event"] == "request_completed")
+        })
+        .await;
+        let lines = of_request(&gateway.tail());
+        assert!(
+            lines.iter().any(|line| line["level"] == "debug"),
+            "{lines:?}"
+        );
+        for line in lines {
+            if is_sampled {
+                assert_eq!(line["trace_id"], trace_id, "{line}");
+                assert_eq!(line["span_id"].as_str().unwrap().len(), 16, "{line}");
+            } else {
+                assert!(line.get("trace_id").is_none(), "{line}");
+            }
+        }
+    }
+    gateway.terminate(LONG).await.unwrap();
 }
 
 #[tokio::test]
