@@ -11,8 +11,10 @@ use crate::keys::keys;
 const SHOP: &str = "http://shop.example";
 const THIEF: &str = "http://thief.example";
 
-/// How many events a key may send in a second; whoever sends three at a time waits for more than one.
-const EACH_SECOND: &str = "2";
+/// How many events a key may send in a second where they come together, and where each comes alone. After the first three the next
+/// is refused for two seconds, or for half of one.
+const TOGETHER: &str = "1";
+const ALONE: &str = "2";
 const AT_A_TIME: usize = 3;
 
 /// A gateway that knows one key for each of some sources.
@@ -36,11 +38,12 @@ struct Sender {
 }
 
 impl Guarded {
-    async fn start(sources: &[&'static str]) -> Self {
+    /// Each source has a key of this rate for pages of the shop.
+    async fn start(sources: &[(&'static str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("keys.json");
         let mut known = Vec::new();
-        for source in sources {
+        for (source, each_second) in sources {
             let add = [
                 "add",
                 "--source",
@@ -48,7 +51,7 @@ impl Guarded {
                 "--origin",
                 SHOP,
                 "--events-per-second",
-                EACH_SECOND,
+                each_second,
             ];
             let key = keys(&file, &add, "").await;
             known.push((*source, key.trim().to_owned()));
@@ -56,7 +59,7 @@ impl Guarded {
         let file = file.display().to_string();
         let settings = [
             ("EVENTKIT_WRITE_KEYS_FILE", file.as_str()),
-            ("EVENTKIT_RATE_BURST", "100ms"),
+            ("EVENTKIT_RATE_BURST", "1"),
         ];
         let started = Gateway::start(&dir.path().join("data"), &settings).await;
         let (gateway, endpoints) = started.unwrap();
@@ -77,12 +80,15 @@ impl Guarded {
         let started = senders.iter().map(async |(sdk, source, origin)| {
             let front = Front::to(&self.http, &[]).await;
             let key = self.keys.iter().find(|(of, _)| of == source);
-            let app = App {
+            let mut app = App {
                 key: key.expect("it was made").1.clone(),
-                size: AT_A_TIME,
                 origin: Some(origin),
                 ..App::new(*sdk, front.addr, "all")
             };
+            // What leaves with its page leaves at once.
+            if *sdk != UNLOAD {
+                app.size = AT_A_TIME;
+            }
             Sender { app, source, front }
         });
         let senders = join_all(started).await;
@@ -149,9 +155,14 @@ fn assert_slowed(sender: &Sender, requests: usize) {
 
 #[tokio::test]
 async fn a_server_that_is_too_fast_for_its_key_makes_one_row_of_each_call() {
-    let guarded = Guarded::start(&["node", "python", "packed"]).await;
+    let guarded = Guarded::start(&[
+        ("node", TOGETHER),
+        ("python", TOGETHER),
+        ("packed", TOGETHER),
+    ])
+    .await;
     let mut all = Vec::new();
-    // No page is asked where it comes from that is none.
+    // They come from no origin, whatever their key says of pages.
     all.extend(guarded.run(&[(NODE, "node", SHOP)]).await);
     let pythons = [(PYTHON, "python", SHOP), (PYTHON_GZIP, "packed", SHOP)];
     all.extend(guarded.run(&pythons).await);
@@ -173,10 +184,17 @@ async fn a_server_that_is_too_fast_for_its_key_makes_one_row_of_each_call() {
 
 #[tokio::test]
 async fn a_page_makes_its_rows_however_fast_it_is_and_a_page_that_stole_its_key_makes_none() {
-    let guarded = Guarded::start(&["standard", "batching", "beacon"]).await;
+    let guarded = Guarded::start(&[
+        ("standard", ALONE),
+        ("batching", TOGETHER),
+        ("unload", TOGETHER),
+        ("beacon", TOGETHER),
+    ])
+    .await;
     let pages = [
         (STANDARD, "standard", SHOP),
         (BATCHING, "batching", SHOP),
+        (UNLOAD, "unload", SHOP),
         (BEACON, "beacon", SHOP),
         (STANDARD, "standard", THIEF),
         (BEACON, "beacon", THIEF),
@@ -185,10 +203,10 @@ async fn a_page_makes_its_rows_however_fast_it_is_and_a_page_that_stole_its_key_
         return;
     };
     let running = [running];
-    guarded.has(18, &running).await;
+    guarded.has(24, &running).await;
     let [Running { driver, senders }] = running;
-    let [standard, batching, beacon, thief, thiefs_beacon] = senders.as_slice() else {
-        panic!("five pages");
+    let [standard, batching, unload, beacon, thief, thiefs_beacon] = senders.as_slice() else {
+        panic!("six pages");
     };
     until(
         || thief.front.seen().len() >= 6 && !thiefs_beacon.front.seen().is_empty(),
@@ -196,14 +214,16 @@ async fn a_page_makes_its_rows_however_fast_it_is_and_a_page_that_stole_its_key_
     )
     .await;
     let said = driver.end().await;
-    let of_source = guarded.end(18).await;
-    for sender in [standard, batching, beacon] {
+    let of_source = guarded.end(24).await;
+    for sender in [standard, batching, unload, beacon] {
         assert_all_six(&sender.app, sender.source, &of_source(sender.source));
     }
     assert_slowed(standard, 6);
     assert_slowed(batching, 2);
-    let statuses: Vec<_> = beacon.front.seen().iter().map(Seen::status).collect();
-    assert_eq!(statuses, [Some(200)]);
+    for sender in [unload, beacon] {
+        let statuses: Vec<_> = sender.front.seen().iter().map(Seen::status).collect();
+        assert_eq!(statuses, [Some(200)], "{:?}", sender.app);
+    }
 
     // Refused for good, and nothing was sent again.
     for (sender, requests) in [(thief, 6), (thiefs_beacon, 1)] {
