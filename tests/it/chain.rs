@@ -384,8 +384,8 @@ async fn each_message_of_a_stream_has_a_span_that_its_events_lead_to() {
     let lines = heard.iter();
     let lines = lines.filter(|line| line.contains(r#""request_id":"a-stream""#));
     let lines: Vec<_> = lines.collect();
-    // Two for the stream and three for each event.
-    assert_eq!(lines.len(), 8, "{lines:?}");
+    // Two for the stream and four for each batch of one event.
+    assert_eq!(lines.len(), 10, "{lines:?}");
     let named = format!(r#""trace_id":"{}","span_id":""#, hex(&stream.trace_id));
     assert!(lines.iter().all(|line| line.contains(&named)), "{lines:?}");
 }

@@ -10,7 +10,8 @@ use crate::support::gateway::Endpoints;
 /// A store that is out, or a part of it: a file lies where its folder is.
 pub(super) struct Outage {
     store: PathBuf,
-    away: PathBuf,
+    /// Where its folder is meanwhile, if there was one.
+    away: Option<PathBuf>,
 }
 
 impl Outage {
@@ -25,14 +26,19 @@ impl Outage {
     }
 
     fn of(store: PathBuf, away: PathBuf) -> Self {
-        std::fs::rename(&store, &away).unwrap();
+        let away = store.exists().then_some(away);
+        if let Some(away) = &away {
+            std::fs::rename(&store, away).unwrap();
+        }
         std::fs::write(&store, "not a folder").unwrap();
         Self { store, away }
     }
 
     pub(super) fn end(self) {
         std::fs::remove_file(&self.store).unwrap();
-        std::fs::rename(&self.away, &self.store).unwrap();
+        if let Some(away) = &self.away {
+            std::fs::rename(away, &self.store).unwrap();
+        }
     }
 }
 
