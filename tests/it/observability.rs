@@ -236,7 +236,7 @@ async fn what_was_received_balances_with_what_became_of_it_and_a_collector_is_to
     let ended = gateway.terminate(WITHIN).await.unwrap();
     assert!(ended.status.success(), "{}", ended.said);
     let (shown, exported) = (kinds_shown(&text), kinds_exported(&collector).await);
-    assert!(shown.len() > 100, "{shown:?}");
+    assert!(shown.len() > 50, "{shown:?}");
     let differ: Vec<_> = shown.symmetric_difference(&exported).collect();
     assert!(differ.is_empty(), "in one of them only: {differ:?}");
 }
