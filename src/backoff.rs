@@ -36,6 +36,15 @@ impl Backoff {
         self.bound(failures)
             .mul_f64(rand::rng().random_range(0.5..=1.0))
     }
+
+    /// The same where the other side asks for a wait: no less than that, and up to a quarter more. Everybody is told the same, and who
+    /// comes back at the same moment is too much again.
+    #[must_use]
+    pub fn wait_asked(&self, failures: u32, asked: Option<Duration>) -> Duration {
+        let asked = asked.unwrap_or_default();
+        self.wait(failures)
+            .max(asked.mul_f64(rand::rng().random_range(1.0..=1.25)))
+    }
 }
 
 #[cfg(test)]
@@ -60,5 +69,24 @@ mod tests {
             let wait = backoff.wait(failures);
             assert!(wait <= backoff.bound(failures) && wait * 2 >= backoff.bound(failures));
         }
+    }
+
+    /// How many of a hundred are not the same.
+    fn different(mut wait: impl FnMut() -> Duration) -> usize {
+        let waits: std::collections::HashSet<_> = (0..100).map(|_| wait()).collect();
+        waits.len()
+    }
+
+    #[test]
+    fn not_all_come_again_at_once() {
+        let backoff = Backoff::default();
+        assert!(different(|| backoff.wait(9)) > 50);
+        let asked = Duration::from_secs(60);
+        let wait = || backoff.wait_asked(1, Some(asked));
+        assert!(different(wait) > 50);
+        for _ in 0..100 {
+            assert!((asked..=asked * 5 / 4).contains(&wait()));
+        }
+        assert!(backoff.wait_asked(1, None) >= backoff.base / 2);
     }
 }

@@ -88,7 +88,7 @@ pub struct RetryPolicy {
     /// The longest time without progress. A wait that would end later is not begun: with less than several
     /// [`Options::answer_timeout`]s, an attempt that is not answered is the last one.
     pub elapsed_max: Duration,
-    /// The waits between attempts, unless the gateway asks for longer ones.
+    /// The waits between attempts, unless the gateway asks for longer ones: these are up to a quarter longer still, by chance.
     pub backoff: Backoff,
 }
 

@@ -34,7 +34,7 @@ use crate::sequencer;
 use crate::status::Code;
 use crate::telemetry::metrics::labels;
 use crate::telemetry::{Metrics, Span, Tracing};
-use crate::wal::{Append, AppendError, CommitError};
+use crate::wal::{Append, AppendError, Commit, CommitError};
 
 pub mod admit;
 pub mod auth;
@@ -266,15 +266,17 @@ impl Ingress {
     ///
     /// # Errors
     ///
-    /// The caller is too fast; the log takes nothing now, or too much is under way: counted as shed.
+    /// The caller is too fast; the log takes nothing now, or nothing more of this caller, or too much is under way: counted as shed.
     pub fn gate(
         &self,
         announced_bytes: usize,
         caller: &Caller,
     ) -> Result<shed::Held, RequestError> {
         self.check_rate(caller)?;
+        let is_full = caller.share().is_some_and(|share| share.queue.is_full());
         let refusal = match self.0.log.admit() {
             Err(error) => append_code(error),
+            Ok(()) if is_full => Code::Overloaded,
             Ok(()) => match self.0.in_flight.take(announced_bytes) {
                 Some(held) if held.share(caller.share()) => {
                     return Ok(held);
@@ -348,29 +350,39 @@ impl Ingress {
         if let Some(stream) = submission.one_stream() {
             self.check_stream(submission.caller, stream)?;
         }
-        self.charge(&submission)?;
-        let (deadline, span) = (submission.deadline, submission.span.clone());
+        let charge = self.charge(&submission)?;
+        let (caller, deadline) = (submission.caller, submission.deadline);
+        let span = submission.span.clone();
         let (outcomes, append) = self.prepare(submission);
-        if append.is_empty() {
-            let commit = None;
-            return Ok(Pending {
-                outcomes,
-                commit,
-                span,
-            });
-        }
-        if deadline.is_some_and(|deadline| !deadline.begin_append()) {
+        let commit = if append.is_empty() {
+            None
+        } else if deadline.is_some_and(|deadline| !deadline.begin_append()) {
             return Err(Code::DeadlineExceeded.into());
-        }
-        let commit = self.0.log.append(append).map_err(|error| {
-            let code = append_code(error);
-            self.shed(code);
-            code
-        })?;
+        } else {
+            Some(self.append(append, caller)?)
+        };
+        charge.pay();
         Ok(Pending {
             outcomes,
-            commit: Some(commit),
+            commit,
             span,
+        })
+    }
+
+    /// Hands events to the log, in a place of the queue that is their sender's.
+    fn append(&self, mut append: Append, caller: &Caller) -> Result<Commit, RequestError> {
+        let taken = match caller.share().map(|share| share.queue.take()) {
+            Some(None) => Err(AppendError::Overloaded),
+            Some(Some(place)) => {
+                append.hold(place);
+                self.0.log.append(append)
+            }
+            None => self.0.log.append(append),
+        };
+        taken.map_err(|error| {
+            let code = append_code(error);
+            self.shed(code);
+            code.into()
         })
     }
 

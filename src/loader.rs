@@ -224,6 +224,8 @@ pub struct Loader {
     retention: Option<Retention>,
     progress: Progress,
     is_prepared: bool,
+    /// Whether the last manifest took all that lay in the inbox when it was made.
+    took_all: bool,
 }
 
 impl Loader {
@@ -245,6 +247,7 @@ impl Loader {
             backoff: Backoff::default(),
             retention: None,
             is_prepared: false,
+            took_all: false,
         }
     }
 
@@ -274,11 +277,11 @@ impl Loader {
     pub async fn run(mut self, wake: Arc<Notify>, shutdown: CancellationToken) -> Self {
         let mut failures = 0_u32;
         while !shutdown.is_cancelled() {
-            let drained = match self.drain_until(&shutdown).await {
+            let worked = match self.pass(&shutdown).await {
                 Ok(()) => self.retain(&shutdown).await,
                 failed => failed,
             };
-            match drained {
+            match worked {
                 Ok(()) => {
                     failures = 0;
                     self.context.health.degraded(COMPONENT, None);
@@ -311,11 +314,19 @@ impl Loader {
     ///
     /// The first [`RoundError`]; nothing is lost, and the next call goes on where this one ended.
     pub async fn drain(&mut self) -> Result<(), RoundError> {
-        self.drain_until(&CancellationToken::new()).await
+        while self.round(&CancellationToken::new()).await? == Round::Worked {}
+        Ok(())
     }
 
-    async fn drain_until(&mut self, stop: &CancellationToken) -> Result<(), RoundError> {
-        while self.round(stop).await? == Round::Worked {}
+    /// Rounds until what lay in the inbox is done. What comes meanwhile waits for the next pass: where events never cease, one would
+    /// have no end, and where a round costs money or a quota, the interval is what bounds it.
+    async fn pass(&mut self, stop: &CancellationToken) -> Result<(), RoundError> {
+        while self.round(stop).await? == Round::Worked {
+            if self.took_all {
+                self.progress.caught_up();
+                break;
+            }
+        }
         Ok(())
     }
 
@@ -341,6 +352,8 @@ impl Loader {
         let tracing = self.context.metrics.tracing().clone();
         let span = spans::Way::begin(&tracing, &manifest);
         if span.load(self.load(&manifest)).await? == Loaded::GivenUp {
+            // Its parts are manifests of their own by now.
+            self.took_all = false;
             return Ok(Round::Worked);
         }
         if stop.is_cancelled() {

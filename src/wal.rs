@@ -46,6 +46,7 @@ pub mod record;
 mod recovery;
 pub mod repair;
 mod room;
+mod share;
 pub mod storage;
 pub mod testing;
 
@@ -55,6 +56,7 @@ use handle::{COMMANDS_MAX, Command, Shared};
 pub use open::{OpenError, Options};
 pub use place::engine_at;
 pub use recovery::Damage;
+pub use share::{QueuePlace, QueueShare};
 use storage::StorageError;
 
 /// A keyed 128-bit fingerprint of an event's key; the key is the log's own secret.
@@ -72,6 +74,8 @@ pub struct Append {
     pub(crate) contexts: Contexts,
     /// Since when it waits; known only of one whose events came in a recorded request.
     pub(crate) queued_at: Option<Instant>,
+    /// Its sender's place in the queue, where he has only so many.
+    pub(crate) place: Option<QueuePlace>,
 }
 
 impl Append {
@@ -95,6 +99,11 @@ impl Append {
         if let Some(trace) = event.trace {
             self.contexts.add(trace);
         }
+    }
+
+    /// Keeps a place in the queue until the committer has taken it.
+    pub fn hold(&mut self, place: QueuePlace) {
+        self.place = Some(place);
     }
 
     /// Number of events.

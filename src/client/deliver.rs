@@ -225,10 +225,7 @@ impl Run<'_> {
                 Verdict::Retry => {}
             }
             failures = failures.saturating_add(1);
-            let wait = retry
-                .backoff
-                .wait(failures)
-                .max(error.retry_after().unwrap_or_default());
+            let wait = retry.backoff.wait_asked(failures, error.retry_after());
             if failures >= retry.attempts_max || since.elapsed() + wait > retry.elapsed_max {
                 self.end(&part, &unacknowledged(&error), error);
                 return None;

@@ -32,7 +32,7 @@ use super::pace::PaceLimits;
 use super::places::Place;
 use super::route::Front;
 use super::server::{Door, Stop};
-use super::shed::Budget;
+use super::shed::Share;
 use super::tls;
 use crate::clock::sleep_until;
 use crate::config::IngressConfig;
@@ -53,7 +53,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub(crate) struct Via {
     close: CancellationToken,
-    share: Option<Budget>,
+    share: Option<Share>,
 }
 
 impl Via {
@@ -63,7 +63,7 @@ impl Via {
     }
 
     /// What its address may have under way; `None`: as much as there is.
-    pub(crate) fn share(&self) -> Option<&Budget> {
+    pub(crate) fn share(&self) -> Option<&Share> {
         self.share.as_ref()
     }
 }
@@ -94,7 +94,7 @@ struct Ends {
     local: Option<SocketAddr>,
     peer: SocketAddr,
     opened: Instant,
-    share: Option<Budget>,
+    share: Option<Share>,
 }
 
 impl Ends {
@@ -285,4 +285,20 @@ impl Connections {
 /// A tenth less to a tenth more: connections that were opened together are not all opened again together.
 fn jittered(age: Duration) -> Duration {
     age.mul_f64(rand::random_range(0.9..1.1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_of_one_moment_do_not_end_in_one() {
+        let age = Duration::from_secs(3_600);
+        let ages: std::collections::HashSet<_> = (0..100).map(|_| jittered(age)).collect();
+        assert!(ages.len() > 50);
+        assert!(
+            ages.iter()
+                .all(|at| *at >= age * 9 / 10 && *at <= age * 11 / 10)
+        );
+    }
 }

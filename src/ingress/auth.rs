@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::outcome::RequestError;
 use super::quota::Buckets;
-use super::shed::Budget;
+use super::shed::Share;
 use crate::config::{GuardConfig, Rates};
 use crate::event::DEFAULT_SOURCE;
 use crate::status::Code;
@@ -78,7 +78,7 @@ pub(crate) struct Key {
     rates: Rates,
     buckets: Arc<Buckets>,
     /// What it may have under way; `None` where it is the only key.
-    share: Option<Budget>,
+    share: Option<Share>,
 }
 
 /// The keys of one state of the file.
@@ -105,7 +105,7 @@ impl Table {
             );
             let share = several.then(|| {
                 same.and_then(|key| key.share.clone())
-                    .unwrap_or_else(|| Budget::new(defaults.in_flight_bytes_max))
+                    .unwrap_or_else(|| Share::new(defaults.in_flight_bytes_max))
             });
             let key = Key {
                 source: entry.source.clone(),
@@ -233,7 +233,7 @@ pub struct Caller {
     /// What its address may; `None`: addresses have no limit.
     pub(super) address: Option<Arc<Buckets>>,
     /// What his address may have under way, as long as he has no key.
-    share: Option<Budget>,
+    share: Option<Share>,
 }
 
 #[derive(Debug, Clone)]
@@ -246,7 +246,7 @@ struct HeldKey {
 
 impl Caller {
     /// Someone without a key.
-    pub(super) fn stranger(address: Option<Arc<Buckets>>, share: Option<Budget>) -> Self {
+    pub(super) fn stranger(address: Option<Arc<Buckets>>, share: Option<Share>) -> Self {
         Self {
             held: None,
             address,
@@ -284,7 +284,7 @@ impl Caller {
     }
 
     /// What it may have under way: its key's share, or, without a key, its address's; `None`: as much as there is.
-    pub(super) fn share(&self) -> Option<&Budget> {
+    pub(super) fn share(&self) -> Option<&Share> {
         match self.key() {
             Some(key) => key.share.as_ref(),
             None => self.share.as_ref(),

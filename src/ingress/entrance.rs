@@ -191,21 +191,26 @@ impl Ingress {
         Ok(())
     }
 
-    /// Takes what a request carries from the limits of who sent it.
-    pub(super) fn charge(&self, submission: &Submission<'_>) -> Result<(), RequestError> {
+    /// What a request will take from the limits of who sent it.
+    ///
+    /// # Errors
+    ///
+    /// He is too fast.
+    pub(super) fn charge<'a>(
+        &self,
+        submission: &Submission<'a>,
+    ) -> Result<Charge<'a>, RequestError> {
         let caller = submission.caller;
-        if caller.buckets().next().is_none() {
-            return Ok(());
-        }
         let now = self.moment();
         self.check_rate_at(caller, || now)?;
-        // A request without an event is work, too.
-        let events = submission.inputs.len().max(1) as u64;
         let bytes: usize = submission.inputs.iter().map(super::Input::bytes).sum();
-        for (_subject, buckets) in caller.buckets() {
-            buckets.take(events, bytes as u64, now);
-        }
-        Ok(())
+        Ok(Charge {
+            caller,
+            // A request without an event is work, too.
+            events: submission.inputs.len().max(1) as u64,
+            bytes: bytes as u64,
+            now,
+        })
     }
 
     /// Counts a request that its sender may not send, or not now.
@@ -213,6 +218,24 @@ impl Ingress {
         let refused = &self.metrics().requests_refused;
         refused.add(1, labels::code(error.code));
         error
+    }
+}
+
+/// What a request takes from the limits of who sent it. One that has to come again because the log did not take it takes nothing.
+#[derive(Debug)]
+#[must_use = "nothing is taken before `pay`"]
+pub(super) struct Charge<'a> {
+    caller: &'a Caller,
+    events: u64,
+    bytes: u64,
+    now: Moment,
+}
+
+impl Charge<'_> {
+    pub(super) fn pay(self) {
+        for (_subject, buckets) in self.caller.buckets() {
+            buckets.take(self.events, self.bytes, self.now);
+        }
     }
 }
 

@@ -47,6 +47,10 @@ pub(crate) const STREAM_PATH: &str = "/eventkit.v1.IngestService/CollectStream";
 /// The path of its stream in both directions.
 pub(crate) const BIDI_PATH: &str = "/eventkit.v1.IngestService/CollectBidi";
 
+/// The largest question about health or the contract: a name. Without a limit of their own they would be as large a message as any,
+/// asked by anyone, without a key and beside every budget.
+pub(super) const QUESTION_BYTES_MAX: usize = 4 * 1024;
+
 /// Every service of the gRPC door. `tasks` keeps the health service in step with [`Health`] until `drain`.
 pub(crate) fn routes(ingress: &Ingress, tasks: &Tasks, drain: &CancellationToken) -> axum::Router {
     let config = ingress.config();
@@ -64,6 +68,7 @@ pub(crate) fn routes(ingress: &Ingress, tasks: &Tasks, drain: &CancellationToken
     let (reporter, health) = tonic_health::server::health_reporter();
     let follow = follow_health(ingress.health().clone(), reporter, drain.clone());
     drop(tasks.spawn("grpc health", follow));
+    let health = health.max_decoding_message_size(QUESTION_BYTES_MAX);
     let mut routes = Routes::new(service).add_service(health);
     if config.reflection {
         routes = add_reflection(routes);
@@ -94,7 +99,9 @@ fn add_reflection(routes: Routes) -> Routes {
         .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
         .build_v1alpha()
         .expect("the descriptors were compiled with this program");
-    routes.add_service(v1).add_service(v1alpha)
+    routes
+        .add_service(v1.max_decoding_message_size(QUESTION_BYTES_MAX))
+        .add_service(v1alpha.max_decoding_message_size(QUESTION_BYTES_MAX))
 }
 
 /// Says SERVING exactly while the gateway is ready, for the whole server and for the service.

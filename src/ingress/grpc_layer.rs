@@ -16,15 +16,15 @@ use futures::future::BoxFuture;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use tokio::time::{Instant, Sleep};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::body::Body;
 use tower::ServiceExt as _;
 use tower_service::Service;
 
 use super::answer::X_REQUEST_ID;
-use super::grpc::{BIDI_PATH, COLLECT_PATH, SERVICE_PATH, STREAM_PATH};
+use super::grpc::{BIDI_PATH, COLLECT_PATH, QUESTION_BYTES_MAX, SERVICE_PATH, STREAM_PATH};
 use super::grpc_body::MeteredBody;
 use super::lines::{self, Line};
 use super::outcome::RequestError;
@@ -32,7 +32,9 @@ use super::request_id::{self, RequestId};
 use super::rpc_status::{self, status, translate};
 use super::sender::{Party, Sender};
 use super::shed::Held;
+use super::stream::too_old;
 use super::{Deadline, Ingress};
+use crate::clock::sleep_until;
 use crate::status::Code;
 use crate::telemetry::metrics::labels;
 
@@ -73,12 +75,25 @@ impl GrpcLayer {
         if let Some(deadline) = &deadline {
             request.extensions_mut().insert(deadline.clone());
         }
-        let max = self.ingress.config().body_bytes_max;
+        let max = if is_ours {
+            self.ingress.config().body_bytes_max
+        } else {
+            QUESTION_BYTES_MAX
+        };
         let mut response = match self.admit(request, is_ours) {
             Ok(request) => {
                 let held = request.extensions().get::<Arc<Held>>().cloned();
                 let call = self.routes.clone().oneshot(request);
-                let mut response = in_time(call, deadline.as_ref()).await;
+                let call = in_time(call, deadline.as_ref());
+                let mut response = if is_ours {
+                    call.await
+                } else {
+                    // No budget holds the question and no pace its bytes: its time is all that there is to limit.
+                    let patience = self.ingress.config().body_timeout;
+                    let answer = tokio::time::timeout(patience, call).await;
+                    answer
+                        .unwrap_or_else(|_elapsed| status(&Code::RequestTimeout.into()).into_http())
+                };
                 // An answer keeps its place in the budget until the client has taken it; a stream's have places of their own.
                 if let Some(held) = held.filter(|_| path == COLLECT_PATH) {
                     response.extensions_mut().insert(held);
@@ -108,8 +123,15 @@ impl GrpcLayer {
         if is_ours {
             self.record(&response, started.elapsed());
         }
-        let drain = self.drain;
-        response.map(|inner| Body::new(EndingBody::new(inner, deadline, drain)))
+        // The streams of our own service look after their age themselves.
+        let age_max = self.ingress.config().guard.stream_age_max;
+        let age_max = age_max.filter(|_| !is_ours);
+        let ends = Ends {
+            deadline: deadline.map(|deadline| deadline.at()),
+            old: age_max.and_then(|age| Some((started.checked_add(age)?, age))),
+            drain: self.drain,
+        };
+        response.map(|inner| Body::new(EndingBody::new(inner, ends)))
     }
 
     /// Everything that can be known to fail is asked before the body is read.
@@ -217,26 +239,41 @@ where
     }
 }
 
-/// A response body that ends with a status when the client's deadline passes or the server drains while it waits for more.
-/// What is ready goes out first, so that a unary answer is never touched.
+/// A response body that ends with a status when the client's deadline passes, when it is too old, or when the server drains, while
+/// it waits for more. What is ready goes out first, so that a unary answer is never touched.
 struct EndingBody {
     inner: Option<Body>,
-    deadline: Option<Instant>,
-    drain: CancellationToken,
-    waiting: Option<Waiting>,
+    ends: Ends,
+    waiting: Option<Pin<Box<dyn Future<Output = RequestError> + Send>>>,
 }
 
-struct Waiting {
-    deadline: Option<Pin<Box<Sleep>>>,
-    drain: Pin<Box<WaitForCancellationFutureOwned>>,
+/// What ends a response that has nothing to say.
+#[derive(Clone)]
+struct Ends {
+    deadline: Option<Instant>,
+    /// When it is too old, and the age that is.
+    old: Option<(Instant, Duration)>,
+    drain: CancellationToken,
+}
+
+impl Ends {
+    async fn first(self) -> RequestError {
+        tokio::select! {
+            biased;
+            () = sleep_until(self.deadline) => Code::DeadlineExceeded.into(),
+            () = sleep_until(self.old.map(|(at, _)| at)) => {
+                too_old(self.old.map_or(Duration::ZERO, |(_, age)| age))
+            }
+            () = self.drain.cancelled_owned() => Code::Draining.into(),
+        }
+    }
 }
 
 impl EndingBody {
-    fn new(inner: Body, deadline: Option<Deadline>, drain: CancellationToken) -> Self {
+    fn new(inner: Body, ends: Ends) -> Self {
         Self {
             inner: Some(inner),
-            deadline: deadline.map(|deadline| deadline.at()),
-            drain,
+            ends,
             waiting: None,
         }
     }
@@ -257,25 +294,13 @@ impl HttpBody for EndingBody {
         if let Poll::Ready(frame) = Pin::new(inner).poll_frame(cx) {
             return Poll::Ready(frame);
         }
-        let waiting = this.waiting.get_or_insert_with(|| Waiting {
-            deadline: this
-                .deadline
-                .map(|at| Box::pin(tokio::time::sleep_until(at))),
-            drain: Box::pin(this.drain.clone().cancelled_owned()),
-        });
-        let late = waiting
-            .deadline
-            .as_mut()
-            .is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready());
-        let code = if late {
-            Code::DeadlineExceeded
-        } else {
-            std::task::ready!(waiting.drain.as_mut().poll(cx));
-            Code::Draining
-        };
+        let waiting = this
+            .waiting
+            .get_or_insert_with(|| Box::pin(this.ends.clone().first()));
+        let error = std::task::ready!(waiting.as_mut().poll(cx));
         this.inner = None;
         let mut trailers = http::HeaderMap::new();
-        status(&code.into()).add_header(&mut trailers)?;
+        status(&error).add_header(&mut trailers)?;
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
 
@@ -317,22 +342,33 @@ mod tests {
         Body::new(http_body_util::StreamBody::new(frames))
     }
 
-    async fn ends_with(body: EndingBody) -> tonic::Code {
+    async fn ends_with(body: EndingBody) -> Status {
         let trailers = Body::new(body).collect().await.unwrap().trailers().cloned();
-        Status::from_header_map(&trailers.unwrap()).unwrap().code()
+        Status::from_header_map(&trailers.unwrap()).unwrap()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stream_ends_with_a_status_at_its_deadline_and_at_the_drain() {
+    async fn a_stream_ends_with_a_status_at_its_deadline_its_age_and_the_drain() {
         let drain = CancellationToken::new();
-        let deadline = Deadline::new(Instant::now() + Duration::from_secs(1));
-        let body = EndingBody::new(endless(), Some(deadline), drain.clone());
-        assert_eq!(ends_with(body).await, tonic::Code::DeadlineExceeded);
+        let ends = |deadline: Option<u64>, age: Option<u64>| {
+            let after = |seconds| Instant::now() + Duration::from_secs(seconds);
+            Ends {
+                deadline: deadline.map(after),
+                old: age.map(|age| (after(age), Duration::from_secs(age))),
+                drain: drain.clone(),
+            }
+        };
+        let late = EndingBody::new(endless(), ends(Some(1), Some(2)));
+        assert_eq!(ends_with(late).await.code(), tonic::Code::DeadlineExceeded);
+        let old = EndingBody::new(endless(), ends(Some(3), Some(2)));
+        let status = ends_with(old).await;
+        assert_eq!(status.code(), tonic::Code::Unavailable);
+        assert!(status.message().contains("is 2 s old"), "{status:?}");
 
-        let body = EndingBody::new(endless(), None, drain.clone());
+        let drained = EndingBody::new(endless(), ends(None, None));
         let cancel = async { drain.cancel() };
-        let (code, ()) = tokio::join!(ends_with(body), cancel);
-        assert_eq!(code, tonic::Code::Unavailable);
+        let (status, ()) = tokio::join!(ends_with(drained), cancel);
+        assert_eq!(status.code(), tonic::Code::Unavailable);
     }
 
     #[tokio::test(start_paused = true)]

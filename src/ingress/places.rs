@@ -1,5 +1,5 @@
-//! What an address may have: so many connections, and so many bytes of bodies under way on them. Without these one client could take
-//! all that there is for all.
+//! What an address may have: so many connections, and for what comes on them so many bytes under way and places in the log's queue.
+//! Without these one client could take all that there is for all.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ipnet::IpNet;
 
 use super::quota::one_sender;
-use super::shed::Budget;
+use super::shed::Share;
 use crate::config::IngressConfig;
 
 /// The places of every address. Cheap to clone.
@@ -28,7 +28,7 @@ struct Inner {
 #[derive(Debug)]
 struct Taken {
     connections: usize,
-    share: Budget,
+    share: Share,
 }
 
 impl Places {
@@ -53,7 +53,7 @@ impl Places {
         let mut taken = all.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let address = taken.entry(sender).or_insert_with(|| Taken {
             connections: 0,
-            share: Budget::new(all.in_flight_bytes_max),
+            share: Share::new(all.in_flight_bytes_max),
         });
         if address.connections >= all.connections_max {
             return None;
@@ -82,12 +82,12 @@ pub(super) struct Place(Option<Counted>);
 struct Counted {
     all: Arc<Inner>,
     sender: IpAddr,
-    share: Budget,
+    share: Share,
 }
 
 impl Place {
     /// What its address may have under way; `None`: as much as there is.
-    pub(super) fn share(&self) -> Option<&Budget> {
+    pub(super) fn share(&self) -> Option<&Share> {
         self.0.as_ref().map(|counted| &counted.share)
     }
 }
@@ -142,11 +142,11 @@ mod tests {
         let places = places();
         let take = |address: &str| places.take(address.parse().unwrap()).unwrap();
         let (one, two, other) = (take("192.0.2.1"), take("192.0.2.1"), take("192.0.2.2"));
-        let held = one.share().unwrap().take(10).unwrap();
-        assert!(two.share().unwrap().take(1).is_none());
-        assert!(other.share().unwrap().take(10).is_some());
+        let held = one.share().unwrap().bytes.take(10).unwrap();
+        assert!(two.share().unwrap().bytes.take(1).is_none());
+        assert!(other.share().unwrap().bytes.take(10).is_some());
         drop(held);
-        assert!(two.share().unwrap().take(10).is_some());
+        assert!(two.share().unwrap().bytes.take(10).is_some());
         assert!(take("10.1.2.3").share().is_none());
     }
 

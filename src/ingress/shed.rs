@@ -1,7 +1,9 @@
-//! The bytes of request bodies under way, held against one limit.
+//! The bytes of request bodies under way, held against one limit, and what one sender may have of all that waits.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::wal::QueueShare;
 
 /// A number of bytes that all requests share. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -61,6 +63,25 @@ impl Budget {
     }
 }
 
+/// What one sender may have: so many bytes under way, and so many places in the log's queue. Cheap to clone; the clones are one
+/// sender's.
+#[derive(Debug, Clone)]
+pub struct Share {
+    pub(super) bytes: Budget,
+    pub(super) queue: QueueShare,
+}
+
+impl Share {
+    /// So many bytes, and half of the queue.
+    #[must_use]
+    pub fn new(bytes_max: usize) -> Self {
+        Self {
+            bytes: Budget::new(bytes_max),
+            queue: QueueShare::default(),
+        }
+    }
+}
+
 /// Bytes taken from a [`Budget`]; given back when dropped.
 #[derive(Debug)]
 pub struct Held {
@@ -99,7 +120,8 @@ impl Held {
     /// From now on its bytes are taken from this share as well, and from no other one; false, and nothing changes, when it has not
     /// so many left.
     #[must_use]
-    pub fn share(&self, share: Option<&Budget>) -> bool {
+    pub fn share(&self, share: Option<&Share>) -> bool {
+        let share = share.map(|share| &share.bytes);
         let mut mine = self.shared();
         let bytes = self.bytes();
         if share.is_some_and(|share| !share.reserve(bytes)) {
@@ -166,24 +188,24 @@ mod tests {
 
     #[test]
     fn a_sender_takes_no_more_than_his_share() {
-        let (budget, share) = (Budget::new(10), Budget::new(5));
+        let (budget, share) = (Budget::new(10), Share::new(5));
         let (a, b) = (budget.take(3).unwrap(), budget.take(3).unwrap());
         assert!(a.share(Some(&share)));
         assert!(!b.share(Some(&share)));
         assert!(a.grow_by(2) && !a.grow_by(1));
-        assert_eq!((budget.used(), share.used()), (8, 5));
+        assert_eq!((budget.used(), share.bytes.used()), (8, 5));
         a.give_back();
-        assert_eq!((budget.used(), share.used()), (3, 0));
+        assert_eq!((budget.used(), share.bytes.used()), (3, 0));
         assert!(b.share(Some(&share)));
         drop(b);
         drop(a);
-        assert_eq!((budget.used(), share.used()), (0, 0));
+        assert_eq!((budget.used(), share.bytes.used()), (0, 0));
     }
 
     #[test]
     fn what_is_held_moves_from_one_share_to_another() {
-        let (budget, address, key) = (Budget::new(10), Budget::new(5), Budget::new(2));
-        let used = || (budget.used(), address.used(), key.used());
+        let (budget, address, key) = (Budget::new(10), Share::new(5), Share::new(2));
+        let used = || (budget.used(), address.bytes.used(), key.bytes.used());
         let held = budget.take(3).unwrap();
         assert!(held.share(Some(&address)));
         assert!(!held.share(Some(&key)), "it is too small");

@@ -21,7 +21,7 @@ use super::lines::Line;
 use super::outcome::{self, Outcome, RequestError};
 use super::rpc_status;
 use super::sender::Sender;
-use super::shed::{Budget, Held};
+use super::shed::Held;
 use super::{Caller, Deadline, Ingress, spans};
 use crate::clock::sleep_until;
 use crate::status::Code;
@@ -194,7 +194,7 @@ impl Call {
 }
 
 /// Connections and streams that live for ever never find another gateway.
-fn too_old(age: Duration) -> RequestError {
+pub(super) fn too_old(age: Duration) -> RequestError {
     let text = format!(
         "the stream is {} s old and ends; what came before is answered; go on in another one with the same message ids",
         age.as_secs_f64()
@@ -227,7 +227,7 @@ pub(super) struct Settled {
 impl Window {
     pub(super) fn new(ingress: &Ingress, caller: &Caller) -> Self {
         let (config, share) = (ingress.config(), caller.share());
-        let room = share.map_or(usize::MAX, Budget::max);
+        let room = share.map_or(usize::MAX, |share| share.bytes.max());
         let room = room.min(config.in_flight_bytes_max);
         Self {
             under_way: FuturesOrdered::new(),

@@ -22,6 +22,7 @@ impl Loader {
             // recorded or begun after the first look makes the number that is taken here a used one.
             let last = self.warehouse.last_recorded().await?.unwrap_or(0);
             if let Some(manifest) = self.open_after(last).await? {
+                self.took_all = false;
                 return Ok(Some(manifest));
             }
             let objects = self.gather().await?;
@@ -100,6 +101,7 @@ impl Loader {
     async fn gather(&mut self) -> Result<Vec<ManifestObject>, RoundError> {
         let mut gathered = Gathered::new(self.limits);
         let mut blocked: Option<(usize, String, String)> = None;
+        let mut is_cut = false;
         let mut pages = Pages::of(inbox::FOLDER);
         'pages: while let Some(names) = pages.next(&*self.objects).await? {
             let mut waiting = Vec::new();
@@ -118,10 +120,12 @@ impl Loader {
             }
             for object in self.leave_out_recorded(waiting).await? {
                 if !gathered.push(object) {
+                    is_cut = true;
                     break 'pages;
                 }
             }
         }
+        self.took_all = !is_cut && blocked.is_none();
         match blocked {
             // Only when nothing else is left to do: the others must not wait for a person.
             Some((count, name, reason)) if gathered.objects.is_empty() => {

@@ -233,10 +233,7 @@ fn extrapolate(
 
 /// Bytes of records in the log, as its gauge says.
 async fn log_bytes(endpoints: &Endpoints) -> Result<f64> {
-    let admin = clients::Http::new(&Endpoints {
-        http: endpoints.admin.clone(),
-        ..endpoints.clone()
-    });
+    let admin = clients::Http::at(&endpoints.admin);
     let answer = admin
         .exchange(http::Method::GET, "/metrics", Bytes::new())
         .await?;

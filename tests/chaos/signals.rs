@@ -132,10 +132,7 @@ async fn second_stop(stage: Stage) -> Result<()> {
 
 /// The public ports are closed by then; the admin port knows.
 async fn until_draining(endpoints: &Endpoints) -> Result<()> {
-    let admin = clients::Http::new(&Endpoints {
-        http: endpoints.admin.clone(),
-        ..endpoints.clone()
-    });
+    let admin = clients::Http::at(&endpoints.admin);
     let draining = async {
         loop {
             let (status, ready) = admin.get("/ready").await?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use eventkit::client::{Client, Delivery, Event, Options, Outcome, RetryPolicy, Rpc};
 use eventkit::clock::SystemClock;
+use eventkit::config::IngressConfig;
 use eventkit::ingress::{Door, Ingress, Server, Stop};
 use eventkit::lifecycle::{Health, Tasks};
 use eventkit::telemetry::Metrics;
@@ -38,6 +39,10 @@ async fn gateway() -> Gateway {
 
 /// The limits of the doors' own tests: 100 events and 64 KiB per request.
 async fn gateway_over(wal: Wal) -> Gateway {
+    gateway_within(crate::doors::config(), wal).await
+}
+
+async fn gateway_within(config: IngressConfig, wal: Wal) -> Gateway {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let gateway = Gateway {
         addr: listener.local_addr().unwrap(),
@@ -49,7 +54,7 @@ async fn gateway_over(wal: Wal) -> Gateway {
         gateway.wal.clone(),
         Arc::new(SystemClock),
         gateway.metrics.clone(),
-        crate::doors::config(),
+        config,
         Health::default(),
     );
     let stop = Stop {
@@ -309,6 +314,24 @@ async fn a_retry_comes_no_sooner_than_asked_for() {
     assert_eq!(delivery.outcomes, vec![Outcome::Accepted; 3]);
     assert_eq!((delivery.requests, delivery.retries), (2, 1));
     assert!(started.elapsed() >= Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn who_is_too_fast_comes_again_once_and_in_time_over_every_transport() {
+    for rpc in RPCS {
+        let mut config = crate::doors::config();
+        config.guard.address_rates.events = Some(5);
+        config.guard.burst = Duration::from_secs(1);
+        let gateway = gateway_within(config, memory_wal(4)).await;
+        let client = Client::new(options(gateway.addr, rpc)).unwrap();
+        // Five more than there are: it takes a second until the next may come.
+        let delivery = send(&client, &events("first", 10)).await;
+        assert_eq!(delivery.outcomes, vec![Outcome::Accepted; 10], "{rpc:?}");
+        let delivery = send(&client, &events("second", 3)).await;
+        assert_eq!(delivery.outcomes, vec![Outcome::Accepted; 3], "{rpc:?}");
+        let requests = (delivery.requests, delivery.retries);
+        assert_eq!(requests, (2, 1), "{rpc:?}: {delivery:?}");
+    }
 }
 
 #[tokio::test]

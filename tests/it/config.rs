@@ -6,7 +6,7 @@ use std::time::Duration;
 use eventkit::config::settings::{self, Fallback};
 use eventkit::config::{
     Ack, BatchRules, Checked, Config, Endpoint, Engine, Inputs, LogLevel, Problems, Profile,
-    PubSubOptions, QueueConfig, Role, Source, StoreConfig, WarehouseConfig, parse, validate,
+    PubSubOptions, QueueConfig, Rates, Role, Source, StoreConfig, WarehouseConfig, parse, validate,
     validate_without_ports,
 };
 
@@ -113,6 +113,48 @@ fn serve_listens_on_every_address_but_for_the_admin_port() {
     assert_eq!(config.ingress.http_addr.to_string(), "0.0.0.0:8000");
     assert_eq!(config.ingress.grpc_addr.to_string(), "0.0.0.0:50051");
     assert_eq!(config.admin.addr.to_string(), "127.0.0.1:9090");
+}
+
+#[test]
+fn each_setting_of_who_may_send_has_a_place_of_its_own() {
+    let config = serve(&[
+        ("EVENTKIT_EVENT_STORE", "local"),
+        ("EVENTKIT_KEY_EVENTS_PER_SECOND", "11"),
+        ("EVENTKIT_KEY_BYTES_PER_SECOND", "12"),
+        ("EVENTKIT_ADDRESS_EVENTS_PER_SECOND", "13"),
+        ("EVENTKIT_ADDRESS_BYTES_PER_SECOND", "14"),
+        ("EVENTKIT_RATE_BURST", "15"),
+        ("EVENTKIT_RATE_ADDRESSES", "16"),
+        ("EVENTKIT_MAX_KEY_IN_FLIGHT_BYTES", "17MiB"),
+        ("EVENTKIT_MAX_ADDRESS_IN_FLIGHT_BYTES", "18MiB"),
+        ("EVENTKIT_MAX_ADDRESS_CONNECTIONS", "19"),
+        ("EVENTKIT_KEEPALIVE_INTERVAL", "20"),
+        ("EVENTKIT_KEEPALIVE_TIMEOUT", "21"),
+        ("EVENTKIT_MAX_STREAM_AGE", "22"),
+        ("EVENTKIT_MAX_CONNECTION_AGE", "23"),
+        ("EVENTKIT_HEADER_TIMEOUT", "24"),
+        ("EVENTKIT_BODY_TIMEOUT", "25"),
+        ("EVENTKIT_IDLE_TIMEOUT", "26"),
+    ]);
+    let guard = &config.ingress.guard;
+    let rates = |events, bytes| Rates {
+        events: Some(events),
+        bytes: Some(bytes),
+    };
+    assert_eq!(guard.key_rates, rates(11, 12));
+    assert_eq!(guard.address_rates, rates(13, 14));
+    assert_eq!(guard.burst, Duration::from_secs(15));
+    assert_eq!(guard.addresses_max, 16);
+    assert_eq!(guard.key_in_flight_bytes_max, 17 << 20);
+    assert_eq!(guard.address_in_flight_bytes_max, 18 << 20);
+    assert_eq!(guard.connections_per_address_max, Some(19));
+    assert_eq!(guard.keepalive_interval, Duration::from_secs(20));
+    assert_eq!(guard.keepalive_timeout, Duration::from_secs(21));
+    assert_eq!(guard.stream_age_max, Some(Duration::from_secs(22)));
+    assert_eq!(guard.connection_age_max, Some(Duration::from_secs(23)));
+    assert_eq!(config.ingress.header_timeout, Duration::from_secs(24));
+    assert_eq!(config.ingress.body_timeout, Duration::from_secs(25));
+    assert_eq!(config.ingress.idle_timeout, Duration::from_secs(26));
 }
 
 #[test]

@@ -29,12 +29,17 @@ pub(crate) struct Http {
 impl Http {
     /// A client; connects when it is used.
     pub(crate) fn new(endpoints: &Endpoints) -> Self {
+        Self::at(&endpoints.http)
+    }
+
+    /// The same of any port.
+    pub(crate) fn at(address: &str) -> Self {
         let client = Client::builder(TokioExecutor::new())
             .retry_canceled_requests(false)
             .build_http();
         Self {
             client,
-            base: format!("http://{}", endpoints.http),
+            base: format!("http://{address}"),
         }
     }
 

@@ -1,5 +1,6 @@
 use super::file::Entry;
 use super::*;
+use crate::ingress::shed::Budget;
 
 const DEFAULTS: Defaults = Defaults {
     rates: Rates {

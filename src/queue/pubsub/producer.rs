@@ -242,3 +242,53 @@ impl Producer for PubSubProducer {
         verdict
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Endpoint;
+
+    fn found(label: Option<&str>) -> Result<Found, SetUpError> {
+        Ok(Found {
+            identity: label.map(str::to_owned),
+            retention: None,
+        })
+    }
+
+    fn missing() -> Result<Found, SetUpError> {
+        let what = "projects/p/subscriptions/s".to_owned();
+        Err(SetUpError::Missing { what })
+    }
+
+    /// What each look says, by somebody who knows the first subscription from his start.
+    fn judged(looks: Vec<Result<Found, SetUpError>>) -> Vec<Verdict> {
+        let options = PubSubOptions {
+            project: "p".into(),
+            topic: "t".into(),
+            subscription: "s".into(),
+            create: false,
+            retention: Duration::from_secs(600),
+            verify_every: Duration::from_secs(10),
+            endpoint: Endpoint::emulator("127.0.0.1:1"),
+        };
+        let about = (Health::default(), Metrics::new());
+        let known = found(Some("a")).ok();
+        let stop = CancellationToken::new();
+        let producer = PubSubProducer::new(options, "node".into(), known, about, stop);
+        looks.into_iter().map(|look| producer.judge(look)).collect()
+    }
+
+    #[test]
+    fn what_was_published_counts_only_while_the_same_subscription_was_there() {
+        use Verdict::{Lost, Owned, Unknown};
+        let same = || found(Some("a"));
+        assert_eq!(judged(vec![same(), same()]), [Owned, Owned]);
+        let another = vec![found(Some("b")), found(Some("b")), found(None)];
+        assert_eq!(judged(another), [Lost, Owned, Lost]);
+        // Made again by hand, with the label that it had.
+        assert_eq!(
+            judged(vec![missing(), same(), same()]),
+            [Unknown, Lost, Owned]
+        );
+    }
+}

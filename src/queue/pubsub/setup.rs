@@ -272,6 +272,31 @@ mod tests {
     }
 
     #[test]
+    fn what_is_made_keeps_everything_in_order_and_does_not_expire() {
+        let options = PubSubOptions {
+            project: "p".into(),
+            topic: "t".into(),
+            subscription: "s".into(),
+            create: true,
+            retention: Duration::from_secs(86_400),
+            verify_every: Duration::from_secs(10),
+            endpoint: crate::config::Endpoint::emulator("127.0.0.1:1"),
+        };
+        let made = subscription(&options, &options.subscription_path());
+        assert_eq!(unfit(&made, TOPIC), None);
+        let retention = made.message_retention_duration.as_ref();
+        assert_eq!(
+            retention.map(google_cloud_wkt::Duration::seconds),
+            Some(86_400)
+        );
+        let expires = made.expiration_policy.as_ref();
+        assert!(expires.is_some_and(|policy| policy.ttl.is_none()));
+        assert!(made.enable_message_ordering);
+        assert_eq!(made.ack_deadline_seconds, ACK_DEADLINE_SECONDS);
+        assert!(made.labels.contains_key(IDENTITY));
+    }
+
+    #[test]
     fn a_subscription_that_keeps_less_than_is_meant_is_noticed() {
         let day = Duration::from_secs(86_400);
         let keeps = |subscription: Subscription| found_as(&subscription).keeps_less_than(day);

@@ -8,7 +8,8 @@
 //! A worker keeps that order from the first batch of a lane on that it is given. That this is the earliest which nobody has stored
 //! rests on Pub/Sub: it gives no batch of an ordering key to another client while an earlier one is on lease. Its emulator does
 //! (`tests/it/queue/emulator.rs`). So a row that came too late is held against the worker whose object overtook it when that worker
-//! had a row in front of it; one that entered the lane behind it could not know. How many these were is said.
+//! had a row in front of it before it had one behind it; one that entered the lane behind it could not know. How many these were is
+//! said.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
@@ -51,21 +52,21 @@ pub(super) fn judge(store: &Path, processes: &[Vec<Wrote>]) -> Result<Order> {
     let mut order = Order::default();
     let events = objects(store, "events")?;
     let errors = objects(store, "errors")?;
-    order.table(&events, &errors, processes);
-    order.table(&errors, &events, processes);
+    let writers = Writers::new(events.iter().chain(&errors), processes);
+    order.table(&events, &errors, &writers);
+    order.table(&errors, &events, &writers);
     Ok(order)
 }
 
 impl Order {
     /// The rows of one table. One that was in the other one before (a batch that was damaged first and came whole) is no late one.
-    fn table(&mut self, table: &[Object], other: &[Object], processes: &[Vec<Wrote>]) {
+    fn table(&mut self, table: &[Object], other: &[Object], writers: &Writers<'_>) {
         let mut elsewhere: HashMap<Place, SystemTime> = HashMap::new();
         for object in other {
             for place in object.places.iter().chain(&object.accounted) {
                 elsewhere.entry(*place).or_insert(object.written);
             }
         }
-        let writers = Writers::new(table, processes);
         let mut seen: BTreeSet<Place> = BTreeSet::new();
         // For each lane the objects that went beyond all before them, and how far.
         let mut heights: BTreeMap<(LogId, Lane), Vec<(Offset, usize)>> = BTreeMap::new();
@@ -77,7 +78,7 @@ impl Order {
                 self.rows += 1;
                 let heights = heights.entry(lane).or_default();
                 let beyond = heights.partition_point(|(height, _)| *height < offset);
-                let Some((height, overtaker)) = heights.get(beyond) else {
+                let Some(&(height, overtaker)) = heights.get(beyond) else {
                     heights.push((offset, at));
                     continue;
                 };
@@ -86,14 +87,14 @@ impl Order {
                     continue;
                 }
                 self.late += 1;
-                let knew = writers.entered_before(*overtaker, (lane, offset));
+                let overtaker = table.get(overtaker).map_or("?", |object| &object.name);
+                let knew = writers.entered_before(overtaker, (lane, offset));
                 self.unclaimed += usize::from(knew.is_none());
                 if knew == Some(true) {
                     let (log, lane) = lane;
                     self.violations.push(format!(
-                        "{}: offset {offset} of lane {lane} of log {log} came after {height} in {}",
+                        "{}: offset {offset} of lane {lane} of log {log} came after {height} in {overtaker}",
                         object.name,
-                        table.get(*overtaker).map_or("?", |object| &object.name)
                     ));
                 }
             }
@@ -103,44 +104,43 @@ impl Order {
 
 /// Who wrote what, as the processes said themselves.
 struct Writers<'a> {
-    table: &'a [Object],
-    by_name: HashMap<&'a str, usize>,
+    by_name: HashMap<&'a str, &'a Object>,
     processes: &'a [Vec<Wrote>],
-    /// The process that made an object, and when among its own.
-    made: HashMap<&'a str, (usize, usize)>,
+    /// The process that made an object.
+    made: HashMap<&'a str, usize>,
 }
 
 impl<'a> Writers<'a> {
-    fn new(table: &'a [Object], processes: &'a [Vec<Wrote>]) -> Self {
+    fn new(objects: impl Iterator<Item = &'a Object>, processes: &'a [Vec<Wrote>]) -> Self {
         let mut made = HashMap::new();
         for (process, wrote) in processes.iter().enumerate() {
-            for (at, (name, created)) in wrote.iter().enumerate() {
-                if *created {
-                    made.insert(name.as_str(), (process, at));
-                }
-            }
+            let created = wrote.iter().filter(|(_, created)| *created);
+            made.extend(created.map(|(name, _)| (name.as_str(), process)));
         }
-        let names = table.iter().enumerate();
         Self {
-            table,
-            by_name: names
-                .map(|(at, object)| (object.name.as_str(), at))
+            by_name: objects
+                .map(|object| (object.name.as_str(), object))
                 .collect(),
             processes,
             made,
         }
     }
 
-    /// Whether who made this object had stored a row in front of this place, in it or before it; `None` when nobody says that it made it.
-    fn entered_before(&self, object: usize, (lane, offset): Place) -> Option<bool> {
-        let name = self.table.get(object)?.name.as_str();
-        let (process, at) = *self.made.get(name)?;
-        let wrote = self.processes.get(process)?.iter().take(at + 1);
-        let mut places = wrote
-            .filter_map(|(name, _)| self.by_name.get(name.as_str()))
-            .filter_map(|at| self.table.get(*at))
-            .flat_map(|object| &object.places);
-        Some(places.any(|place| place.0 == lane && place.1 < offset))
+    /// Whether who made this object had a row in front of this place, of either table, by when it first had one behind it; `None` when
+    /// nobody says that it made it.
+    fn entered_before(&self, object: &str, (lane, offset): Place) -> Option<bool> {
+        let wrote = self.processes.get(*self.made.get(object)?)?;
+        let mut is_in_front = false;
+        for (name, _) in wrote {
+            let object = self.by_name.get(name.as_str());
+            let places = object.map_or(&[][..], |object| &object.places);
+            let mut of_lane = places.iter().filter(|place| place.0 == lane);
+            is_in_front |= of_lane.clone().any(|place| place.1 < offset);
+            if of_lane.any(|place| place.1 > offset) {
+                break;
+            }
+        }
+        Some(is_in_front)
     }
 }
 

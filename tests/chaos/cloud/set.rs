@@ -347,7 +347,7 @@ impl Set {
 
     /// What a process says at `/metrics`.
     pub(super) async fn metrics(&self, at: usize) -> Result<String> {
-        let http = Http::new(&self.running(at)?.1);
+        let http = Http::at(&self.running(at)?.1.admin);
         let answer = http.exchange(Method::GET, "/metrics", Bytes::new()).await?;
         Ok(String::from_utf8_lossy(answer.body()).into_owned())
     }

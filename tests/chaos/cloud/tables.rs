@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::support::clients;
-use crate::support::gateway::Endpoints;
 use crate::support::warehouse::{Found, FoundError, FoundRow, value_hash};
 
 /// Rows in one answer.
@@ -13,12 +12,7 @@ const PAGE: usize = 1_000;
 
 /// A client of an emulator's JSON API.
 pub(super) fn http(url: &str) -> clients::Http {
-    let address = url.trim_start_matches("http://").to_owned();
-    clients::Http::new(&Endpoints {
-        grpc: address.clone(),
-        admin: address.clone(),
-        http: address,
-    })
+    clients::Http::at(url.trim_start_matches("http://"))
 }
 
 /// Both tables of a dataset.

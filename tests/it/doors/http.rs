@@ -394,6 +394,7 @@ async fn browsers_may_post_from_anywhere() {
         allowed("access-control-allow-methods"),
         Some("GET, POST, OPTIONS")
     );
+    assert_eq!(allowed("access-control-allow-credentials"), Some("true"));
     assert_eq!(allowed("access-control-max-age"), Some("7200"));
     assert_eq!(allowed("vary"), Some("origin"));
     let answer = gateway

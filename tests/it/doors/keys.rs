@@ -501,6 +501,21 @@ async fn a_batch_of_a_stream_that_comes_too_fast_ends_it_with_the_time_to_wait()
 }
 
 #[tokio::test]
+async fn a_request_without_an_event_counts_as_one() {
+    let slow = Entry {
+        events_per_second: Some(5),
+        ..entry(SHOP, "shop")
+    };
+    let gateway = guarded(&keys_of(vec![slow], Strangers::Refused)).await;
+    let key = format!("X-Write-Key: {SHOP}\r\n");
+    let mut statuses = Vec::new();
+    for _try in 0..60 {
+        statuses.push(gateway.post("/collect", &key, "[]").await.status());
+    }
+    assert!(statuses.contains(&429), "{statuses:?}");
+}
+
+#[tokio::test]
 async fn an_address_is_held_to_its_rate_whatever_its_key() {
     let mut config = config();
     config.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];

@@ -237,3 +237,37 @@ async fn a_stream_that_only_announces_something_holds_nothing() {
         .await;
     assert_eq!(beside.status(), 202, "{beside:?}");
 }
+
+#[tokio::test]
+async fn the_largest_limit_that_may_be_set_holds_to_the_byte() {
+    const LARGEST: usize = 64 << 20;
+    let gateway = gateway_with(IngressConfig {
+        body_bytes_max: LARGEST,
+        in_flight_bytes_max: 4 * LARGEST,
+        event_bytes_max: 2 << 20,
+        ..config()
+    })
+    .await;
+    let whole = |last: usize| CollectRequest {
+        events: (0..64)
+            .map(|n| {
+                named(
+                    &n.to_string(),
+                    "x".repeat(if n < 63 { 1 << 20 } else { last }),
+                )
+            })
+            .collect(),
+        ..Default::default()
+    };
+    let rest = LARGEST - (whole(1 << 19).encoded_len() - (1 << 19));
+    let (fits, beyond) = (whole(rest), whole(rest + 1));
+    assert_eq!(
+        (fits.encoded_len(), beyond.encoded_len()),
+        (LARGEST, LARGEST + 1)
+    );
+    let mut client = client(gateway.grpc).await;
+    let status = client.collect(beyond).await.unwrap_err();
+    assert!(status.message().contains("67108864 bytes"), "{status:?}");
+    let answer = client.collect(fits).await.unwrap();
+    assert_eq!(answer.into_inner().accepted, 64);
+}

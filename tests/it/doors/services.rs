@@ -119,3 +119,50 @@ async fn both_versions_of_reflection_list_the_services_and_the_details() {
     let status = client.server_reflection_info(requests).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
 }
+
+#[tokio::test]
+async fn a_question_has_its_size_and_its_time() {
+    let gateway = gateway_with(IngressConfig {
+        body_timeout: Duration::from_millis(300),
+        ..config()
+    })
+    .await;
+    let large = HealthCheckRequest {
+        service: "x".repeat(5_000),
+    };
+    let too_large = (Code::ResourceExhausted, "BODY_TOO_LARGE".into(), false);
+    let mut client = HealthClient::new(channel(gateway.grpc).await);
+    let status = client.check(large.clone()).await.unwrap_err();
+    assert_eq!(error(&status), too_large);
+    assert!(status.message().contains("4096 bytes"), "{status:?}");
+    let status = client.watch(large).await.unwrap_err();
+    assert_eq!(error(&status), too_large);
+
+    // Half a question, and no more of it.
+    let head = "POST /grpc.health.v1.Health/Check HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+        Content-Type: application/grpc-web+proto\r\nContent-Length: 105\r\n\r\n\0\0\0\0\x64half";
+    let answer = gateway.send(head).await;
+    assert_eq!(answer.header("grpc-status"), Some("4"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn streams_of_questions_end_when_they_are_old() {
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    let mut config = config();
+    config.guard.stream_age_max = Some(Duration::from_millis(200));
+    let gateway = gateway_with(config).await;
+    let mut client = HealthClient::new(channel(gateway.grpc).await);
+    let watch = client.watch(HealthCheckRequest::default()).await;
+    let mut watch = watch.unwrap().into_inner();
+    within(watch.message()).await.unwrap().unwrap();
+    let watched = within(watch.message()).await.unwrap_err();
+
+    let mut client = ServerReflectionClient::new(channel(gateway.grpc).await);
+    let quiet = client.server_reflection_info(futures::stream::pending());
+    let mut quiet = within(quiet).await.unwrap().into_inner();
+    let asked = within(quiet.message()).await.unwrap_err();
+    for status in [watched, asked] {
+        assert_eq!(error(&status), (Code::Unavailable, "DRAINING".into(), true));
+        assert!(status.message().contains("0.2 s old"), "{status:?}");
+    }
+}

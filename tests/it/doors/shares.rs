@@ -1,12 +1,18 @@
-//! What one address may have: half of the connections and, without a key, half of what may be under way. Whoever takes all of that is
-//! in nobody else's way. Clients of two addresses are told apart by where on loopback they come from.
+//! What one address may have: half of the connections and, without a key, half of what may be under way and of the log's queue; a key
+//! has shares of its own. Whoever takes all of his is in nobody else's way. Clients of two addresses are told apart by where on loopback they come from.
 
 use std::net::IpAddr;
 
 use eventkit::ingress::auth::Strangers;
+use eventkit::proto::v1::CollectBidiRequest;
 use tokio::net::TcpSocket;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Request;
 
+use super::grpc::{client, error, event};
 use super::keys::{APP, SHOP, entry, keys_with_shares};
+use super::streams::{gated_wal, until};
 use super::*;
 
 const GREEDY: [u8; 4] = [127, 0, 0, 2];
@@ -48,7 +54,7 @@ async fn stall(
         open.push(stream);
     }
     let held = format!("eventkit_ingress_in_flight_bytes {}\n", count * bytes);
-    super::streams::until("the bodies are under way", || {
+    until("the bodies are under way", || {
         gateway.metrics.render().contains(&held)
     })
     .await;
@@ -90,7 +96,7 @@ async fn one_address_leaves_room_under_way_for_all_others() {
     let answer = ask(MODEST, gateway.http, &post("", "{}")).await;
     assert_eq!(answer.status(), 202);
     drop(greedy);
-    super::streams::until("the bodies are given up", || {
+    until("the bodies are given up", || {
         gateway
             .metrics
             .render()
@@ -144,4 +150,70 @@ async fn health_and_readiness_are_told_while_everything_else_is_shed() {
     let asked = tonic_health::pb::HealthCheckRequest::default();
     let mut health = tonic_health::pb::health_client::HealthClient::new(channel);
     within(health.check(asked)).await.unwrap();
+}
+
+#[tokio::test]
+async fn one_key_leaves_half_of_the_logs_queue_for_all_others() {
+    /// More than half of the queue of 4,096 and less than all, however many the log takes in its first commit.
+    const STREAMS: usize = 62;
+    let both = vec![entry(SHOP, "shop"), entry(APP, "app")];
+    // Bytes are not what it has too much of.
+    let keys = keys_with_shares(both, 8 << 20, Strangers::Refused);
+    let (wal, log) = gated_wal();
+    let room = IngressConfig {
+        in_flight_bytes_max: 16 << 20,
+        ..config()
+    };
+    let gateway = guarded_gateway(wal, room, keys).await;
+    log.set(true);
+    let mut client = client(gateway.grpc).await;
+    let mut open = Vec::new();
+    for stream in 0..STREAMS {
+        let (batches, incoming) = mpsc::channel(64);
+        for number in 1..=64 {
+            let message = CollectBidiRequest {
+                batch_number: number,
+                events: vec![event(&format!("{stream}-{number}"))],
+                ..Default::default()
+            };
+            batches.send(message).await.unwrap();
+        }
+        let mut request = Request::new(ReceiverStream::new(incoming));
+        let metadata = request.metadata_mut();
+        metadata.insert("x-write-key", SHOP.parse().unwrap());
+        match client.collect_bidi(request).await {
+            Ok(answers) => open.push((batches, answers)),
+            // It has as many as it may have already.
+            Err(status) => {
+                assert_eq!(error(&status).1, "OVERLOADED");
+                break;
+            }
+        }
+    }
+    let shed = r#"eventkit_ingress_requests_shed_total{code="overloaded"}"#;
+    let is_shed = |line: &str| line.starts_with(shed) && !line.ends_with(" 0");
+    until("the key has all that it may have", || {
+        gateway.metrics.render().lines().any(is_shed)
+    })
+    .await;
+    let (shop, app) = (
+        format!("X-Write-Key: {SHOP}\r\n"),
+        format!("X-Write-Key: {APP}\r\n"),
+    );
+    let answer = gateway.post("/collect", &shop, "{}").await;
+    assert_eq!(answer.error(), (503, "overloaded".into()));
+    let asked = gateway.post("/collect", &app, r#"{"type":"track","event":"e"}"#);
+    let received = r#"eventkit_events_received_total{protocol="http"} 1"#;
+    let goes_on = async {
+        until(received, || gateway.metrics.render().contains(received)).await;
+        log.set(false);
+    };
+    let (answer, ()) = tokio::join!(asked, goes_on);
+    assert_eq!(answer.status(), 202, "{answer:?}");
+    let answer = gateway.post("/collect", &shop, "{}").await;
+    assert_eq!(
+        answer.status(),
+        202,
+        "its places are free again: {answer:?}"
+    );
 }

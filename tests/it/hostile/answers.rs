@@ -162,6 +162,43 @@ async fn unread_streams(subject: &Subject) {
     peer.end().await;
 }
 
+/// Asks for what needs no key, on as many streams as there may be: half of a question, and one that says it is as long as any.
+async fn endless_questions(subject: &Subject) {
+    const STREAMS: u32 = 200;
+    let grpc = [("content-type", "application/grpc"), ("te", "trailers")];
+    let paths = [
+        "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/Watch",
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    ];
+    join_all(paths.map(async |path| {
+        let mut peer = Peer::open(subject.grpc_addr(), &opening(&[])).await;
+        let head = head("POST", path, &grpc);
+        // A stream of questions may be quiet between two of them for as long as it may be open: here none of them is half.
+        let halves = if path.contains("health") { 2 } else { 1 };
+        for n in 0..STREAMS {
+            let (announced, sent) = if n % halves == 0 {
+                (4u32 << 20, 16)
+            } else {
+                (4_000, 300)
+            };
+            let question = [&[0], &announced.to_be_bytes()[..], &vec![b'q'; sent]].concat();
+            let open = frame(HEADERS, END_HEADERS, 2 * n + 1, &head);
+            let asks = frame(DATA, 0, 2 * n + 1, &question);
+            assert!(peer.send(&[open, asks].concat()).await);
+        }
+        let mut ended = 0;
+        while ended < STREAMS {
+            let is_end = |frame: &Frame| frame.kind == HEADERS && frame.flags & END_STREAM != 0;
+            let end = peer.find(is_end).await;
+            assert!(end.is_some(), "{path}: {ended} of {STREAMS} had an end");
+            ended += 1;
+        }
+    }))
+    .await;
+}
+
 #[tokio::test]
 async fn answers_that_nobody_takes_are_given_up_and_good_events_are_rows_meanwhile_and_afterwards()
 {
@@ -188,6 +225,9 @@ async fn answers_that_nobody_takes_are_given_up_and_good_events_are_rows_meanwhi
         }),
         Attack::new("streams that are not read", |subject| {
             Box::pin(unread_streams(subject))
+        }),
+        Attack::new("questions that do not end", |subject| {
+            Box::pin(endless_questions(subject))
         }),
     ];
     withstand(&subject, &attacks).await;

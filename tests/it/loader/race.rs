@@ -1,17 +1,19 @@
 //! What may happen between two calls: another loader is quicker; and nothing may go too early.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use eventkit::loader::fake::MemoryWarehouse;
-use eventkit::loader::{Manifest, Outcome, Warehouse as _};
-use eventkit::store::fake::MemoryObjects;
+use eventkit::loader::fake::{self, MemoryWarehouse};
+use eventkit::loader::{Loader, Manifest, Outcome, Round, Warehouse as _};
+use eventkit::store::fake::{Fault, MemoryObjects};
 use eventkit::store::{Marker, Objects, WriteError};
+use tokio_util::sync::CancellationToken;
 
 use super::crash::scene;
-use super::{FEW, event, event_object, loader, manifest, names, put_events};
+use super::{FEW, context, event, event_object, loader, manifest, names, put_events};
 
 /// Objects where somebody else is quicker, once: right before a manifest is created.
 #[derive(Debug)]
@@ -175,5 +177,80 @@ async fn a_number_that_was_recorded_meanwhile_is_discarded() {
         names(&objects, "inbox/"),
         [""; 0],
         "the object was recorded"
+    );
+}
+
+/// Objects of which a new one lies in the inbox whenever a manifest was made of those before it.
+#[derive(Debug)]
+struct Endless {
+    inner: MemoryObjects,
+    put: AtomicU64,
+}
+
+#[async_trait]
+impl Objects for Endless {
+    async fn put_if_absent(&self, name: &str, bytes: Bytes) -> Result<bool, WriteError> {
+        let is_new = self.inner.put_if_absent(name, bytes).await?;
+        if name.starts_with("manifests/") {
+            let number = self.put.fetch_add(1, Ordering::SeqCst);
+            put_events(&self.inner, number, &[event(&number.to_string(), number)]).await;
+        }
+        Ok(is_new)
+    }
+
+    async fn get(&self, name: &str) -> Result<Option<Bytes>, WriteError> {
+        self.inner.get(name).await
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<String>, WriteError> {
+        self.inner.list(prefix, after, limit).await
+    }
+
+    async fn delete(&self, name: &str) -> Result<(), WriteError> {
+        self.inner.delete(name).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loader_for_whom_there_is_always_more_keeps_to_its_interval_and_is_well() {
+    let (objects, memory) = (MemoryObjects::default(), MemoryWarehouse::default());
+    put_events(&objects, 1, &[event("1", 1)]).await;
+    let endless = Endless {
+        inner: objects,
+        put: AtomicU64::new(2),
+    };
+    // Its first calls fail.
+    let warehouse = fake::Faulty::new(memory.clone(), vec![Some(Fault::Unavailable); 3]);
+    let context = context();
+    let minute = Duration::from_secs(60);
+    let loader = Loader::new(
+        Arc::new(endless),
+        Box::new(warehouse),
+        context.clone(),
+        minute,
+    );
+    let stop = CancellationToken::new();
+    let tasks = eventkit::lifecycle::Tasks::default();
+    let running = tasks.spawn("loader", loader.run(Arc::default(), stop.clone()));
+    tokio::time::sleep(60 * minute + minute / 2).await;
+    let manifests = memory.outcomes().len();
+    assert!((59..=61).contains(&manifests), "{manifests} in an hour");
+    assert!(context.health.readiness().degraded.is_empty());
+    let scraped = context.metrics.render();
+    assert!(
+        scraped.contains("eventkit_loader_behind_seconds 0\n"),
+        "{scraped}"
+    );
+    stop.cancel();
+    let mut loader = running.await.unwrap().unwrap();
+    // What stops drains all the same.
+    assert_eq!(
+        loader.round(&CancellationToken::new()).await.unwrap(),
+        Round::Worked
     );
 }
