@@ -3,8 +3,7 @@
 //! What it promises:
 //!
 //! 1. Without a setting nothing is removed; only the ages are looked at, for their gauges.
-//! 2. It runs when the inbox is empty, so never while something older waits to be loaded; after a start, then at most once
-//!    an hour.
+//! 2. It runs when what lay in the inbox is loaded, so never while something older waits; after a start, then at most once an hour.
 //! 3. Whole UTC days are removed: what was received N days ago, or on a later day, is kept.
 //! 4. An object goes only if the warehouse records it as loaded and no marker of it lies in `inbox/` or `quarantine/`. A
 //!    file with a name that is not an object's is never touched.
@@ -97,7 +96,7 @@ fn age(clock: &dyn Clock, oldest: Micros) -> f64 {
 }
 
 impl Loader {
-    /// Removes what is to be kept no longer and looks at the age of the rest, if that is due. Meant for an empty inbox.
+    /// Removes what is to be kept no longer and looks at the age of the rest, if that is due. Meant for when what lay in the inbox is loaded.
     ///
     /// # Errors
     ///

@@ -180,6 +180,9 @@ async fn a_number_that_was_recorded_meanwhile_is_discarded() {
     );
 }
 
+/// Far more than a loader that keeps to its interval takes in the hour that it has.
+const ENOUGH: u64 = 500;
+
 /// Objects of which a new one lies in the inbox whenever a manifest was made of those before it.
 #[derive(Debug)]
 struct Endless {
@@ -193,6 +196,10 @@ impl Objects for Endless {
         let is_new = self.inner.put_if_absent(name, bytes).await?;
         if name.starts_with("manifests/") {
             let number = self.put.fetch_add(1, Ordering::SeqCst);
+            // Whoever takes no breath at all has to be noticed, too.
+            if number > ENOUGH {
+                return Ok(is_new);
+            }
             put_events(&self.inner, number, &[event(&number.to_string(), number)]).await;
         }
         Ok(is_new)
