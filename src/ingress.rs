@@ -273,7 +273,9 @@ impl Ingress {
         caller: &Caller,
     ) -> Result<shed::Held, RequestError> {
         self.check_rate(caller)?;
-        let is_full = caller.share().is_some_and(|share| share.queue.is_full());
+        let is_full = caller
+            .share()
+            .is_some_and(|share| share.queue.available_permits() == 0);
         let refusal = match self.0.log.admit() {
             Err(error) => append_code(error),
             Ok(()) if is_full => Code::Overloaded,
@@ -361,7 +363,9 @@ impl Ingress {
         } else {
             Some(self.append(append, caller)?)
         };
-        charge.pay();
+        if let Some(charge) = charge {
+            charge.pay();
+        }
         Ok(Pending {
             outcomes,
             commit,
@@ -371,14 +375,14 @@ impl Ingress {
 
     /// Hands events to the log, in a place of the queue that is their sender's.
     fn append(&self, mut append: Append, caller: &Caller) -> Result<Commit, RequestError> {
-        let taken = match caller.share().map(|share| share.queue.take()) {
-            Some(None) => Err(AppendError::Overloaded),
-            Some(Some(place)) => {
-                append.hold(place);
-                self.0.log.append(append)
-            }
-            None => self.0.log.append(append),
-        };
+        let place = caller.share().map(|share| {
+            let place = Arc::clone(&share.queue).try_acquire_owned();
+            place.map_err(|_all_taken| AppendError::Overloaded)
+        });
+        let taken = place.transpose().and_then(|place| {
+            append.place = place;
+            self.0.log.append(append)
+        });
         taken.map_err(|error| {
             let code = append_code(error);
             self.shed(code);

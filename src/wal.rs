@@ -24,7 +24,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 use crate::event::{BatchId, Day, Event, EventKey, Offset};
@@ -46,17 +46,15 @@ pub mod record;
 mod recovery;
 pub mod repair;
 mod room;
-mod share;
 pub mod storage;
 pub mod testing;
 
 pub(crate) use files::beside;
-pub use handle::Wal;
 use handle::{COMMANDS_MAX, Command, Shared};
+pub use handle::{QUEUED_APPENDS_MAX, Wal};
 pub use open::{OpenError, Options};
 pub use place::engine_at;
 pub use recovery::Damage;
-pub use share::{QueuePlace, QueueShare};
 use storage::StorageError;
 
 /// A keyed 128-bit fingerprint of an event's key; the key is the log's own secret.
@@ -74,8 +72,8 @@ pub struct Append {
     pub(crate) contexts: Contexts,
     /// Since when it waits; known only of one whose events came in a recorded request.
     pub(crate) queued_at: Option<Instant>,
-    /// Its sender's place in the queue, where he has only so many.
-    pub(crate) place: Option<QueuePlace>,
+    /// Its sender's place in the queue, where he has only so many: kept until the committer has taken it.
+    pub(crate) place: Option<OwnedSemaphorePermit>,
 }
 
 impl Append {
@@ -99,11 +97,6 @@ impl Append {
         if let Some(trace) = event.trace {
             self.contexts.add(trace);
         }
-    }
-
-    /// Keeps a place in the queue until the committer has taken it.
-    pub fn hold(&mut self, place: QueuePlace) {
-        self.place = Some(place);
     }
 
     /// Number of events.

@@ -191,7 +191,7 @@ impl Ingress {
         Ok(())
     }
 
-    /// What a request will take from the limits of who sent it.
+    /// What a request will take from the limits of who sent it; `None`: he has none.
     ///
     /// # Errors
     ///
@@ -199,18 +199,21 @@ impl Ingress {
     pub(super) fn charge<'a>(
         &self,
         submission: &Submission<'a>,
-    ) -> Result<Charge<'a>, RequestError> {
+    ) -> Result<Option<Charge<'a>>, RequestError> {
         let caller = submission.caller;
+        if caller.buckets().next().is_none() {
+            return Ok(None);
+        }
         let now = self.moment();
         self.check_rate_at(caller, || now)?;
         let bytes: usize = submission.inputs.iter().map(super::Input::bytes).sum();
-        Ok(Charge {
+        Ok(Some(Charge {
             caller,
             // A request without an event is work, too.
             events: submission.inputs.len().max(1) as u64,
             bytes: bytes as u64,
             now,
-        })
+        }))
     }
 
     /// Counts a request that its sender may not send, or not now.

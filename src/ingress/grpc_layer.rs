@@ -32,9 +32,8 @@ use super::request_id::{self, RequestId};
 use super::rpc_status::{self, status, translate};
 use super::sender::{Party, Sender};
 use super::shed::Held;
-use super::stream::too_old;
+use super::stream::told_to_end;
 use super::{Deadline, Ingress};
-use crate::clock::sleep_until;
 use crate::status::Code;
 use crate::telemetry::metrics::labels;
 
@@ -125,10 +124,11 @@ impl GrpcLayer {
         }
         // The streams of our own service look after their age themselves.
         let age_max = self.ingress.config().guard.stream_age_max;
-        let age_max = age_max.filter(|_| !is_ours);
+        let age_max = age_max.filter(|_age| !is_ours);
         let ends = Ends {
             deadline: deadline.map(|deadline| deadline.at()),
-            old: age_max.and_then(|age| Some((started.checked_add(age)?, age))),
+            began: started,
+            age_max,
             drain: self.drain,
         };
         response.map(|inner| Body::new(EndingBody::new(inner, ends)))
@@ -251,21 +251,15 @@ struct EndingBody {
 #[derive(Clone)]
 struct Ends {
     deadline: Option<Instant>,
-    /// When it is too old, and the age that is.
-    old: Option<(Instant, Duration)>,
+    began: Instant,
+    /// How old it may be; `None`: as old as it likes.
+    age_max: Option<Duration>,
     drain: CancellationToken,
 }
 
 impl Ends {
     async fn first(self) -> RequestError {
-        tokio::select! {
-            biased;
-            () = sleep_until(self.deadline) => Code::DeadlineExceeded.into(),
-            () = sleep_until(self.old.map(|(at, _)| at)) => {
-                too_old(self.old.map_or(Duration::ZERO, |(_, age)| age))
-            }
-            () = self.drain.cancelled_owned() => Code::Draining.into(),
-        }
+        told_to_end(&self.drain, self.deadline, self.began, self.age_max).await
     }
 }
 
@@ -354,7 +348,8 @@ mod tests {
             let after = |seconds| Instant::now() + Duration::from_secs(seconds);
             Ends {
                 deadline: deadline.map(after),
-                old: age.map(|age| (after(age), Duration::from_secs(age))),
+                began: Instant::now(),
+                age_max: age.map(Duration::from_secs),
                 drain: drain.clone(),
             }
         };

@@ -3,7 +3,9 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::wal::QueueShare;
+use tokio::sync::Semaphore;
+
+use crate::wal::QUEUED_APPENDS_MAX;
 
 /// A number of bytes that all requests share. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -68,16 +70,16 @@ impl Budget {
 #[derive(Debug, Clone)]
 pub struct Share {
     pub(super) bytes: Budget,
-    pub(super) queue: QueueShare,
+    pub(super) queue: Arc<Semaphore>,
 }
 
 impl Share {
-    /// So many bytes, and half of the queue.
+    /// So many bytes, and half of the queue: whoever sends the most requests, however small, must not fill it for all others.
     #[must_use]
     pub fn new(bytes_max: usize) -> Self {
         Self {
             bytes: Budget::new(bytes_max),
-            queue: QueueShare::default(),
+            queue: Arc::new(Semaphore::new(QUEUED_APPENDS_MAX / 2)),
         }
     }
 }
@@ -200,6 +202,18 @@ mod tests {
         drop(b);
         drop(a);
         assert_eq!((budget.used(), share.bytes.used()), (0, 0));
+    }
+
+    #[test]
+    fn a_sender_has_half_of_the_places_and_gets_them_back() {
+        let (share, other) = (Share::new(5), Share::new(5));
+        let take = |share: &Share| Arc::clone(&share.queue).try_acquire_owned().ok();
+        let mut places: Vec<_> = (0..QUEUED_APPENDS_MAX / 2).map(|_| take(&share)).collect();
+        assert!(places.iter().all(Option::is_some) && share.clone().queue.available_permits() == 0);
+        assert!(take(&share).is_none());
+        assert!(other.queue.available_permits() > 0 && take(&other).is_some());
+        places.pop();
+        assert!(share.queue.available_permits() > 0 && take(&share).is_some());
     }
 
     #[test]

@@ -122,15 +122,8 @@ impl Call {
     /// Resolves when nothing more may be read: the deadline passed, the stream is too old, or the server drains. Cancel safe.
     pub(super) async fn told_to_end(&self) -> RequestError {
         let age_max = self.ingress.config().guard.stream_age_max;
-        let old_at = age_max.and_then(|age| self.started.checked_add(age));
-        let late_at = self.deadline.as_ref().map(Deadline::at);
-        // All arms are cancel safe: a token stays cancelled, a moment stays past.
-        tokio::select! {
-            biased;
-            () = self.drain.cancelled() => Code::Draining.into(),
-            () = sleep_until(late_at) => Code::DeadlineExceeded.into(),
-            () = sleep_until(old_at) => too_old(age_max.unwrap_or_default()),
-        }
+        let deadline = self.deadline.as_ref().map(Deadline::at);
+        told_to_end(&self.drain, deadline, self.started, age_max).await
     }
 
     /// Says what came from the client.
@@ -193,8 +186,25 @@ impl Call {
     }
 }
 
+/// Resolves when the server drains, the deadline passed, or what began then is too old. Cancel safe.
+pub(super) async fn told_to_end(
+    drain: &CancellationToken,
+    deadline: Option<Instant>,
+    began: Instant,
+    age_max: Option<Duration>,
+) -> RequestError {
+    let old_at = age_max.and_then(|age| began.checked_add(age));
+    // All arms are cancel safe: a token stays cancelled, a moment stays past.
+    tokio::select! {
+        biased;
+        () = drain.cancelled() => Code::Draining.into(),
+        () = sleep_until(deadline) => Code::DeadlineExceeded.into(),
+        () = sleep_until(old_at) => too_old(age_max.unwrap_or_default()),
+    }
+}
+
 /// Connections and streams that live for ever never find another gateway.
-pub(super) fn too_old(age: Duration) -> RequestError {
+fn too_old(age: Duration) -> RequestError {
     let text = format!(
         "the stream is {} s old and ends; what came before is answered; go on in another one with the same message ids",
         age.as_secs_f64()

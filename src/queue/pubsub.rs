@@ -98,6 +98,20 @@ impl PubSubOptions {
     }
 }
 
+/// Options for tests that call nobody.
+#[cfg(test)]
+fn options() -> PubSubOptions {
+    PubSubOptions {
+        project: "p".into(),
+        topic: "t".into(),
+        subscription: "s".into(),
+        create: true,
+        retention: Duration::from_secs(86_400),
+        verify_every: Duration::from_secs(10),
+        endpoint: crate::config::Endpoint::emulator("127.0.0.1:1"),
+    }
+}
+
 /// The ordering key: whose order is kept.
 fn ordering_key(log_id: LogId, lane: Lane) -> String {
     format!("{log_id}-{lane}")

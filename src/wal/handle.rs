@@ -18,7 +18,7 @@ use super::{
 use crate::event::{EventKey, LogId, Micros, Offset};
 
 /// The most appends that wait for the committer at a time.
-pub(super) const QUEUED_APPENDS_MAX: usize = 4_096;
+pub const QUEUED_APPENDS_MAX: usize = 4_096;
 
 /// The most commands that do: seals and checkpoints have room beside as many appends as there may be.
 pub(super) const COMMANDS_MAX: usize = QUEUED_APPENDS_MAX + 64;

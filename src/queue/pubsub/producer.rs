@@ -245,8 +245,8 @@ impl Producer for PubSubProducer {
 
 #[cfg(test)]
 mod tests {
+    use super::super::options;
     use super::*;
-    use crate::config::Endpoint;
 
     fn found(label: Option<&str>) -> Result<Found, SetUpError> {
         Ok(Found {
@@ -262,19 +262,10 @@ mod tests {
 
     /// What each look says, by somebody who knows the first subscription from his start.
     fn judged(looks: Vec<Result<Found, SetUpError>>) -> Vec<Verdict> {
-        let options = PubSubOptions {
-            project: "p".into(),
-            topic: "t".into(),
-            subscription: "s".into(),
-            create: false,
-            retention: Duration::from_secs(600),
-            verify_every: Duration::from_secs(10),
-            endpoint: Endpoint::emulator("127.0.0.1:1"),
-        };
         let about = (Health::default(), Metrics::new());
         let known = found(Some("a")).ok();
         let stop = CancellationToken::new();
-        let producer = PubSubProducer::new(options, "node".into(), known, about, stop);
+        let producer = PubSubProducer::new(options(), "node".into(), known, about, stop);
         looks.into_iter().map(|look| producer.judge(look)).collect()
     }
 

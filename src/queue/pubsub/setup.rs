@@ -258,6 +258,7 @@ fn failed<'a>(operation: &'static str, path: &'a str) -> impl Fn(Error) -> SetUp
 mod tests {
     use google_cloud_pubsub::model::{BigQueryConfig, CloudStorageConfig, DeadLetterPolicy};
 
+    use super::super::options;
     use super::*;
 
     const TOPIC: &str = "projects/p/topics/t";
@@ -273,15 +274,7 @@ mod tests {
 
     #[test]
     fn what_is_made_keeps_everything_in_order_and_does_not_expire() {
-        let options = PubSubOptions {
-            project: "p".into(),
-            topic: "t".into(),
-            subscription: "s".into(),
-            create: true,
-            retention: Duration::from_secs(86_400),
-            verify_every: Duration::from_secs(10),
-            endpoint: crate::config::Endpoint::emulator("127.0.0.1:1"),
-        };
+        let options = options();
         let made = subscription(&options, &options.subscription_path());
         assert_eq!(unfit(&made, TOPIC), None);
         let retention = made.message_retention_duration.as_ref();

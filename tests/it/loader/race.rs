@@ -1,7 +1,7 @@
 //! What may happen between two calls: another loader is quicker; and nothing may go too early.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,37 +15,51 @@ use tokio_util::sync::CancellationToken;
 use super::crash::scene;
 use super::{FEW, context, event, event_object, loader, manifest, names, put_events};
 
-/// Objects where somebody else is quicker, once: right before a manifest is created.
+/// Far more than a loader that keeps to its interval takes in the hour that it has.
+const ENOUGH: u64 = 500;
+
+/// Objects where somebody else does something right before a manifest is created.
 #[derive(Debug)]
 struct Raced {
     inner: MemoryObjects,
     other: Other,
-    is_over: AtomicBool,
+    /// How many manifests were to be created so far.
+    manifests: AtomicU64,
 }
 
+/// The first two once, the third each time.
 #[derive(Debug)]
 enum Other {
     /// Creates this manifest first.
     Creates(Manifest),
     /// Has taken this manifest to its end, and its file is so old that it is gone.
     HasRecorded(Manifest, MemoryWarehouse),
+    /// Stores one more object.
+    Stores,
 }
 
 impl Raced {
     async fn race(&self) {
+        let before = self.manifests.fetch_add(1, Ordering::SeqCst);
         match &self.other {
-            Other::Creates(manifest) => {
+            // Whoever takes no breath at all has to be noticed, too.
+            Other::Stores if before < ENOUGH => {
+                let number = before + 2;
+                put_events(&self.inner, number, &[event(&number.to_string(), number)]).await;
+            }
+            Other::Creates(manifest) if before == 0 => {
                 let name = Manifest::name(manifest.number);
                 let created = self.inner.put_if_absent(&name, manifest.encode()).await;
                 assert!(created.unwrap());
             }
-            Other::HasRecorded(manifest, warehouse) => {
+            Other::HasRecorded(manifest, warehouse) if before == 0 => {
                 let mut warehouse = warehouse.clone();
                 warehouse.load(manifest, &self.inner).await.unwrap();
                 let merged = warehouse.merge(manifest).await.unwrap();
                 let outcome = Outcome::Loaded(merged);
                 warehouse.record(manifest, &outcome).await.unwrap();
             }
+            Other::Creates(_) | Other::HasRecorded(..) | Other::Stores => {}
         }
     }
 }
@@ -53,7 +67,7 @@ impl Raced {
 #[async_trait]
 impl Objects for Raced {
     async fn put_if_absent(&self, name: &str, bytes: Bytes) -> Result<bool, WriteError> {
-        if name.starts_with("manifests/") && !self.is_over.swap(true, Ordering::SeqCst) {
+        if name.starts_with("manifests/") {
             self.race().await;
         }
         self.inner.put_if_absent(name, bytes).await
@@ -150,7 +164,7 @@ async fn who_loses_the_race_for_a_number_completes_the_winners_manifest() {
     let raced = Raced {
         inner: objects.clone(),
         other: Other::Creates(winner.clone()),
-        is_over: AtomicBool::new(false),
+        manifests: AtomicU64::new(0),
     };
     let mut loader = loader(Arc::new(raced), Box::new(warehouse.clone()));
     assert_eq!(loader.next().await.unwrap(), Some(winner));
@@ -168,7 +182,7 @@ async fn a_number_that_was_recorded_meanwhile_is_discarded() {
     let raced = Raced {
         inner: objects.clone(),
         other: Other::HasRecorded(other, warehouse.clone()),
-        is_over: AtomicBool::new(false),
+        manifests: AtomicU64::new(0),
     };
     let mut loader = loader(Arc::new(raced), Box::new(warehouse));
     assert_eq!(loader.next().await.unwrap(), None);
@@ -180,56 +194,14 @@ async fn a_number_that_was_recorded_meanwhile_is_discarded() {
     );
 }
 
-/// Far more than a loader that keeps to its interval takes in the hour that it has.
-const ENOUGH: u64 = 500;
-
-/// Objects of which a new one lies in the inbox whenever a manifest was made of those before it.
-#[derive(Debug)]
-struct Endless {
-    inner: MemoryObjects,
-    put: AtomicU64,
-}
-
-#[async_trait]
-impl Objects for Endless {
-    async fn put_if_absent(&self, name: &str, bytes: Bytes) -> Result<bool, WriteError> {
-        let is_new = self.inner.put_if_absent(name, bytes).await?;
-        if name.starts_with("manifests/") {
-            let number = self.put.fetch_add(1, Ordering::SeqCst);
-            // Whoever takes no breath at all has to be noticed, too.
-            if number > ENOUGH {
-                return Ok(is_new);
-            }
-            put_events(&self.inner, number, &[event(&number.to_string(), number)]).await;
-        }
-        Ok(is_new)
-    }
-
-    async fn get(&self, name: &str) -> Result<Option<Bytes>, WriteError> {
-        self.inner.get(name).await
-    }
-
-    async fn list(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<String>, WriteError> {
-        self.inner.list(prefix, after, limit).await
-    }
-
-    async fn delete(&self, name: &str) -> Result<(), WriteError> {
-        self.inner.delete(name).await
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_loader_for_whom_there_is_always_more_keeps_to_its_interval_and_is_well() {
     let (objects, memory) = (MemoryObjects::default(), MemoryWarehouse::default());
     put_events(&objects, 1, &[event("1", 1)]).await;
-    let endless = Endless {
+    let endless = Raced {
         inner: objects,
-        put: AtomicU64::new(2),
+        other: Other::Stores,
+        manifests: AtomicU64::new(0),
     };
     // Its first calls fail.
     let warehouse = fake::Faulty::new(memory.clone(), vec![Some(Fault::Unavailable); 3]);
