@@ -33,8 +33,8 @@ pub(super) trait Variant: Copy + PartialEq + Serialize {
     /// What is counted beside.
     type Tally: Tally;
 
-    /// What the others are held against.
-    const BASELINE: Self;
+    /// What it is held against; the one that nothing is held against is its own.
+    fn baseline(self) -> Self;
 
     fn name(self) -> &'static str;
 
@@ -107,11 +107,14 @@ pub(super) async fn compare<'b, V: Variant>(
         }
     }
     rounds.sort_by_key(|(what, _)| only.iter().position(|at| at == what));
-    let baseline = rounds.iter().find(|(what, _)| *what == V::BASELINE);
-    let baseline = baseline.map(|(_, rounds)| rounds.as_slice());
-    let rows = rounds
-        .iter()
-        .filter_map(|(what, rounds)| Row::of(*what, rounds, baseline));
+    let rows = rounds.iter().filter_map(|(what, measured)| {
+        let baseline = rounds.iter().find(|(other, _)| *other == what.baseline());
+        Row::of(
+            *what,
+            measured,
+            baseline.map(|(_, measured)| measured.as_slice()),
+        )
+    });
     let shape = bench.shape(way);
     Ok(Compared {
         way,

@@ -77,7 +77,9 @@ pub enum Edge {
 impl Variant for Edge {
     type Tally = Admitted;
 
-    const BASELINE: Self = Self::Open;
+    fn baseline(self) -> Self {
+        Self::Open
+    }
 
     fn name(self) -> &'static str {
         match self {

@@ -34,14 +34,14 @@ async fn the_edge_is_measured_with_keys_and_without_beside_a_crowd_and_in_a_floo
     assert_overload(&report["overload"]);
 
     for word in [
-        "/ open",
+        "CPU ratio",
         "95 % interval",
         "memory of an idle one",
         "turned away",
     ] {
         assert!(table.contains(word), "{word}: {table}");
     }
-    assert_eq!(table.matches("target: CPU / open").count(), 2, "{table}");
+    assert_eq!(table.matches("target: CPU ratio").count(), 2, "{table}");
 }
 
 /// Guarded servers had keys and let nobody in without one; nobody was refused or failed.

@@ -26,6 +26,7 @@ pub(super) struct Row<V, T> {
     events_per_second: Spread,
     answer_p99_ms: Spread,
     server_cpu_seconds_per_million: Interval,
+    baseline: Option<V>,
     /// Against the baseline, round by round.
     cpu_over_baseline: Option<Interval>,
     cpu_target: Option<f64>,
@@ -44,7 +45,7 @@ impl<V: Variant> Row<V, V::Tally> {
         rounds: &[Measured<V::Tally>],
         baseline: Option<&[Measured<V::Tally>]>,
     ) -> Option<Self> {
-        let baseline = baseline.filter(|_| server != V::BASELINE);
+        let baseline = baseline.filter(|_| server != server.baseline());
         let loaded = || rounds.iter().map(|round| &round.loaded);
         let values = |of: fn(&Loaded) -> f64| loaded().map(of).collect::<Vec<_>>();
         let over = |of: fn(&Loaded) -> f64| {
@@ -55,6 +56,7 @@ impl<V: Variant> Row<V, V::Tally> {
         rounds.iter().for_each(|round| tally.add(&round.tally));
         Some(Self {
             server,
+            baseline: baseline.map(|_| server.baseline()),
             events_per_second: Spread::of(values(|at| at.events_per_second))?,
             answer_p99_ms: Spread::of(values(|at| at.latency.p99_ms))?,
             server_cpu_seconds_per_million: Interval::of(values(|at| at.cpu_per_million))?,
@@ -96,32 +98,33 @@ fn write_compared<V: Variant>(
 ) -> io::Result<()> {
     let rounds = compared.rows.first();
     let rounds = rounds.map_or(0, |row| row.events_per_second.values.len());
-    let base = V::BASELINE.name();
     writeln!(
         out,
         "\n{subject}: {}, {} connections, {} events per request, closed loop, then until settled; {rounds} rounds\n\
-         {:<10} {:>28} {:>24} {:>24} {:>24} {:>24} {:>8} {:>24}{}",
+         {:<10} {:>28} {:>24} {:>8} {:>24} {:>24} {:>24} {:>8} {:>24}{}",
         compared.way.name(),
         compared.connections,
         compared.events_per_request,
         subject,
         "events/s (min to max)",
         "CPU s per million",
-        format!("/ {base}"),
-        format!("rate / {base}"),
-        format!("p99 / {base}"),
+        "against",
+        "CPU ratio",
+        "rate ratio",
+        "p99 ratio",
         "RSS MiB",
-        format!("RSS / {base}"),
+        "RSS ratio",
         columns(V::Tally::HEADS)
     )?;
     for row in &compared.rows {
         let ratio = |of: &Option<Interval>| of.as_ref().map_or_else(String::new, interval);
         writeln!(
             out,
-            "{:<10} {:>28} {:>24} {:>24} {:>24} {:>24} {:>8} {:>24}{}{}{}",
+            "{:<10} {:>28} {:>24} {:>8} {:>24} {:>24} {:>24} {:>8} {:>24}{}{}{}",
             row.server.name(),
             spread(&row.events_per_second, 0),
             interval(&row.server_cpu_seconds_per_million),
+            row.baseline.map_or("", V::name),
             ratio(&row.cpu_over_baseline),
             ratio(&row.rate_over_baseline),
             ratio(&row.p99_over_baseline),
@@ -131,7 +134,7 @@ fn write_compared<V: Variant>(
             match (row.cpu_target, row.server.doubt(&row.tally)) {
                 (None, _) => String::new(),
                 (Some(_), Some(doubt)) => format!("   NOT MEASURED: {doubt}"),
-                (Some(target), None) => format!("   target: CPU / {base} at most {target}"),
+                (Some(target), None) => format!("   target: CPU ratio at most {target}"),
             },
             match row.failed {
                 0 => String::new(),
