@@ -511,9 +511,7 @@ impl Ingress {
                 lane,
                 received_at,
                 sent_at: submission.sent_at,
-                trace: self
-                    .trace_of(admitted.format, admitted.payload)
-                    .or(submission.span.link()),
+                trace: self.trace_of(admitted.format, admitted.payload, &submission.span),
                 batch_context: submission.shared.context,
                 batch_integrations: submission.shared.integrations,
                 client: submission.client,
@@ -527,12 +525,15 @@ impl Ingress {
         (outcome, lane)
     }
 
-    /// The trace that an event names itself.
-    fn trace_of(&self, format: PayloadFormat, payload: &[u8]) -> Option<TraceLink> {
-        if self.tracing().follows() {
-            spans::own_context(format, payload)
-        } else {
-            None
+    /// The trace that an event belongs to, if that is sampled: the one that it names itself, else its request's.
+    fn trace_of(&self, format: PayloadFormat, payload: &[u8], span: &Span) -> Option<TraceLink> {
+        let own = match self.tracing().follows() {
+            true => spans::own_context(format, payload),
+            false => None,
+        };
+        match own {
+            Some(own) => own.is_sampled().then_some(own),
+            None => span.link(),
         }
     }
 

@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -226,6 +227,8 @@ pub struct Loader {
     is_prepared: bool,
     /// Whether the last manifest took all that lay in the inbox when it was made.
     took_all: bool,
+    /// What tells senders of what was loaded; see [`Loader::tell_senders`].
+    telling: Option<JoinHandle<()>>,
 }
 
 impl Loader {
@@ -248,6 +251,7 @@ impl Loader {
             retention: None,
             is_prepared: false,
             took_all: false,
+            telling: None,
         }
     }
 
@@ -305,6 +309,7 @@ impl Loader {
                 }
             }
         }
+        self.told().await;
         self
     }
 
@@ -314,8 +319,33 @@ impl Loader {
     ///
     /// The first [`RoundError`]; nothing is lost, and the next call goes on where this one ended.
     pub async fn drain(&mut self) -> Result<(), RoundError> {
-        while self.round(&CancellationToken::new()).await? == Round::Worked {}
+        let stop = CancellationToken::new();
+        while self.round(&stop).await? == Round::Worked {}
+        stop.cancel();
+        self.told().await;
         Ok(())
+    }
+
+    /// Tells the senders of a manifest's events, one manifest after the other, while the loader goes on: it waits for no telemetry.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "telemetry is all that it can lose, and nobody has to be called for that"
+    )]
+    fn tell_senders(&mut self, way: spans::Way, stop: &CancellationToken) {
+        let (before, stop) = (self.telling.take(), stop.clone());
+        self.telling = Some(tokio::spawn(async move {
+            if let Some(before) = before {
+                drop(before.await);
+            }
+            way.tell_senders(&stop).await;
+        }));
+    }
+
+    /// All that were to be told are.
+    async fn told(&mut self) {
+        if let Some(telling) = self.telling.take() {
+            drop(telling.await);
+        }
     }
 
     /// Rounds until what lay in the inbox is done. What comes meanwhile waits for the next pass: where events never cease, one would
@@ -363,7 +393,7 @@ impl Loader {
         // The record and the removal only shorten what the next start repeats, so a stop need not come between.
         span.record(self.record(&manifest, merged)).await?;
         self.remove_markers(&manifest).await?;
-        span.tell_senders(&manifest).await;
+        self.tell_senders(span, stop);
         Ok(Round::Worked)
     }
 

@@ -128,6 +128,7 @@ impl Publisher {
         let at = (count, checkpoint.offset);
         let verifier = Verifier::new(Arc::clone(&producer));
         let gauges = Gauges::register(&metrics, &wal, at, bytes.saturating_mul(count));
+        gauges::age_limit(&metrics, config.batch.age);
         Self {
             lanes: lanes.collect(),
             rules: BatchRules {
@@ -286,21 +287,21 @@ impl Publisher {
         let Some(state) = self.lanes.get_mut(lane) else {
             return false;
         };
-        let (seal, batch) = if let Some(seal) = state.resume(now) {
+        let (seal, new) = if let Some(seal) = state.resume(now) {
             (seal, None)
         } else if let Some(reason) = state.ripe(&self.rules, now, drain)
-            && let Some((seal, batch)) = state.seal(now)
+            && let Some((seal, batch, contexts)) = state.seal(now)
         {
             let reason = [KeyValue::new("reason", reason.as_str())];
             self.metrics.publisher_batches_sealed.add(1, &reason);
-            (seal, Some(batch))
+            (seal, Some((batch, contexts)))
         } else {
             return false;
         };
         let (wal, producer) = (self.wal.clone(), Arc::clone(&self.producer));
         let tracing = self.metrics.tracing().clone();
         self.sending
-            .push(Box::pin(send(wal, producer, tracing, seal, batch)));
+            .push(Box::pin(send(wal, producer, tracing, seal, new)));
         true
     }
 

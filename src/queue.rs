@@ -19,10 +19,12 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use opentelemetry::StringValue;
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::event::{BatchId, Day, Offset, TraceLink};
-use crate::telemetry::trace;
+use crate::telemetry::names;
+use crate::telemetry::trace::{self, Span};
 
 pub mod batch;
 pub mod gather;
@@ -87,6 +89,55 @@ pub enum Verdict {
     Unknown,
 }
 
+/// What a queue is called where its batches are followed, in the words of OpenTelemetry's conventions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    system: &'static str,
+    topic: Option<Arc<str>>,
+    subscription: Option<Arc<str>>,
+}
+
+impl Named {
+    /// The queue within the process, which needs no name.
+    #[must_use]
+    pub fn in_process() -> Self {
+        Self {
+            system: "eventkit",
+            topic: None,
+            subscription: None,
+        }
+    }
+
+    /// A topic of Pub/Sub, and where it is read from.
+    #[must_use]
+    pub fn pubsub(topic: &str, subscription: Option<&str>) -> Self {
+        Self {
+            system: "gcp_pubsub",
+            topic: Some(topic.into()),
+            subscription: subscription.map(Into::into),
+        }
+    }
+
+    /// Says in a span that something was done with it.
+    pub fn describe(&self, span: &Span, operation: &'static str, kind: &'static str) {
+        span.set(names::MESSAGING_SYSTEM, self.system);
+        span.set(names::MESSAGING_OPERATION_NAME, operation);
+        span.set(names::MESSAGING_OPERATION_TYPE, kind);
+        let named = [
+            (names::MESSAGING_DESTINATION_NAME, &self.topic),
+            (
+                names::MESSAGING_DESTINATION_SUBSCRIPTION_NAME,
+                &self.subscription,
+            ),
+        ];
+        for (key, name) in named {
+            if let Some(name) = name {
+                span.set(key, StringValue::from(Arc::clone(name)));
+            }
+        }
+    }
+}
+
 /// The publisher's end.
 #[async_trait]
 pub trait Producer: std::fmt::Debug + Send + Sync + 'static {
@@ -102,6 +153,11 @@ pub trait Producer: std::fmt::Debug + Send + Sync + 'static {
         None
     }
 
+    /// What it is called in spans.
+    fn named(&self) -> Named {
+        Named::in_process()
+    }
+
     /// Whether what was taken is owned.
     async fn verify(&self) -> Verdict {
         Verdict::Owned
@@ -113,6 +169,11 @@ pub trait Producer: std::fmt::Debug + Send + Sync + 'static {
 pub trait Consumer: std::fmt::Debug + Send + Sync + 'static {
     /// The next delivery, or `None` when the queue is closed. Cancel safe: a delivery is never lost in between.
     async fn receive(&mut self) -> Option<Delivery>;
+
+    /// What the queue is called in spans.
+    fn named(&self) -> Named {
+        Named::in_process()
+    }
 }
 
 /// What a delivery's settlement does, per queue.

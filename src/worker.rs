@@ -182,15 +182,16 @@ impl Worker {
         let began = Instant::now();
         let batch = Arc::clone(&delivery.batch);
         let node = delivery.node.as_ref().unwrap_or(&self.node);
-        let mut span = spans::Run::received(self.metrics.tracing(), &delivery);
+        let mut span =
+            spans::Run::received(self.metrics.tracing(), &delivery, self.consumer.named());
         match self.store(&batch, node, &mut span).await {
             Ok(()) => {
-                let _settling = span.settling("acknowledged");
+                let _settling = span.settling(spans::ACKNOWLEDGED);
                 delivery.ack();
             }
             Err(error) => {
                 span.failed(error.kind());
-                let _settling = span.settling("given_back");
+                let _settling = span.settling(spans::GIVEN_BACK);
                 tracing::info!(
                     lane = %batch.id.lane,
                     batch_number = batch.id.number,
@@ -353,19 +354,22 @@ fn micros(micros: Micros) -> Duration {
 fn judge_batch(batch: &Batch, node: &str, judge: Judge, follows: bool) -> Judged {
     let mut judged = Judged::default();
     for (at, (offset, record)) in batch.records.iter().enumerate() {
-        let contexts = match judge::judge_isolated(judge, record, &place(batch, *offset, node)) {
+        let outcome = judge::judge_isolated(judge, record, &place(batch, *offset, node));
+        let (is_traced, contexts) = match outcome {
             Ok(row) => {
+                let is_traced = row.trace_id.is_some();
                 judged.rows.push(row);
                 judged.places.push(at);
-                &mut judged.rows_of
+                (is_traced, &mut judged.rows_of)
             }
             Err(row) => {
+                let is_traced = row.trace_id.is_some();
                 judged.errors.push(*row);
-                &mut judged.errors_of
+                (is_traced, &mut judged.errors_of)
             }
         };
-        if follows && let Some(link) = record::trace_link(record) {
-            contexts.add(link);
+        if follows && is_traced {
+            contexts.extend(record::trace_link(record));
         }
     }
     judged

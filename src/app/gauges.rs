@@ -76,9 +76,20 @@ fn readiness(role: Role, shared: &Shared) {
         "1 when the part works",
         labels.collect(),
         move |at| {
-            let needed = parts.get(at).map_or(&[][..], |(_, needed)| needed);
+            let Some((part, needed)) = parts.get(at) else {
+                return 0.0;
+            };
             let is_down = needed.iter().any(|component| health.is_degraded(component));
-            f64::from(u8::from(health.is_ready() && !is_down))
+            let is_taken_out = match part {
+                Role::Gateway => !health.is_ready(),
+                // A log that takes nothing more is the gateway's.
+                _ => health
+                    .readiness()
+                    .not_ready
+                    .keys()
+                    .any(|part| *part != "log"),
+            };
+            f64::from(u8::from(!is_taken_out && !is_down))
         },
     );
     let labels = COMPONENTS

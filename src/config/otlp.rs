@@ -6,6 +6,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use percent_encoding::percent_decode;
+
 use super::raw::Source;
 use super::reader::Reader;
 use super::settings::otel::{self, Exporter};
@@ -87,6 +89,10 @@ pub struct Instance {
     pub is_named: bool,
     /// Which part of an event's path it is.
     pub role: Role,
+    /// What a person calls the service.
+    pub service: Option<String>,
+    /// What a person says of it beside, in the order given.
+    pub attributes: Vec<(String, String)>,
 }
 
 /// What leaves the process.
@@ -154,6 +160,9 @@ pub(super) fn otlp(reader: &mut Reader<'_>, role: Role) -> OtlpConfig {
     };
     let (traces, metrics, logs) = (leaves(&TRACES), leaves(&METRICS), leaves(&LOGS));
     unread(reader);
+    let service = Some(reader.text(&otel::SERVICE_NAME));
+    let service = service.filter(|_| reader.source(&otel::SERVICE_NAME) != Source::Default);
+    let attributes = attributes(reader);
     OtlpConfig {
         traces,
         metrics,
@@ -175,6 +184,8 @@ pub(super) fn otlp(reader: &mut Reader<'_>, role: Role) -> OtlpConfig {
             node: reader.text(&settings::NODE),
             is_named: reader.source(&settings::NODE) != Source::Default,
             role,
+            service,
+            attributes,
         },
     }
 }
@@ -183,10 +194,12 @@ pub(super) fn otlp(reader: &mut Reader<'_>, role: Role) -> OtlpConfig {
 fn unread(reader: &mut Reader<'_>) {
     for own in [&otel::SHARED, TRACES.own, METRICS.own, LOGS.own] {
         reader.choice(own.compression);
-        reader.text_if_set(own.headers);
+        let headers = reader.text_if_set(own.headers).unwrap_or_default();
+        if pairs(&headers).any(|pair| pair.is_none()) {
+            // The value may hold a key.
+            reader.warn(own.headers, format!("{PAIRS}; what is not is left out"));
+        }
     }
-    reader.text(&otel::SERVICE_NAME);
-    reader.text_if_set(&otel::RESOURCE_ATTRIBUTES);
     for limit in [
         &otel::SPAN_ATTRIBUTE_COUNT_LIMIT,
         &otel::SPAN_EVENT_COUNT_LIMIT,
@@ -194,6 +207,39 @@ fn unread(reader: &mut Reader<'_>) {
     ] {
         reader.count::<u32>(limit);
     }
+}
+
+/// Further attributes of the resource: all of them, or none where one cannot be read, as the specification has it.
+fn attributes(reader: &mut Reader<'_>) -> Vec<(String, String)> {
+    let text = reader.text_if_set(&otel::RESOURCE_ATTRIBUTES);
+    let Some(attributes) = pairs(&text.unwrap_or_default()).collect() else {
+        let text = format!("{PAIRS}; none of it is used");
+        reader.warn(&otel::RESOURCE_ATTRIBUTES, text);
+        return Vec::new();
+    };
+    attributes
+}
+
+const PAIRS: &str = "must be key=value,key=value, with percent encoding where a value holds a comma or what is not ASCII";
+
+/// Key and value of each part of a list of them, `None` where it has none: as W3C Baggage writes them.
+fn pairs(text: &str) -> impl Iterator<Item = Option<(String, String)>> {
+    let decoded = |text: &str| {
+        let bytes = text.trim().as_bytes();
+        // What is not hexadecimal stays as it is, and then it was none.
+        let is_whole = bytes.split(|byte| *byte == b'%').skip(1).all(|part| {
+            let digits = part.get(..2);
+            digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+        });
+        let text = percent_decode(bytes).decode_utf8().ok()?;
+        is_whole.then(|| text.into_owned())
+    };
+    let parts = text.split(',').filter(|part| !part.trim().is_empty());
+    parts.map(move |part| {
+        let (key, value) = part.split_once('=')?;
+        let (key, value) = (decoded(key)?, decoded(value)?);
+        (!key.is_empty()).then_some((key, value))
+    })
 }
 
 fn is_true(reader: &mut Reader<'_>, setting: &'static Setting) -> bool {

@@ -30,7 +30,7 @@ impl<'a> Line<'a> {
     /// Of a request that has no such path, or not with this method.
     pub(super) fn of_stranger(method: &http::Method, request_id: &'a str) -> Self {
         Self {
-            method: method_name(method),
+            method: known_method(method).unwrap_or(OTHER),
             path: OTHER,
             event_type: "any",
             stream: "any",
@@ -69,9 +69,9 @@ impl<'a> Line<'a> {
     }
 }
 
-/// A method as a word of a closed list.
-pub(super) fn method_name(method: &http::Method) -> &'static str {
-    match *method {
+/// A method as a word of a closed list, if it is one of those that HTTP itself defines.
+pub(super) fn known_method(method: &http::Method) -> Option<&'static str> {
+    Some(match *method {
         http::Method::GET => "GET",
         http::Method::HEAD => "HEAD",
         http::Method::POST => "POST",
@@ -79,6 +79,8 @@ pub(super) fn method_name(method: &http::Method) -> &'static str {
         http::Method::PATCH => "PATCH",
         http::Method::DELETE => "DELETE",
         http::Method::OPTIONS => "OPTIONS",
-        _ => OTHER,
-    }
+        http::Method::CONNECT => "CONNECT",
+        http::Method::TRACE => "TRACE",
+        _ => return None,
+    })
 }

@@ -53,7 +53,7 @@ fn of_http<B>(
     route: Option<&'static str>,
     scheme: &'static str,
 ) -> (Cow<'static, str>, Vec<KeyValue>) {
-    let method = lines::method_name(request.method());
+    let method = lines::known_method(request.method());
     let version = match request.version() {
         Version::HTTP_2 => "2",
         Version::HTTP_10 => "1.0",
@@ -62,10 +62,12 @@ fn of_http<B>(
     // Room for what the answer adds.
     let mut attributes = Vec::with_capacity(8);
     attributes.extend([
-        KeyValue::new(names::HTTP_REQUEST_METHOD, method),
+        KeyValue::new(names::HTTP_REQUEST_METHOD, method.unwrap_or(names::OTHER)),
         KeyValue::new(names::URL_SCHEME, scheme),
         KeyValue::new(names::NETWORK_PROTOCOL_VERSION, version),
     ]);
+    // As the conventions name a span whose method they do not know.
+    let method = method.unwrap_or("HTTP");
     match route {
         None => (method.into(), attributes),
         Some(route) => {
@@ -89,7 +91,7 @@ fn known_method(method: &str) -> &'static str {
         .into_iter()
         .filter_map(|path| path.strip_prefix('/'))
         .find(|known| *known == method)
-        .unwrap_or(lines::OTHER)
+        .unwrap_or(names::OTHER)
 }
 
 /// Says in a request's span how it was answered. A stream says so itself.
@@ -121,7 +123,7 @@ fn server_error(status: StatusCode) -> &'static str {
         501 => "501",
         503 => "503",
         504 => "504",
-        _ => "_OTHER",
+        _ => names::OTHER,
     }
 }
 
@@ -186,14 +188,14 @@ pub(super) fn of_message(tracing: &Tracing, stream: &Span, events: usize) -> Spa
     match stream.link() {
         None => Span::none(),
         parent => {
-            let span = tracing.span("batch message").child_of(parent).start();
+            let span = tracing.span(names::BATCH_MESSAGE).child_of(parent).start();
             span.set(names::EVENT_COUNT, count(events));
             span
         }
     }
 }
 
-/// The context that an event carries itself, in its `context.traceparent`, if that is sampled.
+/// The context that an event carries itself, in its `context.traceparent`.
 pub(super) fn own_context(format: PayloadFormat, payload: &[u8]) -> Option<TraceLink> {
     #[derive(serde::Deserialize)]
     struct Carrier<'a> {
@@ -215,23 +217,22 @@ pub(super) fn own_context(format: PayloadFormat, payload: &[u8]) -> Option<Trace
             .parse()
             .ok()
     };
-    let link: TraceLink = match format {
+    match format {
         PayloadFormat::Json => {
             let carrier: Carrier<'_> = serde_json::from_slice(payload).ok()?;
-            carrier.context.traceparent.parse().ok()?
+            carrier.context.traceparent.parse().ok()
         }
         PayloadFormat::Event => {
             let event = v1::Event::decode(payload).ok()?;
             match event.context {
-                None => in_json(&event.context_json)?,
+                None => in_json(&event.context_json),
                 Some(context) => match context.fields.get("traceparent")?.kind.as_ref()? {
-                    prost_types::value::Kind::StringValue(text) => text.parse().ok()?,
-                    _ => return None,
+                    prost_types::value::Kind::StringValue(text) => text.parse().ok(),
+                    _ => None,
                 },
             }
         }
-    };
-    link.is_sampled().then_some(link)
+    }
 }
 
 #[cfg(test)]

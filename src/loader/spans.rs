@@ -4,6 +4,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use opentelemetry::trace::SpanKind;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use super::warehouse::OBJECT_UNREADABLE;
 use super::{Loaded, Manifest, Merged, RoundError};
@@ -25,6 +27,7 @@ pub(super) struct Way {
     /// The recorded requests that had events in it.
     senders: Contexts,
     merged: OnceLock<(Span, Merged)>,
+    number: u64,
 }
 
 impl Way {
@@ -46,6 +49,7 @@ impl Way {
             manifest: span,
             senders,
             merged: OnceLock::new(),
+            number: manifest.number,
         }
     }
 
@@ -96,19 +100,20 @@ impl Way {
         recorded
     }
 
-    /// Each request that had events in the manifest hears of it, in its own trace; where they are many, no faster than spans leave.
-    pub(super) async fn tell_senders(&self, manifest: &Manifest) {
+    /// Each request that had events in the manifest hears of it, in its own trace; where they are many, no faster than spans leave,
+    /// unless there is no time left for that.
+    pub(super) async fn tell_senders(self, stop: &CancellationToken) {
         let Some((merge, merged)) = self.merged.get().filter(|_| !self.senders.is_empty()) else {
             return;
         };
         let job = merge.get(names::JOB_ID);
         for (told, sender) in self.senders.kept().iter().enumerate() {
             if told > 0 && told % TOLD_AT_ONCE == 0 {
-                tokio::time::sleep(TELL_AGAIN).await;
+                stop.run_until_cancelled(sleep(TELL_AGAIN)).await;
             }
             let start = self.tracing.span(names::LOADED).child_of(Some(*sender));
             let span = start.linked(merge.link()).since(self.started).start();
-            span.set(names::MANIFEST_NUMBER, count(manifest.number));
+            span.set(names::MANIFEST_NUMBER, count(self.number));
             span.set(
                 names::ROWS_MERGED,
                 count(merged.events_inserted + merged.errors_inserted),

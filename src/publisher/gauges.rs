@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::lane::LaneState;
 use crate::event::Offset;
@@ -91,6 +92,16 @@ impl Gauges {
 
 fn read(gauge: &AtomicU64) -> u64 {
     gauge.load(Ordering::Relaxed)
+}
+
+/// How old a batch may become before it is sealed: events wait in the log for so long and are well.
+pub(super) fn age_limit(metrics: &Metrics, age: Duration) {
+    metrics.observe(
+        "eventkit_publisher_batch_age_limit_seconds",
+        "Age at which a lane's batch is sealed, whatever its size",
+        vec![],
+        move || age.as_secs_f64(),
+    );
 }
 
 #[expect(clippy::cast_precision_loss, reason = "gauges are floating point")]

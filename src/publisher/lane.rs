@@ -19,7 +19,8 @@ use tokio::time::Instant;
 use crate::config::BatchRules as Rules;
 use crate::event::{BatchId, Day, Lane, LogId, Offset};
 use crate::queue::{Batch, input_hash};
-use crate::wal::{LaneCheckpoint, Seal};
+use crate::telemetry::trace::Contexts;
+use crate::wal::{LaneCheckpoint, Seal, record};
 
 /// So many batches of one lane may wait to be known as owned; then the lane waits with them.
 pub(crate) const HELD_MAX: usize = 1_024;
@@ -59,6 +60,8 @@ pub(crate) enum Offered {
 struct Open {
     records: Vec<(Offset, Bytes)>,
     bytes: usize,
+    /// The recorded requests that they came in. Read when a record comes: at the seal most are in no cache any more.
+    contexts: Contexts,
     day: Day,
     since: Instant,
     /// Set when the next record belongs to another day.
@@ -187,6 +190,7 @@ impl LaneState {
         let open = self.open.get_or_insert_with(|| Open {
             records: Vec::new(),
             bytes: 0,
+            contexts: Contexts::default(),
             day,
             since: now,
             closed: None,
@@ -194,6 +198,7 @@ impl LaneState {
         let full = rules.is_full(open.records.len(), open.bytes) || open.day != day;
         if !full {
             open.bytes += record.len();
+            open.contexts.extend(record::trace_link(record));
             open.records.push((offset, record.clone()));
         }
         !full
@@ -225,8 +230,8 @@ impl LaneState {
         Some(open.since + rules.ripe_at(open.records.len(), open.bytes))
     }
 
-    /// Decides what the open batch is: from now on the lane is busy with it.
-    pub(crate) fn seal(&mut self, now: Instant) -> Option<(Seal, Batch)> {
+    /// Decides what the open batch is, and says whose requests are in it: from now on the lane is busy with it.
+    pub(crate) fn seal(&mut self, now: Instant) -> Option<(Seal, Batch, Contexts)> {
         let open = self.open.take()?;
         let (first, last) = (open.records.first()?.0, open.records.last()?.0);
         let batch = BatchId {
@@ -258,6 +263,7 @@ impl LaneState {
                 records: open.records,
                 sent_in: Vec::new(),
             },
+            open.contexts,
         ))
     }
 

@@ -8,7 +8,7 @@ use super::spans;
 use crate::event::Lane;
 use crate::queue::{Batch, Producer, SendError, input_hash};
 use crate::telemetry::Tracing;
-use crate::telemetry::trace::Scope;
+use crate::telemetry::trace::{Contexts, Scope};
 use crate::wal::{Seal, Wal};
 
 /// Records the seal of a new batch, or fetches the events of one that was sealed before; then hands it on.
@@ -17,11 +17,10 @@ pub(super) async fn send(
     producer: Arc<dyn Producer>,
     tracing: Tracing,
     seal: Seal,
-    batch: Option<Batch>,
+    new: Option<(Batch, Contexts)>,
 ) -> Result<Lane, PublishError> {
-    let (mut batch, sealed, contexts) = match batch {
-        Some(batch) => {
-            let contexts = spans::contexts(&tracing, &batch);
+    let (mut batch, sealed, contexts) = match new {
+        Some((batch, contexts)) => {
             let span = spans::sealing(&tracing, &seal, &contexts);
             if !wal.seal(vec![seal]).await {
                 span.failed("log closed");
@@ -31,11 +30,12 @@ pub(super) async fn send(
         }
         None => {
             let batch = load(wal, seal).await?;
-            let contexts = spans::contexts(&tracing, &batch);
+            let records = batch.records.iter().map(|(_, record)| record.as_ref());
+            let contexts = Contexts::of_records(records);
             (batch, None, contexts)
         }
     };
-    let span = spans::sending(&tracing, &seal, sealed, &contexts);
+    let span = spans::sending(&tracing, (&seal, &producer.named()), sealed, &contexts);
     batch.sent_in.extend(span.link());
     Scope::of(&span)
         .around(producer.send(Arc::new(batch)))

@@ -3,19 +3,10 @@
 use opentelemetry::trace::SpanKind;
 
 use crate::event::TraceLink;
-use crate::queue::Batch;
+use crate::queue::Named;
 use crate::telemetry::names;
 use crate::telemetry::trace::{Contexts, Span, Tracing, count};
 use crate::wal::Seal;
-
-/// The recorded requests that a batch's events came in.
-pub(super) fn contexts(tracing: &Tracing, batch: &Batch) -> Contexts {
-    if tracing.is_on() {
-        Contexts::of_records(batch.records.iter().map(|(_, record)| record.as_ref()))
-    } else {
-        Contexts::default()
-    }
-}
 
 /// A new batch: the beginning of its trace.
 pub(super) fn sealing(tracing: &Tracing, seal: &Seal, contexts: &Contexts) -> Span {
@@ -28,7 +19,7 @@ pub(super) fn sealing(tracing: &Tracing, seal: &Seal, contexts: &Contexts) -> Sp
 /// this span that leads to its requests.
 pub(super) fn sending(
     tracing: &Tracing,
-    seal: &Seal,
+    (seal, queue): (&Seal, &Named),
     sealed: Option<TraceLink>,
     contexts: &Contexts,
 ) -> Span {
@@ -41,7 +32,7 @@ pub(super) fn sending(
     if sealed.is_none() {
         span.set(names::SENT_AGAIN, true);
     }
-    span.set(names::MESSAGING_OPERATION_TYPE, "send");
+    queue.describe(&span, "send", "send");
     span
 }
 

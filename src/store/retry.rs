@@ -113,7 +113,7 @@ impl<S> Retrying<S> {
         let labels = [KeyValue::new("kind", kind)];
         let whose = (kind, batch.log_id, batch.lane);
         let (mut failures, started) = (0_u32, trace::now());
-        let span = self.span(kind, batch.lane);
+        let span = self.span(kind, batch);
         let within = Scope::of(&span).following(trace::followed());
         loop {
             let began = Instant::now();
@@ -124,6 +124,7 @@ impl<S> Retrying<S> {
             let error = match outcome {
                 Ok(written) => {
                     self.succeeded(whose);
+                    span.set(names::ATTEMPT, i64::from(failures) + 1);
                     self.tell_senders(&span, started, &written);
                     return Ok(written);
                 }
@@ -147,12 +148,14 @@ impl<S> Retrying<S> {
     }
 
     /// The span of a write with all its attempts.
-    fn span(&self, kind: &'static str, lane: Lane) -> Span {
+    fn span(&self, kind: &'static str, batch: &BatchId) -> Span {
         let part_of = trace::current().link();
         let start = self.metrics.tracing().span(names::STORE_WRITE);
         let span = start.child_of(part_of).start();
         span.set(names::KIND, kind);
-        span.set(names::LANE, i64::from(lane.0));
+        span.set(names::LOG_ID, batch.log_id.to_string());
+        span.set(names::LANE, i64::from(batch.lane.0));
+        span.set(names::BATCH_NUMBER, count(batch.number));
         span
     }
 

@@ -64,6 +64,8 @@ impl Metrics {
         let registry = prometheus::Registry::new();
         let exporter = opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
+            // They are in the names already.
+            .without_units()
             .scope_info_enabled(false)
             .without_target_info()
             .build()
@@ -141,6 +143,7 @@ impl Metrics {
         meter
             .f64_observable_gauge(name)
             .with_description(description)
+            .with_unit(instruments::unit(name))
             .with_callback(move |gauge| {
                 for (at, labels) in labels.iter().enumerate() {
                     gauge.observe(value(at), labels);
@@ -161,6 +164,7 @@ impl Metrics {
         meter
             .u64_observable_counter(name)
             .with_description(description)
+            .with_unit(instruments::unit(name))
             .with_callback(move |counter| {
                 for (at, labels) in labels.iter().enumerate() {
                     counter.observe(value(at), labels);
@@ -205,6 +209,7 @@ mod tests {
             r#"eventkit_ingress_requests_shed_total{code="log_full"} 0"#,
             r#"eventkit_ingress_events_rejected_total{code="too_deep"} 0"#,
             r#"eventkit_events_failed_total{code="missing_field"} 0"#,
+            r#"eventkit_events_failed_total{code="other"} 0"#,
             r#"eventkit_loader_rows_merged_total{table="errors"} 0"#,
             "eventkit_events_processed_total 0",
             "eventkit_queue_redeliveries_total 0",
@@ -217,7 +222,11 @@ mod tests {
     fn a_further_reader_sees_what_a_scrape_shows() {
         let further = prometheus::Registry::new();
         let exporter = opentelemetry_prometheus::exporter().with_registry(further.clone());
-        let reader = exporter.without_target_info().build().unwrap();
+        let reader = exporter
+            .without_units()
+            .without_target_info()
+            .build()
+            .unwrap();
         let metrics = Metrics::extended(|builder| builder.with_reader(reader));
         metrics.wal_commits.add(3, &[]);
         metrics.observe("eventkit_wal_bytes", "bytes", vec![], || 7.0);

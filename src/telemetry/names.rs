@@ -4,10 +4,14 @@
 
 pub use opentelemetry_semantic_conventions::attribute::{
     ERROR_TYPE, HTTP_REQUEST_METHOD, HTTP_RESPONSE_STATUS_CODE, HTTP_ROUTE,
-    MESSAGING_BATCH_MESSAGE_COUNT, MESSAGING_OPERATION_TYPE, NETWORK_PROTOCOL_VERSION, RPC_METHOD,
-    RPC_RESPONSE_STATUS_CODE, RPC_SYSTEM_NAME, URL_SCHEME,
+    MESSAGING_BATCH_MESSAGE_COUNT, MESSAGING_DESTINATION_NAME,
+    MESSAGING_DESTINATION_SUBSCRIPTION_NAME, MESSAGING_OPERATION_NAME, MESSAGING_OPERATION_TYPE,
+    MESSAGING_SYSTEM, NETWORK_PROTOCOL_VERSION, RPC_METHOD, RPC_RESPONSE_STATUS_CODE,
+    RPC_SYSTEM_NAME, URL_SCHEME,
 };
 
+/// One message of a stream, from its arrival to its answer: a part of the stream's span.
+pub const BATCH_MESSAGE: &str = "batch message";
 /// The group commit that made events durable: a root, linked to the requests whose events it holds.
 pub const WAL_APPEND: &str = "wal append";
 /// The decision which events form a batch: the root of the batch's trace, linked to its requests.
@@ -35,8 +39,13 @@ pub const LOADED: &str = "loaded";
 
 /// A span event: an attempt failed and is made again.
 pub const RETRY: &str = "retry";
+/// A span event: it failed for good.
+pub const FAILURE: &str = "failure";
 
-/// Which attempt failed, from 1.
+/// What the conventions have for a word that is not on a list.
+pub const OTHER: &str = "_OTHER";
+
+/// Which attempt it is, from 1; of a whole that has several, the last one.
 pub const ATTEMPT: &str = "eventkit.attempt";
 /// Distinct requests that a span or an object could not name, because it names only so many.
 pub const LINKS_LEFT_OUT: &str = "eventkit.links_left_out";

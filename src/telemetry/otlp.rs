@@ -10,14 +10,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use opentelemetry::trace::TracerProvider as _;
-use opentelemetry::{InstrumentationScope, Key, KeyValue};
+use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_otlp::ExporterBuildError;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::logs::{self, BatchLogProcessor, SdkLoggerProvider};
 use opentelemetry_sdk::metrics::reader::MetricReader as _;
 use opentelemetry_sdk::metrics::{MeterProviderBuilder, PeriodicReader};
-use opentelemetry_sdk::resource::SdkProvidedResourceDetector;
+use opentelemetry_sdk::resource::TelemetryResourceDetector;
 use opentelemetry_sdk::trace::{self, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider};
+use opentelemetry_semantic_conventions::SCHEMA_URL;
 use opentelemetry_semantic_conventions::attribute::{
     HOST_NAME, SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION,
 };
@@ -138,7 +139,9 @@ impl Otlp {
     #[must_use]
     pub fn tracer(&self) -> Option<SdkTracer> {
         let provider = self.0.tracer.as_ref()?;
-        let scope = InstrumentationScope::builder(SCOPE).with_version(env!("CARGO_PKG_VERSION"));
+        let scope = InstrumentationScope::builder(SCOPE)
+            .with_version(env!("CARGO_PKG_VERSION"))
+            .with_schema_url(SCHEMA_URL);
         Some(provider.tracer_with_scope(scope.build()))
     }
 
@@ -420,18 +423,8 @@ fn sampler(sampling: Sampling) -> Sampler {
     }
 }
 
-/// Who reports. What a person says about it in the environment, which OpenTelemetry reads itself, wins.
+/// Who reports. What a person says about it wins, and `OTEL_SERVICE_NAME` over `OTEL_RESOURCE_ATTRIBUTES`, as the specification has it.
 fn resource(instance: &Instance) -> Resource {
-    // Once more as the last, because the specification puts OTEL_SERVICE_NAME above OTEL_RESOURCE_ATTRIBUTES.
-    let given = || Resource::builder().with_detector(Box::new(SdkProvidedResourceDetector));
-    let known = given().build();
-    let is_given = |key: &Key| match known.get_ref(key) {
-        // What OpenTelemetry says when nobody said anything.
-        Some(value) if key.as_str() == SERVICE_NAME => {
-            !value.as_str().starts_with("unknown_service")
-        }
-        value => value.is_some(),
-    };
     let id = match instance.is_named {
         true => instance.node.clone(),
         false => uuid::Uuid::new_v4().to_string(),
@@ -443,8 +436,17 @@ fn resource(instance: &Instance) -> Resource {
         KeyValue::new(HOST_NAME, instance.node.clone()),
         KeyValue::new("eventkit.role", instance.role.as_str()),
     ];
-    let ours = ours.into_iter().filter(|ours| !is_given(&ours.key));
-    given().with_attributes(ours).build()
+    let given = instance.attributes.iter().cloned();
+    let given = given.map(|(key, value)| KeyValue::new(key, value));
+    let service = instance.service.clone();
+    let service = service.map(|service| KeyValue::new(SERVICE_NAME, service));
+    // The last of a key counts.
+    Resource::builder_empty()
+        .with_detector(Box::new(TelemetryResourceDetector))
+        .with_attributes(ours)
+        .with_attributes(given)
+        .with_attributes(service)
+        .build()
 }
 
 #[cfg(test)]

@@ -318,7 +318,9 @@ impl Span {
     pub fn failed(&self, error_type: &'static str) {
         let Some(live) = &self.0 else { return };
         live.with_recorded(|span| {
-            span.set_attribute(KeyValue::new(names::ERROR_TYPE, error_type));
+            let error_type = KeyValue::new(names::ERROR_TYPE, error_type);
+            span.add_event(names::FAILURE, vec![error_type.clone()]);
+            span.set_attribute(error_type);
             span.set_status(Status::error(""));
         });
     }

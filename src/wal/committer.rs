@@ -108,9 +108,8 @@ impl Work {
         for (append, _) in &self.appends {
             events += append.len();
             oldest = [oldest, append.queued_at].into_iter().flatten().min();
-            for context in append.contexts.kept() {
-                contexts.add(*context);
-            }
+            contexts.extend(append.contexts.kept().iter().copied());
+            contexts.leave_out(append.contexts.left_out());
         }
         let span = tracing.span(names::WAL_APPEND).linked_to(&contexts).start();
         span.set(names::EVENT_COUNT, count(events));

@@ -7,14 +7,25 @@ use opentelemetry::trace::SpanKind;
 
 use super::Judged;
 use crate::event::TraceLink;
-use crate::queue::{Batch, Delivery};
+use crate::queue::{Batch, Delivery, Named};
 use crate::telemetry::names;
-use crate::telemetry::trace::{self, Contexts, FOLLOWED_MAX, Scope, Span, Tracing, count};
+use crate::telemetry::trace::{
+    self, Contexts, FOLLOWED_MAX, LINKS_MAX, Scope, Span, Tracing, count,
+};
+
+/// To how many of a run's batches its span links at most: the rest of its links are the requests'.
+const BATCHES_MAX: usize = LINKS_MAX / 2;
+
+/// What a worker says of a run: it is durable with its next owner.
+pub(super) const ACKNOWLEDGED: &str = "acknowledged";
+/// Or it is to be delivered again.
+pub(super) const GIVEN_BACK: &str = "given_back";
 
 /// One run, from its arrival to its settlement.
 #[derive(Debug)]
 pub(super) struct Run {
     tracing: Tracing,
+    queue: Named,
     started: SystemTime,
     /// Each sealed batch's way here.
     received: Vec<TraceLink>,
@@ -23,18 +34,19 @@ pub(super) struct Run {
 
 impl Run {
     /// Each batch of the run has arrived: parts of the spans that sent them.
-    pub(super) fn received(tracing: &Tracing, delivery: &Delivery) -> Self {
+    pub(super) fn received(tracing: &Tracing, delivery: &Delivery, queue: Named) -> Self {
         let received = delivery.batch.sent_in.iter().filter_map(|sent_in| {
             let start = tracing.span(names::RECEIVE).kind(SpanKind::Consumer);
             let span = start.child_of(Some(*sent_in)).since(delivery.since).start();
-            span.set(names::MESSAGING_OPERATION_TYPE, "receive");
+            queue.describe(&span, "receive", "receive");
             span.set(names::ATTEMPT, i64::from(delivery.attempt));
             span.link()
         });
         Self {
-            tracing: tracing.clone(),
-            started: trace::now(),
             received: received.collect(),
+            tracing: tracing.clone(),
+            queue,
+            started: trace::now(),
             process: Span::none(),
         }
     }
@@ -46,7 +58,7 @@ impl Run {
             .span(names::PROCESS)
             .kind(SpanKind::Consumer)
             .child_of(self.received.first().copied())
-            .linked(self.received.iter().skip(1).copied());
+            .linked(self.received.iter().skip(1).take(BATCHES_MAX).copied());
         let start = match judged {
             Some(judged) => start
                 .linked_to(&judged.rows_of)
@@ -60,7 +72,7 @@ impl Run {
         let id = &batch.id;
         span.set(names::LANE, i64::from(id.lane.0));
         span.set(names::BATCH_NUMBER, count(id.number));
-        span.set(names::MESSAGING_OPERATION_TYPE, "process");
+        self.queue.describe(&span, "process", "process");
         span.set(
             names::MESSAGING_BATCH_MESSAGE_COUNT,
             count(self.received.len()),
@@ -79,10 +91,14 @@ impl Run {
 
     /// The word to the queue.
     pub(super) fn settling(&self, settlement: &'static str) -> Span {
+        let operation = match settlement {
+            ACKNOWLEDGED => "ack",
+            _ => "nack",
+        };
         let start = self.tracing.span(names::SETTLE).kind(SpanKind::Client);
         let span = start.child_of(self.process.link()).start();
         span.set(names::SETTLEMENT, settlement);
-        span.set(names::MESSAGING_OPERATION_TYPE, "settle");
+        self.queue.describe(&span, operation, "settle");
         span
     }
 }

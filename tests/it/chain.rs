@@ -150,6 +150,14 @@ impl Told {
             .with_context(|| format!("no span {name:?} links to {trace_id:032x}"))
     }
 
+    /// A part of a span.
+    fn child(&self, of: &Span, name: &str) -> Result<&Span> {
+        let mut all = self.0.iter();
+        let is_part = |span: &&Span| span.name == name && span.parent_span_id == of.span_id;
+        all.find(is_part)
+            .with_context(|| format!("no span {name:?} is a part of {:?}", of.name))
+    }
+
     fn is_whole(&self, parent: &Parent, request: &str, first: &str) -> Result<()> {
         let trace_id = parent.trace_id;
         let server = self.one(trace_id, request)?;
@@ -158,27 +166,51 @@ impl Told {
 
         let append = self.linked(trace_id, "wal append")?;
         ensure!(number(append, "eventkit.event.count")? >= 1);
-        attribute(append, "eventkit.wal.sync")?;
+        ensure!(number(append, "eventkit.wal.appends")? >= 1);
+        for key in ["eventkit.wal.wait", "eventkit.wal.sync"] {
+            ensure!(double(append, key)? >= 0.0);
+        }
 
         // The batch: one trace, which begins with its seal, or with its sending if it was sealed before.
         let batch = trace_of(self.linked(trace_id, first)?);
-        for name in ["send", "receive", "process", "settle"] {
-            self.one(batch, name)?;
+        let send = self.one(batch, "send")?;
+        ensure!(send.kind == SpanKind::Producer as i32);
+        ensure!(number(send, "eventkit.event.count")? >= 1);
+        let receive = self.one(batch, "receive")?;
+        ensure!(receive.parent_span_id == send.span_id);
+        ensure!(number(receive, "eventkit.attempt")? >= 1);
+
+        // The run that it came to a worker in, which is a part of its first batch and linked to the others.
+        let process = self.linked(trace_id, "process")?;
+        let is_linked = process
+            .links
+            .iter()
+            .any(|link| link.span_id == receive.span_id);
+        ensure!(process.parent_span_id == receive.span_id || is_linked);
+        for span in [send, receive, process] {
+            text(span, "messaging.system")?;
         }
-        let write = self.one(batch, "store write")?;
-        let object = text(write, "eventkit.object.name")?;
-        ensure!(object.starts_with("events/dt="), "{object}");
-        ensure!(number(write, "eventkit.object.size")? > 0);
+        let settle = self.child(process, "settle")?;
+        ensure!(text(settle, "eventkit.settlement")? == "acknowledged");
 
         // The sender's own trace tells the end of it.
         let stored = self.one(trace_id, "stored")?;
+        let write = self.child(process, "store write")?;
+        let object = text(write, "eventkit.object.name")?;
+        ensure!(object.starts_with("events/dt="), "{object}");
+        ensure!(number(write, "eventkit.object.size")? > 0);
+        ensure!(number(write, "eventkit.attempt")? >= 1);
         ensure!(text(stored, "eventkit.object.name")? == object);
         ensure!(stored.links[0].span_id == write.span_id);
-        let manifest = trace_of(self.linked(trace_id, "manifest")?);
-        self.one(manifest, "load job")?;
-        let merge = self.one(manifest, "merge")?;
+        let manifest = self.linked(trace_id, "manifest")?;
+        ensure!(number(manifest, "eventkit.manifest.number")? >= 1);
+        let load = self.child(manifest, "load job")?;
+        ensure!(number(load, "eventkit.rows")? >= 1);
+        let merge = self.child(manifest, "merge")?;
         ensure!(number(merge, "eventkit.rows.merged")? >= 1);
+        ensure!(number(merge, "eventkit.rows.duplicate")? >= 0);
         let loaded = self.one(trace_id, "loaded")?;
+        ensure!(number(loaded, "eventkit.rows.merged")? >= 1);
         ensure!(loaded.links[0].span_id == merge.span_id);
         Ok(())
     }
@@ -205,6 +237,13 @@ fn text<'a>(span: &'a Span, key: &str) -> Result<&'a str> {
 fn number(span: &Span, key: &str) -> Result<i64> {
     match attribute(span, key)? {
         Any::IntValue(number) => Ok(*number),
+        other => bail!("{key} of {:?} is {other:?}", span.name),
+    }
+}
+
+fn double(span: &Span, key: &str) -> Result<f64> {
+    match attribute(span, key)? {
+        Any::DoubleValue(number) => Ok(*number),
         other => bail!("{key} of {:?} is {other:?}", span.name),
     }
 }
@@ -318,18 +357,39 @@ async fn a_request_through_either_door_is_followed_to_its_row() {
     assert_eq!(text(server, "rpc.response.status_code").unwrap(), "OK");
 
     // What nobody asked for is not recorded, and what an event says of itself counts more than its request.
-    let (quiet, own) = (Parent::new(), Parent::new());
-    let named = format!(
-        r#"{{"type":"track","messageId":"o","userId":"u","event":"e","context":{{"traceparent":"{}"}}}}"#,
-        own.header(true)
-    );
-    post(&endpoints, &[("traceparent", &quiet.header(false))], named).await;
+    let (asked, quiet, own) = (Parent::new(), Parent::new(), Parent::new());
+    let named = |message_id: &str, traceparent: String| {
+        format!(
+            r#"{{"type":"track","messageId":"{message_id}","userId":"u","event":"e","context":{{"traceparent":"{traceparent}"}}}}"#
+        )
+    };
+    let unsampled = named("n", Parent::new().header(false));
+    post(
+        &endpoints,
+        &[("traceparent", &asked.header(true))],
+        unsampled,
+    )
+    .await;
+    let sampled = named("o", own.header(true));
+    post(
+        &endpoints,
+        &[("traceparent", &quiet.header(false))],
+        sampled,
+    )
+    .await;
     let told = story.told(&own, "loaded").await;
     assert_eq!(
         told.one(own.trace_id, "stored").unwrap().parent_span_id,
         own.span_id.to_be_bytes()
     );
     assert!(told.0.iter().all(|span| trace_of(span) != quiet.trace_id));
+    let of_asked = told
+        .0
+        .iter()
+        .filter(|span| trace_of(span) == asked.trace_id);
+    let names: Vec<_> = of_asked.map(|span| span.name.as_str()).collect();
+    assert_eq!(names, [OVER_HTTP]);
+    assert!(told.linked(asked.trace_id, "seal").is_err());
 
     let ended = gateway.terminate(Duration::from_secs(30)).await.unwrap();
     assert!(ended.status.success(), "{}", ended.said);

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use mock_collector::{MockServer, Protocol, ServerHandle};
+use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value as Number;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -64,8 +66,11 @@ fn expressions(part: &Value, found: &mut Vec<String>) {
     }
 }
 
-/// The metrics of an expression, each with the labels that it is selected by.
-fn selectors(expression: &str) -> Vec<(String, Vec<String>)> {
+/// A metric of an expression, and the labels that it is selected by, each with the words that are asked for.
+type Selector = (String, Vec<(String, Vec<String>)>);
+
+/// The metrics of an expression.
+fn selectors(expression: &str) -> Vec<Selector> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let mut found = Vec::new();
     for (at, _) in expression.match_indices("eventkit_") {
@@ -75,28 +80,59 @@ fn selectors(expression: &str) -> Vec<(String, Vec<String>)> {
         let matchers = rest
             .strip_prefix('{')
             .and_then(|rest| rest.split('}').next());
-        let labels = matchers
-            .unwrap_or_default()
-            .split(',')
-            .filter(|m| !m.is_empty());
-        let labels = labels.map(|matcher| matcher.split(['=', '!']).next().unwrap().to_owned());
+        let matchers = matchers.unwrap_or_default().split(',');
+        let labels = matchers.filter(|m| !m.is_empty()).map(|matcher| {
+            let (label, words) = matcher.split_once('"').unwrap();
+            let words = words.trim_end_matches('"').split('|');
+            // A variable of the dashboard's is any of them.
+            let words = words.filter(|word| !word.starts_with('$'));
+            let label = label.trim_end_matches(['=', '!', '~']);
+            (label.to_owned(), words.map(str::to_owned).collect())
+        });
         found.push((name.to_owned(), labels.collect()));
     }
     found
 }
 
+/// The labels that an expression or a text goes by: those in `by (...)`, `on (...)`, and in `$labels.…`.
+fn grouped_by(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for word in [" by (", " on ("] {
+        for (_, rest) in text
+            .match_indices(word)
+            .map(|(at, word)| text.split_at(at + word.len()))
+        {
+            let (labels, _) = rest.split_once(')').unwrap();
+            found.extend(labels.split(',').map(|label| label.trim().to_owned()));
+        }
+    }
+    for (at, word) in text.match_indices("$labels.") {
+        let (_, rest) = text.split_at(at + word.len());
+        let mut words = rest.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        found.extend(words.next().map(str::to_owned));
+    }
+    found
+}
+
+/// What a metric has for labels, with their values.
+type Labels<'a> = BTreeMap<&'a str, BTreeSet<&'a str>>;
+
+/// Prometheus itself adds these, and a histogram has the last.
+const ALWAYS: [&str; 3] = ["instance", "job", "le"];
+
 /// Each metric of a scrape, with the labels that it has.
-fn shown(scrape: &str) -> BTreeMap<&str, BTreeSet<&str>> {
-    let mut shown: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+fn shown(scrape: &str) -> BTreeMap<&str, Labels<'_>> {
+    let mut shown: BTreeMap<&str, Labels<'_>> = BTreeMap::new();
     for line in scrape.lines().filter(|line| !line.starts_with('#')) {
         let (name, labels) = line.split_at(line.find(['{', ' ']).unwrap());
         let labels = labels
             .split("\",")
             .map(|label| label.trim_start_matches('{'));
-        let labels = labels
-            .filter_map(|label| label.split_once("=\""))
-            .map(|(name, _)| name);
-        shown.entry(name).or_default().extend(labels);
+        let metric = shown.entry(name).or_default();
+        for (label, value) in labels.filter_map(|label| label.split_once("=\"")) {
+            let (value, _) = value.split_once('"').unwrap_or((value, ""));
+            metric.entry(label).or_default().insert(value);
+        }
     }
     shown
 }
@@ -145,11 +181,38 @@ async fn every_metric_that_dashboard_and_alerts_name_is_in_a_scrape() {
         for (metric, labels) in selectors {
             let has = shown.get(&*metric);
             let has = has.unwrap_or_else(|| panic!("there is no {metric}: {expression}\n{text}"));
-            for label in labels {
-                // Prometheus itself adds these.
-                let is_known = ["instance", "job"].contains(&&*label) || has.contains(&*label);
-                assert!(is_known, "{metric} has no label {label}: {expression}");
+            for (label, words) in labels
+                .iter()
+                .filter(|(label, _)| !ALWAYS.contains(&&**label))
+            {
+                let values = has.get(&**label);
+                let values =
+                    values.unwrap_or_else(|| panic!("{metric} has no label {label}: {expression}"));
+                for word in words {
+                    let is_one = values.contains(&**word);
+                    assert!(
+                        is_one,
+                        "{metric} has no {label} {word:?}: {expression}\n{text}"
+                    );
+                }
             }
+        }
+    }
+    // What a rule goes by is a label of one of its metrics.
+    let rules = alerts().into_iter().map(|alert| {
+        let said = alert.parts.values().cloned().collect::<Vec<_>>().join(" ");
+        (alert.parts["expr"].clone(), said)
+    });
+    for (expression, said) in named.iter().map(|e| (e.clone(), e.clone())).chain(rules) {
+        let metrics = selectors(&expression);
+        let labels = metrics
+            .iter()
+            .filter_map(|(name, _)| shown.get(&**name))
+            .flatten();
+        for label in grouped_by(&said) {
+            let is_known =
+                ALWAYS.contains(&&*label) || labels.clone().any(|(has, _)| *has == label);
+            assert!(is_known, "no label {label}: {said}");
         }
     }
     // And the other way: a dashboard that leaves a metric out leaves a question open.
@@ -198,6 +261,40 @@ async fn kinds_exported(collector: &ServerHandle) -> BTreeSet<(String, &'static 
     kinds.await
 }
 
+/// Each counter as it was exported last, as a scrape would show it.
+async fn counters_exported(collector: &ServerHandle) -> BTreeSet<String> {
+    let counters = collector.with_collector(|collector| {
+        let mut counters = BTreeMap::new();
+        for metric in collector.metrics().iter().map(|metric| metric.metric()) {
+            assert!(!metric.unit.is_empty(), "{} has no unit", metric.name);
+            let Data::Sum(sum) = metric.data.as_ref().unwrap() else {
+                continue;
+            };
+            for point in &sum.data_points {
+                let labels = point.attributes.iter().map(|label| {
+                    let value = label.value.as_ref().and_then(|value| value.value.as_ref());
+                    match value {
+                        Some(Any::StringValue(text)) => format!("{}=\"{text}\"", label.key),
+                        other => format!("{}=\"{other:?}\"", label.key),
+                    }
+                });
+                let labels = labels.collect::<Vec<_>>().join(",");
+                let braced = format!("{{{labels}}}");
+                let labels = if labels.is_empty() { "" } else { &braced };
+                if let Some(Number::AsInt(value)) = point.value {
+                    let series = format!("{}_total{labels}", metric.name);
+                    counters.insert(series, value);
+                }
+            }
+        }
+        counters
+    });
+    let counters = counters.await.into_iter();
+    counters
+        .map(|(series, value)| format!("{series} {value}"))
+        .collect()
+}
+
 #[tokio::test]
 async fn what_was_received_balances_with_what_became_of_it_and_a_collector_is_told_the_same() {
     let collector = MockServer::builder().protocol(Protocol::Grpc).start();
@@ -209,7 +306,7 @@ async fn what_was_received_balances_with_what_became_of_it_and_a_collector_is_to
         ("OTEL_METRIC_EXPORT_INTERVAL", "100"),
     ];
     let (_dir, gateway, _endpoints, text) = used(&settings).await;
-    for line in [
+    let counted = [
         "eventkit_events_received_total{protocol=\"http\"} 4",
         "eventkit_ingress_events_accepted_total 2",
         "eventkit_ingress_events_duplicate_total 1",
@@ -217,6 +314,8 @@ async fn what_was_received_balances_with_what_became_of_it_and_a_collector_is_to
         "eventkit_wal_records_committed_total 2",
         "eventkit_events_processed_total 1",
         "eventkit_events_failed_total{code=\"missing_field\"} 1",
+    ];
+    let others = [
         "eventkit_worker_batch_age_seconds_count 1",
         "eventkit_ready{role=\"gateway\"} 1",
         "eventkit_ready{role=\"worker\"} 1",
@@ -229,12 +328,20 @@ async fn what_was_received_balances_with_what_became_of_it_and_a_collector_is_to
         "eventkit_publisher_open_bytes 0",
         "eventkit_loader_behind_seconds 0",
         "eventkit_dedup_ids 2",
-    ] {
-        assert!(text.lines().any(|shown| shown == line), "{line} in\n{text}");
+    ];
+    for line in counted.iter().chain(&others) {
+        assert!(
+            text.lines().any(|shown| shown == *line),
+            "{line} in\n{text}"
+        );
     }
     // The last export comes with the end.
     let ended = gateway.terminate(WITHIN).await.unwrap();
     assert!(ended.status.success(), "{}", ended.said);
+    let counters = counters_exported(&collector).await;
+    for line in counted {
+        assert!(counters.contains(line), "{line} in {counters:?}");
+    }
     let (shown, exported) = (kinds_shown(&text), kinds_exported(&collector).await);
     assert!(shown.len() > 50, "{shown:?}");
     let differ: Vec<_> = shown.symmetric_difference(&exported).collect();

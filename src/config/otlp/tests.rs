@@ -263,3 +263,36 @@ fn an_exports_time_is_the_shorter_of_its_limits() {
     assert_eq!(config.traces.unwrap().timeout, Duration::from_secs(1));
     assert_eq!(config.metrics.unwrap().timeout, Duration::from_secs(30));
 }
+
+#[test]
+fn what_is_said_of_the_resource_is_decoded_and_none_of_it_counts_where_a_part_cannot_be_read() {
+    let given = |text| read(&[("OTEL_RESOURCE_ATTRIBUTES", text)]).instance;
+    let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    assert_eq!(
+        given("team=a%2Cb%3D1, place=Z%C3%BCrich ,empty=,").attributes,
+        [
+            pair("team", "a,b=1"),
+            pair("place", "Zürich"),
+            pair("empty", "")
+        ]
+    );
+    assert_eq!(given("").attributes, []);
+    for wrong in ["a=b,c", "a=b,=c", "a=b,c=%2", "a=b,c=%zz", "a=b,c=%ff"] {
+        let env = [("OTEL_RESOURCE_ATTRIBUTES", wrong)];
+        assert_eq!(given(wrong).attributes, [], "{wrong}");
+        assert_eq!(warned(&env), ["OTEL_RESOURCE_ATTRIBUTES"], "{wrong}");
+    }
+    assert_eq!(given("a=b").service, None);
+    let named = read(&[("OTEL_SERVICE_NAME", "shop")]).instance;
+    assert_eq!(named.service.as_deref(), Some("shop"));
+}
+
+#[test]
+fn headers_that_are_none_are_warned_about_and_not_shown() {
+    let env = [("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20a")];
+    assert_eq!(warned(&env), [""; 0]);
+    let env = [("OTEL_EXPORTER_OTLP_HEADERS", "authorization: secret")];
+    let warning = checked(&env).warnings.pop().unwrap();
+    assert_eq!(warning.setting, "OTEL_EXPORTER_OTLP_HEADERS");
+    assert!(!warning.text.contains("secret"), "{}", warning.text);
+}

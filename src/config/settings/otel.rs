@@ -68,7 +68,7 @@ macro_rules! exporter {
             headers: &Setting { secret: true, ..exporter!(@ $who, $infix, "HEADERS", Any, Unset("none"),
                 "Headers of each export, as in key1=value1,key2=value2; never shown") },
             timeout: &exporter!(@ $who, $infix, "TIMEOUT", Millis(1, HOUR), Is("10000"),
-                "How long an export may take, repeats included, in milliseconds"),
+                "How long an export may take, repeats included, in milliseconds; over HTTP a repeat begun within it may take as long once more"),
             compression: &exporter!(@ $who, $infix, "COMPRESSION", Choice(&["gzip", "none"]), Is("none"),
                 "How exports are compressed"),
             insecure: &exporter!(@ $who, $infix, "INSECURE", Choice(&["true", "false"]), Is("false"),
@@ -138,7 +138,7 @@ variables! {
     SERVICE_NAME: "OTEL_SERVICE_NAME", Is("eventkit"), Any,
         "The resource attribute service.name";
     RESOURCE_ATTRIBUTES: "OTEL_RESOURCE_ATTRIBUTES", Unset("service.version, service.instance.id, host.name and eventkit.role are always there"), Any,
-        "Further resource attributes, as in key1=value1,key2=value2; they win over our own";
+        "Further resource attributes, as in key1=value1,key2=value2 (a comma in a value is %2C); they win over our own";
     TRACES_EXPORTER: "OTEL_TRACES_EXPORTER", Is("otlp"), Any,
         "otlp, or none to keep traces from leaving";
     METRICS_EXPORTER: "OTEL_METRICS_EXPORTER", Is("otlp"), Any,

@@ -10,11 +10,14 @@ fn json(text: &str) -> Option<TraceLink> {
 fn an_event_names_its_own_trace_in_its_context() {
     let named = format!(r#"{{"type":"track","context":{{"a":[1],"traceparent":"{SAMPLED}"}}}}"#);
     assert_eq!(json(&named), SAMPLED.parse().ok());
+    // Also one that is not sampled: then the event is not, whatever its request is.
     let unsampled = SAMPLED.replace("-01", "-00");
+    let named = json(&format!(r#"{{"context":{{"traceparent":"{unsampled}"}}}}"#));
+    assert_eq!(named, unsampled.parse().ok());
+    assert!(named.is_some_and(|named| !named.is_sampled()));
     for other in [
         "{}".to_owned(),
         format!(r#"{{"traceparent":"{SAMPLED}"}}"#),
-        format!(r#"{{"context":{{"traceparent":"{unsampled}"}}}}"#),
         format!(r#"{{"properties":{{"traceparent":"{SAMPLED}"}}}}"#),
         r#"{"context":{"traceparent":7}}"#.to_owned(),
         r#"{"context":"traceparent""#.to_owned(),
@@ -71,5 +74,5 @@ fn a_route_is_one_of_a_closed_list() {
     }
     let known = "eventkit.v1.IngestService/Collect";
     assert_eq!(known_method(known), known);
-    assert_eq!(known_method("eventkit.v1.IngestService/Ada"), "other");
+    assert_eq!(known_method("eventkit.v1.IngestService/Ada"), "_OTHER");
 }

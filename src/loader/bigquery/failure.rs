@@ -1,7 +1,7 @@
 //! What went wrong, and what that means for the one who waits.
 //!
 //! BigQuery says why in one word (`reason`) and in a text. The word decides. The text is for people: it names tables, columns and
-//! files; it is cut, so that nothing long that a file holds gets into a log.
+//! files. It may quote what a file holds, and it gets into a log: what stands in quotes and is no name of ours is left out, and the whole is cut.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,6 +12,8 @@ use gcp_bigquery_client::model::job::Job;
 
 use super::super::manifest::ManifestObject;
 use super::super::warehouse::{LoadError, WarehouseError};
+use super::schema::columns;
+use crate::store::Table;
 
 /// Characters of BigQuery's own text that are kept.
 const TEXT_MAX: usize = 300;
@@ -37,10 +39,46 @@ impl fmt::Display for JobError {
 }
 
 fn cut(text: &str) -> String {
-    text.chars()
+    without_quotes(text)
+        .chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .take(TEXT_MAX)
         .collect()
+}
+
+/// The same without what stands in quotes, unless that is a column's name or an object's.
+fn without_quotes(text: &str) -> String {
+    let (mut kept, mut rest) = (String::new(), text);
+    let mut after_a_word = false;
+    while let Some(at) = rest.find(['\'', '"']) {
+        let (before, quoted) = rest.split_at(at);
+        after_a_word = before
+            .chars()
+            .next_back()
+            .map_or(after_a_word, char::is_alphanumeric);
+        let (quote, inside) = quoted.split_at(1);
+        kept.push_str(before);
+        kept.push_str(quote);
+        if quote == "'" && after_a_word {
+            // An apostrophe.
+            rest = inside;
+            continue;
+        }
+        let (inside, after) = inside.split_once(quote).unwrap_or((inside, ""));
+        kept.push_str(if is_ours(inside) { inside } else { "\u{2026}" });
+        kept.push_str(quote);
+        (rest, after_a_word) = (after, false);
+    }
+    kept.push_str(rest);
+    kept
+}
+
+/// Whether a word is a name that this program gave: of a column, or of an object.
+fn is_ours(name: &str) -> bool {
+    let tables = [Table::Events, Table::Errors].into_iter();
+    let mut columns = tables.flat_map(columns);
+    let is_object = name.starts_with("gs://") && !name.contains(char::is_whitespace);
+    is_object || columns.any(|column| column.name == name)
 }
 
 impl JobError {
@@ -201,7 +239,7 @@ mod tests {
     use gcp_bigquery_client::model::job_status::JobStatus;
 
     use super::*;
-    use crate::store::{Table, Traces};
+    use crate::store::Traces;
 
     fn object(name: &str) -> ManifestObject {
         ManifestObject {
@@ -288,6 +326,26 @@ mod tests {
             text.starts_with("invalid: a b") && text.len() < 400,
             "{text}"
         );
+    }
+
+    #[test]
+    fn what_a_text_quotes_of_a_file_is_left_out_and_what_is_named_stays() {
+        for (text, shown) in [
+            ("plain", "plain"),
+            (
+                "Could not parse 'ada@example.org' as TIMESTAMP for field 'received_at'",
+                "Could not parse '\u{2026}' as TIMESTAMP for field 'received_at'",
+            ),
+            (
+                "Error in \"gs://b/events/a.parquet\": it's \"Ada's\" value",
+                "Error in \"gs://b/events/a.parquet\": it's \"\u{2026}\" value",
+            ),
+            ("last read: 'ada", "last read: '\u{2026}'"),
+            ("'ada''bob'", "'\u{2026}''\u{2026}'"),
+        ] {
+            let error = failed(&[("invalid", text)]);
+            assert_eq!(error.to_string(), format!("invalid: {shown}"));
+        }
     }
 
     fn answer(code: i64, reason: &str) -> WarehouseError {

@@ -65,8 +65,7 @@ async fn each_request_that_an_object_names_hears_of_its_rows_and_the_job_and_the
         })
     };
     way.merge(merge).await.unwrap();
-    way.tell_senders(&manifest).await;
-    drop(way);
+    way.tell_senders(&CancellationToken::new()).await;
     let spans = kept.spans();
     let named =
         |name: &str| -> Vec<&SpanData> { spans.iter().filter(|span| span.name == name).collect() };

@@ -74,7 +74,7 @@ async fn a_busy_lane_fills_one_batch_and_then_asks_to_wait() {
         assert_eq!(offer(&mut lane, offset, 1, 1), Offered::Taken);
     }
     assert_eq!(offer(&mut lane, 3, 1, 1), Offered::Full);
-    let (seal, batch) = lane.seal(Instant::now()).unwrap();
+    let (seal, batch, _) = lane.seal(Instant::now()).unwrap();
     assert_eq!(
         (
             seal.batch.number,

@@ -21,7 +21,7 @@ use super::PubSubOptions;
 use crate::clock::sleep_until;
 use crate::lifecycle::Health;
 use crate::queue::gather::{self, Gatherer, Key, Message, Offered, PATIENCE};
-use crate::queue::{Consumer, Delivery, Settle};
+use crate::queue::{Consumer, Delivery, Named, Settle};
 use crate::telemetry::Metrics;
 
 use damaged::Read;
@@ -49,6 +49,7 @@ const CLOSING: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct PubSubConsumer {
     ask: mpsc::Sender<oneshot::Sender<Delivery>>,
+    named: Named,
 }
 
 #[async_trait]
@@ -58,6 +59,10 @@ impl Consumer for PubSubConsumer {
         self.ask.send(hand_over).await.ok()?;
         // Dropped while it waits, it is delivered again.
         next.await.ok()
+    }
+
+    fn named(&self) -> Named {
+        self.named.clone()
     }
 }
 
@@ -116,7 +121,11 @@ pub fn consumers(
     metrics: Metrics,
 ) -> (Puller, Vec<PubSubConsumer>) {
     let (ask, asked) = mpsc::channel(1);
-    let ends = (0..workers.max(1)).map(|_| PubSubConsumer { ask: ask.clone() });
+    let named = Named::pubsub(&options.topic, Some(&options.subscription));
+    let ends = (0..workers.max(1)).map(|_| PubSubConsumer {
+        ask: ask.clone(),
+        named: named.clone(),
+    });
     let consumers = ends.collect();
     let held = Arc::<Held>::default();
     let puller = Puller {

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Found, PubSubOptions, SetUpError, TRACEPARENT, name_of, ordering_key, set_up};
 use crate::backoff::Backoff;
 use crate::lifecycle::Health;
-use crate::queue::{Batch, Producer, SendError, Verdict, batch};
+use crate::queue::{Batch, Named, Producer, SendError, Verdict, batch};
 use crate::telemetry::{Metrics, trace, with_causes};
 
 /// The component's names in readiness.
@@ -189,6 +189,10 @@ impl PubSubProducer {
 
 #[async_trait]
 impl Producer for PubSubProducer {
+    fn named(&self) -> Named {
+        Named::pubsub(&self.options.topic, None)
+    }
+
     async fn send(&self, batch: Arc<Batch>) -> Result<(), SendError> {
         let key = ordering_key(batch.id.log_id, batch.id.lane);
         let message = self.message(&batch, &key);

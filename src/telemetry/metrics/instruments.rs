@@ -6,6 +6,7 @@
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, Meter, UpDownCounter};
 
+use super::labels;
 use crate::status::Code;
 
 /// A counter.
@@ -24,6 +25,18 @@ const SECONDS: [f64; 14] = [
 /// Bounds for counts of records.
 const COUNTS: [f64; 10] = [1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4];
 
+/// The unit that a metric's name says, as UCUM writes it.
+pub(super) fn unit(name: &str) -> &'static str {
+    let is = |word: &str| name.split('_').any(|part| part == word);
+    if is("seconds") {
+        "s"
+    } else if is("bytes") {
+        "By"
+    } else {
+        "1"
+    }
+}
+
 /// The values of one label that are known beforehand.
 type Values = Vec<&'static str>;
 
@@ -37,7 +50,8 @@ trait Made: Sized {
 
 impl Made for Count {
     fn make(meter: &Meter, name: &'static str, text: &'static str) -> Self {
-        meter.u64_counter(name).with_description(text).build()
+        let counter = meter.u64_counter(name).with_description(text);
+        counter.with_unit(unit(name)).build()
     }
 
     fn begin(&self, labels: &[KeyValue]) {
@@ -48,6 +62,7 @@ impl Made for Count {
 impl Made for Seconds {
     fn make(meter: &Meter, name: &'static str, text: &'static str) -> Self {
         let histogram = meter.f64_histogram(name).with_description(text);
+        let histogram = histogram.with_unit(unit(name));
         histogram.with_boundaries(SECONDS.to_vec()).build()
     }
 }
@@ -55,14 +70,15 @@ impl Made for Seconds {
 impl Made for Records {
     fn make(meter: &Meter, name: &'static str, text: &'static str) -> Self {
         let histogram = meter.u64_histogram(name).with_description(text);
+        let histogram = histogram.with_unit(unit(name));
         histogram.with_boundaries(COUNTS.to_vec()).build()
     }
 }
 
 impl Made for Level {
     fn make(meter: &Meter, name: &'static str, text: &'static str) -> Self {
-        let counter = meter.i64_up_down_counter(name);
-        counter.with_description(text).build()
+        let counter = meter.i64_up_down_counter(name).with_description(text);
+        counter.with_unit(unit(name)).build()
     }
 
     fn begin(&self, labels: &[KeyValue]) {
@@ -220,7 +236,7 @@ instruments! {
     worker_events_stored: Count = "eventkit_events_processed", "Events stored";
     /// Events that became error rows. Label `code`.
     worker_events_dead_lettered: Count = "eventkit_events_failed", "Events that became error rows",
-        "code" of codes(Code::InvalidPayload, Code::RowRefused);
+        "code" of codes(Code::InvalidPayload, Code::RowRefused).into_iter().chain([labels::OTHER]).collect();
     /// Seconds from a delivery to its acknowledgement, retries of the store included.
     worker_process_seconds: Seconds = "eventkit_worker_process_seconds", "Time from a delivery to its end";
     /// Seconds from the arrival of a batch's oldest event until the batch was stored.

@@ -18,9 +18,12 @@ pub static RELOAD_TAKEN: LazyLock<[KeyValue; 1]> =
 pub static RELOAD_REFUSED: LazyLock<[KeyValue; 1]> =
     LazyLock::new(|| [KeyValue::new("outcome", "refused")]);
 
+/// What stands for a code that is none of ours.
+pub const OTHER: &str = "other";
+
 /// For each code its label set; the last one stands for what is none.
 static CODES: LazyLock<Vec<[KeyValue; 1]>> = LazyLock::new(|| {
-    let words = Code::ALL.iter().map(|code| code.as_str()).chain(["other"]);
+    let words = Code::ALL.iter().map(|code| code.as_str()).chain([OTHER]);
     words.map(|word| [KeyValue::new("code", word)]).collect()
 });
 

@@ -1,20 +1,53 @@
+use opentelemetry::Key;
 use opentelemetry::trace::{SpanKind, TraceId};
 use opentelemetry_sdk::trace::{SamplingDecision, ShouldSample as _};
 
 use super::*;
 use crate::config::Role;
 
+fn instance(is_named: bool) -> Instance {
+    Instance {
+        node: "a-node".to_owned(),
+        is_named,
+        role: Role::Worker,
+        service: None,
+        attributes: Vec::new(),
+    }
+}
+
+fn said(instance: &Instance) -> impl Fn(&'static str) -> Option<String> + use<> {
+    let resource = resource(instance);
+    move |key| resource.get(&Key::new(key)).map(|value| value.to_string())
+}
+
+#[test]
+fn what_a_person_says_of_the_resource_wins_and_the_services_own_variable_most() {
+    let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    let attributes = vec![
+        pair("service.name", "a"),
+        pair("service.version", "v"),
+        pair("team", "b"),
+    ];
+    let given = Instance {
+        attributes,
+        ..instance(true)
+    };
+    let named = Instance {
+        service: Some("c".to_owned()),
+        ..given.clone()
+    };
+    for (instance, service) in [(&given, "a"), (&named, "c")] {
+        let said = said(instance);
+        assert_eq!(said("service.name").as_deref(), Some(service));
+        assert_eq!(said("service.version").as_deref(), Some("v"));
+        assert_eq!(said("team").as_deref(), Some("b"));
+        assert_eq!(said("telemetry.sdk.language").as_deref(), Some("rust"));
+    }
+}
+
 #[test]
 fn a_resource_says_who_reports() {
-    let of = |is_named| {
-        let instance = Instance {
-            node: "a-node".to_owned(),
-            is_named,
-            role: Role::Worker,
-        };
-        let resource = resource(&instance);
-        move |key: &'static str| resource.get(&Key::new(key)).map(|value| value.to_string())
-    };
+    let of = |is_named| said(&instance(is_named));
     let (named, unnamed) = (of(true), of(false));
     assert_eq!(named("service.name").as_deref(), Some("eventkit"));
     assert_eq!(named("service.instance.id").as_deref(), Some("a-node"));

@@ -41,9 +41,7 @@ impl Contexts {
     #[must_use]
     pub fn of_records<'a>(records: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut contexts = Self::default();
-        for link in records.into_iter().filter_map(record::trace_link) {
-            contexts.add(link);
-        }
+        contexts.extend(records.into_iter().filter_map(record::trace_link));
         contexts
     }
 
@@ -101,6 +99,14 @@ impl Contexts {
             left_out: self.left_out + (self.kept.len() - kept.len()),
             kept,
             ..Self::new(max)
+        }
+    }
+}
+
+impl Extend<TraceLink> for Contexts {
+    fn extend<T: IntoIterator<Item = TraceLink>>(&mut self, links: T) {
+        for link in links {
+            self.add(link);
         }
     }
 }

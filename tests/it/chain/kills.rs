@@ -143,23 +143,24 @@ async fn a_request_is_followed_through_three_processes_and_a_kill_of_each() {
     worker.kill().await.unwrap();
     loader.kill().await.unwrap();
     let sent = Sent::through_both_doors(&endpoints).await;
-    for (parent, request) in sent.each() {
-        story.told(parent, request).await;
-    }
-    gateway.kill().await.unwrap();
-    let (gateway, _) = start("serve", front.path(), &settings, &role("gateway")).await;
-    let (worker, _) = start("serve", back.path(), &settings, &role("worker")).await;
-    let (loader, _) = start("serve", back.path(), &settings, &role("loader")).await;
+    // What a process told nobody goes with it.
     story
         .until(|told| {
-            for (Parent { trace_id, .. }, _) in sent.each() {
-                told.one(*trace_id, "stored")?;
-                told.one(*trace_id, "loaded")?;
-                told.linked(*trace_id, "process")?;
-                told.linked(*trace_id, "manifest")?;
+            for (Parent { trace_id, .. }, request) in sent.each() {
+                told.one(*trace_id, request)?;
+                told.linked(*trace_id, "wal append")?;
+                let batch = trace_of(told.linked(*trace_id, "seal")?);
+                told.one(batch, "send")?;
             }
             Ok(())
         })
         .await;
+    gateway.kill().await.unwrap();
+    let (gateway, _) = start("serve", front.path(), &settings, &role("gateway")).await;
+    let (worker, _) = start("serve", back.path(), &settings, &role("worker")).await;
+    let (loader, _) = start("serve", back.path(), &settings, &role("loader")).await;
+    for (parent, request) in sent.each() {
+        story.whole(parent, request, "seal").await;
+    }
     drop((gateway, worker, loader));
 }
