@@ -78,7 +78,7 @@ fn retrying(store: impl EventStore + ErrorStore, shared: &Shared) -> Stores {
 }
 
 /// Opens the warehouse, with how much one manifest for it takes; `None` where there is none to be had, which is said.
-pub(super) fn warehouse(
+pub(super) async fn warehouse(
     config: &WarehouseConfig,
     shared: &Shared,
 ) -> anyhow::Result<Option<(Box<dyn Warehouse>, Limits)>> {
@@ -88,7 +88,7 @@ pub(super) fn warehouse(
             Ok(Some((Box::new(warehouse), Limits::default())))
         }
         #[cfg(feature = "cloud")]
-        cloud => cloud::warehouse(cloud, shared),
+        cloud => cloud::warehouse(cloud, shared).await,
         #[cfg(not(feature = "cloud"))]
         _ => anyhow::bail!(NO_CLOUD),
     }

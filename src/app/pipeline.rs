@@ -49,7 +49,7 @@ impl Pipeline {
             compare(wal, config, store).await?;
         }
         let loader = match &store {
-            Some(store) => start_loader(&config.loader, shared, store, &stop_loader)?,
+            Some(store) => start_loader(&config.loader, shared, store, &stop_loader).await?,
             None => None,
         };
         let Queue {
@@ -164,7 +164,7 @@ fn start_workers(
     workers.collect()
 }
 
-fn start_loader(
+async fn start_loader(
     config: &LoaderConfig,
     shared: &Shared,
     store: &Store,
@@ -173,7 +173,7 @@ fn start_loader(
     let (Some(warehouse), Some(objects)) = (&config.warehouse, &store.objects) else {
         return Ok(None);
     };
-    let Some((warehouse, limits)) = backends::warehouse(warehouse, shared)? else {
+    let Some((warehouse, limits)) = backends::warehouse(warehouse, shared).await? else {
         return Ok(None);
     };
     let context = loader::Context {

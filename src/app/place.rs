@@ -57,6 +57,16 @@ fn remember_queue(config: &Config) {
     let written = match &config.queue {
         QueueConfig::PubSub(pubsub) => {
             let subscription = pubsub.options.subscription_path();
+            if let Ok(before) = std::fs::read_to_string(&note)
+                && before != subscription
+            {
+                tracing::warn!(
+                    subscription = before,
+                    action =
+                        "run `eventkit serve --role worker` on that subscription until it is empty",
+                    "batches_may_wait_in_pubsub"
+                );
+            }
             let folder = note.parent().map_or(Ok(()), std::fs::create_dir_all);
             folder.and_then(|()| std::fs::write(&note, subscription))
         }

@@ -4,6 +4,7 @@
 //! no other service ever calls the real Google.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::batch;
 use super::endpoint::Endpoint;
@@ -91,6 +92,33 @@ pub(super) fn store(reader: &mut Reader<'_>, data_dir: &Path) -> StoreConfig {
         },
         _ => StoreConfig::Local(data_dir.join("store")),
     }
+}
+
+/// The least time between two rounds of BigQuery's loader: a round takes two load jobs, of which a project has 100,000 a day
+/// (<https://cloud.google.com/bigquery/quotas#load_jobs>).
+const BIGQUERY_INTERVAL_MIN: Duration = Duration::from_secs(2);
+
+/// The longest time between two looks at the inbox.
+pub(super) fn loader_interval(
+    reader: &mut Reader<'_>,
+    warehouse: Option<&WarehouseConfig>,
+) -> Duration {
+    let interval = reader.time(&settings::WAREHOUSE_INTERVAL);
+    let is_google = matches!(
+        warehouse,
+        Some(WarehouseConfig::BigQuery {
+            endpoint: Some(Endpoint::Google),
+            ..
+        })
+    );
+    if is_google && interval < BIGQUERY_INTERVAL_MIN {
+        reader.warn(
+            &settings::WAREHOUSE_INTERVAL,
+            "BigQuery's quota of load jobs would not last a day: it is 2 seconds",
+        );
+        return BIGQUERY_INTERVAL_MIN;
+    }
+    interval
 }
 
 /// The store's warehouse, if this process is to load it.

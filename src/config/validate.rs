@@ -13,7 +13,7 @@ use super::rules;
 use super::settings;
 use super::stages::{
     AdminConfig, Config, Engine, IngressConfig, LoaderConfig, LogLevel, QueueConfig, Role,
-    TelemetryConfig, WalConfig,
+    TelemetryConfig, WalConfig, WarehouseConfig,
 };
 
 /// What keeps a configuration from being used.
@@ -178,11 +178,9 @@ fn config(reader: &mut Reader<'_>) -> Config {
             QueueConfig::InProcess => async_workers,
             QueueConfig::PubSub(_) => pubsub_workers,
         },
-        loader: LoaderConfig {
-            warehouse: cloud::warehouse(reader, role, &store, &data_dir),
-            interval: reader.time(&settings::WAREHOUSE_INTERVAL),
-            store_retention_days: reader.days_if_set(&settings::STORE_RETENTION_DAYS),
-            warehouse_retention_days: reader.days_if_set(&settings::WAREHOUSE_RETENTION_DAYS),
+        loader: {
+            let warehouse = cloud::warehouse(reader, role, &store, &data_dir);
+            loader(reader, warehouse)
         },
         queue,
         store,
@@ -193,6 +191,15 @@ fn config(reader: &mut Reader<'_>) -> Config {
         },
         drain_timeout: reader.time(&settings::DRAIN_TIMEOUT),
         data_dir,
+    }
+}
+
+fn loader(reader: &mut Reader<'_>, warehouse: Option<WarehouseConfig>) -> LoaderConfig {
+    LoaderConfig {
+        interval: cloud::loader_interval(reader, warehouse.as_ref()),
+        warehouse,
+        store_retention_days: reader.days_if_set(&settings::STORE_RETENTION_DAYS),
+        warehouse_retention_days: reader.days_if_set(&settings::WAREHOUSE_RETENTION_DAYS),
     }
 }
 

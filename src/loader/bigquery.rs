@@ -165,6 +165,16 @@ impl BigQueryWarehouse {
         })
     }
 
+    /// Whether we are let in. A dataset that is not there is made later.
+    ///
+    /// # Errors
+    ///
+    /// [`WarehouseError`]; only `Denied` is more than an outage.
+    pub async fn check(&mut self) -> Result<(), WarehouseError> {
+        let found = self.api.find_dataset().await;
+        found.map(drop).map_err(|failure| self.error(failure))
+    }
+
     /// What a failed call means for the one who asked.
     fn error(&self, failure: Failure) -> WarehouseError {
         failure.of_warehouse(self.names.to_string())

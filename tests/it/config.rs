@@ -555,6 +555,15 @@ fn mode_a_stores_in_cloud_storage_and_never_calls_the_real_bigquery() {
         };
         assert_eq!((endpoint, dedup_days), (expected, 3), "{change:?}");
     }
+    // What an emulator is asked as often as one likes would cost the real one its quota.
+    let often = ("EVENTKIT_WAREHOUSE_LOADER_INTERVAL", "0.1");
+    for (change, millis) in [
+        (vec![often], 100),
+        (vec![often, ("STORAGE_EMULATOR_HOST", "")], 2_000),
+    ] {
+        let interval = serve(&but(&MODE_A, &change)).loader.interval;
+        assert_eq!(interval, Duration::from_millis(millis), "{change:?}");
+    }
 }
 
 #[test]

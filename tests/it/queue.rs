@@ -51,7 +51,7 @@ async fn all() -> Vec<Queue> {
     queues
 }
 
-fn task<F>(future: F) -> AbortOnDropHandle<F::Output>
+pub(crate) fn task<F>(future: F) -> AbortOnDropHandle<F::Output>
 where
     F: Future<Output: Send + 'static> + Send + 'static,
 {

@@ -8,7 +8,9 @@ use serde_json::json;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
+use crate::queue::task;
 use crate::support::gateway::{DEBUG, Endpoints, Gateway, START_TIMEOUT};
 use crate::support::{clients, emulators, warehouse};
 
@@ -175,12 +177,99 @@ async fn an_outage_of_pubsub_prevents_no_start_and_only_published_waits_for_it()
     }
 }
 
+/// What `published` is for: the disk goes with the instance, and nothing that was answered does.
+#[tokio::test]
+async fn what_published_has_acknowledged_outlives_its_gateway_and_its_log() {
+    let Some(url) = emulators::pubsub() else {
+        return;
+    };
+    let (settings, back) = (settings(&url), tempfile::tempdir().unwrap());
+    let mut acknowledged = 0;
+    for _instance in 0..3 {
+        let front = tempfile::tempdir().unwrap();
+        let published = [("EVENTKIT_ACK", "published")];
+        let (gateway, endpoints) = start("gateway", front.path(), &settings, &published).await;
+        let http = clients::Http::new(&endpoints);
+        let events = tracks(acknowledged, 100);
+        assert_eq!(http.post("/collect", events).await.unwrap().0, 202);
+        // What is on its way meanwhile may be lost, and is not acknowledged.
+        let late = http.post("/collect", tracks(1_000_000, 100));
+        let killed = async {
+            let killed = gateway.kill().await;
+            drop(front);
+            killed
+        };
+        let (late, killed) = tokio::join!(late, killed);
+        killed.unwrap();
+        assert!(
+            !late.is_ok_and(|(status, _)| status == 202),
+            "it was killed"
+        );
+        acknowledged += 100;
+    }
+    let (worker, _) = start("worker", back.path(), &settings, &[]).await;
+    let (loader, _) = start("loader", back.path(), &settings, &[]).await;
+    let since = Instant::now();
+    while acknowledged_rows(back.path()) < usize::try_from(acknowledged).unwrap() {
+        assert!(
+            since.elapsed() < ROWS_WITHIN,
+            "{}",
+            acknowledged_rows(back.path())
+        );
+        sleep(Duration::from_millis(100)).await;
+    }
+    drop((worker, loader));
+}
+
+/// How many rows there are of events that were acknowledged.
+fn acknowledged_rows(dir: &Path) -> usize {
+    let rows = warehouse::read(dir)
+        .map(|found| found.rows)
+        .unwrap_or_default();
+    let late = |id: &str| id.strip_prefix("m-").is_some_and(|n| n.len() > 6);
+    rows.iter().filter(|row| !late(&row.message_id)).count()
+}
+
+/// It has no rights there on Google Cloud.
+#[tokio::test]
+async fn a_loader_does_not_ask_pubsub() {
+    let settings = settings(&closed_port().await);
+    let dir = tempfile::tempdir().unwrap();
+    let (loader, endpoints) = start("loader", dir.path(), &settings, &[DEBUG]).await;
+    let (status, ready) = clients::Http::at(&endpoints.admin)
+        .get("/ready")
+        .await
+        .unwrap();
+    assert_eq!((status, &ready["degraded"]), (200, &json!({})), "{ready}");
+    let ended = loader.terminate(Duration::from_secs(40)).await.unwrap();
+    assert!(ended.status.success(), "{}", ended.said);
+    let asked = ended
+        .heard
+        .iter()
+        .find(|line| line.contains("pubsub") && !line.contains("setting"));
+    assert!(asked.is_none(), "{asked:?}");
+}
+
 #[tokio::test]
 async fn a_log_that_was_published_says_that_batches_may_wait_in_pubsub() {
     let Some(url) = emulators::pubsub() else {
         return;
     };
     let (settings, dir) = (settings(&url), tempfile::tempdir().unwrap());
+    let (process, _) = start("gateway", dir.path(), &settings, &[]).await;
+    process.terminate(Duration::from_secs(40)).await.unwrap();
+    // Over another subscription the same is true.
+    let other = [("EVENTKIT_PUBSUB_SUBSCRIPTION", "another")];
+    let (process, _) = start("gateway", dir.path(), &settings, &other).await;
+    let said = process
+        .terminate(Duration::from_secs(40))
+        .await
+        .unwrap()
+        .said;
+    let subscription = &settings[5].1;
+    let is_named =
+        |line: &str| line.contains("batches_may_wait_in_pubsub") && line.contains(subscription);
+    assert!(said.lines().any(is_named), "{said}");
     let (process, _) = start("gateway", dir.path(), &settings, &[]).await;
     process.terminate(Duration::from_secs(40)).await.unwrap();
     let (process, _) = Gateway::start(dir.path(), &[]).await.unwrap();
@@ -224,6 +313,71 @@ async fn a_log_in_memory_is_refused_unless_pubsub_is_what_acknowledges() {
     let endpoints = process.ready(START_TIMEOUT).await.unwrap();
     let http = clients::Http::new(&endpoints);
     assert_eq!(http.post("/collect", tracks(0, 10)).await.unwrap().0, 202);
+}
+
+/// A BigQuery that answers everything with this; where it is.
+async fn bigquery_that_says(
+    status: axum::http::StatusCode,
+    reason: &'static str,
+) -> (AbortOnDropHandle<()>, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let error = json!({
+        "code": status.as_u16(),
+        "message": "made up",
+        "status": "",
+        "errors": [{ "reason": reason, "message": "made up" }],
+    });
+    let answer = json!({ "error": error }).to_string();
+    let service = axum::Router::new().fallback(async move || {
+        let json = [(axum::http::header::CONTENT_TYPE, "application/json")];
+        (status, json, answer)
+    });
+    let serving = async move { axum::serve(listener, service).await.unwrap() };
+    (task(serving), url)
+}
+
+#[tokio::test]
+async fn a_bigquery_that_refuses_us_prevents_a_start_and_one_that_is_out_does_not() {
+    let Some(bucket) = crate::store::emulated_bucket().await else {
+        return;
+    };
+    let storage = emulators::storage().expect("it made the bucket");
+    for (status, reason) in [
+        (axum::http::StatusCode::FORBIDDEN, "accessDenied"),
+        (axum::http::StatusCode::SERVICE_UNAVAILABLE, "backendError"),
+    ] {
+        let (_serving, url) = bigquery_that_says(status, reason).await;
+        let dir = tempfile::tempdir().unwrap();
+        let settings = [
+            ("EVENTKIT_EVENT_STORE", "gcs"),
+            ("GCP_PROJECT_ID", "eventkit-test"),
+            ("GCP_GCS_BUCKET", bucket.bucket()),
+            ("GCP_BIGQUERY_DATASET", "events"),
+            ("GCP_BIGQUERY_TABLE", "events"),
+            ("STORAGE_EMULATOR_HOST", storage.as_str()),
+            ("BIGQUERY_EMULATOR_HOST", url.as_str()),
+            ("EVENTKIT_ALLOW_VOLATILE_LOG", "true"),
+            DEBUG,
+        ];
+        let mut process = Gateway::spawn_as("serve", dir.path(), &settings).unwrap();
+        if status.is_server_error() {
+            let endpoints = process.ready(START_TIMEOUT).await.unwrap();
+            let http = clients::Http::new(&endpoints);
+            assert_eq!(http.post("/collect", tracks(0, 1)).await.unwrap().0, 202);
+            let ended = process.terminate(Duration::from_secs(40)).await.unwrap();
+            let is_said = |line: &String| line.contains("warehouse_not_reached_at_start");
+            assert!(ended.heard.iter().any(is_said), "{:?}", ended.heard);
+        } else {
+            let ended = process.ended(START_TIMEOUT).await.unwrap();
+            assert_eq!(ended.status.code(), Some(1), "{}", ended.said);
+            let said = &ended.said;
+            assert!(
+                said.contains("open the warehouse") && said.contains(reason),
+                "{said}"
+            );
+        }
+    }
 }
 
 #[tokio::test]

@@ -100,7 +100,13 @@ fn script(typed: &[Typed], names: &[(String, String)], dir: &Path) -> String {
             )
             .unwrap();
         } else {
-            writeln!(script, "{{ {command}\n}} > {out} 2>> {out}.err").unwrap();
+            let failed = dir.join("failed");
+            let failed = failed.display();
+            writeln!(
+                script,
+                "{{ {command}\n}} > {out} 2>> {out}.err || echo {n} >> {failed}"
+            )
+            .unwrap();
         }
     }
     // The servers were told to end, and do.
@@ -134,6 +140,14 @@ async fn type_in(title: &str) {
 
     let read = |name: String| std::fs::read_to_string(notes.join(name)).unwrap_or_default();
     let log = read("log".into());
+    let failed = read("failed".into());
+    if let Some(n) = failed.lines().next() {
+        let (err, one) = (
+            read(format!("{n}.err")),
+            &typed[n.parse::<usize>().unwrap()],
+        );
+        panic!("{title}: {} failed\n{err}\n{log}", one.command);
+    }
     for (n, one) in typed.iter().enumerate() {
         if !one.prints.is_empty() {
             let (printed, err) = (read(n.to_string()), read(format!("{n}.err")));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Queue, Store, over_objects, retrying};
@@ -11,6 +12,7 @@ use crate::app::Shared;
 use crate::app::ahead::Asked;
 use crate::config::{Config, Endpoint, PubSubConfig, StoreConfig, WarehouseConfig};
 use crate::loader::bigquery::{self, BigQueryOptions, BigQueryWarehouse};
+use crate::loader::warehouse::WarehouseError;
 use crate::loader::{Limits, Warehouse};
 use crate::queue::gather;
 use crate::queue::pubsub::{self, Found, PubSubOptions, PubSubProducer};
@@ -24,6 +26,9 @@ const MESSAGES_MAX: usize = 20_000;
 /// How long one attempt of a call to the store may take, the upload of an object included.
 const STORE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long a start waits for a service to say whether it lets us in: its outage holds nothing up.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
+
 pub(super) async fn store(config: &StoreConfig, shared: &Shared) -> anyhow::Result<Store> {
     match config {
         StoreConfig::Gcs { bucket, endpoint } => gcs(bucket, endpoint, shared).await,
@@ -35,12 +40,15 @@ pub(super) async fn store(config: &StoreConfig, shared: &Shared) -> anyhow::Resu
 async fn firestore(project: &str, endpoint: &Endpoint, shared: &Shared) -> anyhow::Result<Store> {
     let options = FirestoreOptions::new(endpoint.clone(), project);
     let store = FirestoreStore::new(&options).context("open the event store")?;
-    match store.check().await {
-        Ok(()) => {}
-        Err(error) if error.disposition() == Disposition::Alarm => {
+    match timeout(ANSWERS_WITHIN, store.check()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) if error.disposition() == Disposition::Alarm => {
             return Err(error).context("open the event store");
         }
-        Err(error) => tracing::warn!(error = with_causes(&error), "store_not_reached_at_start"),
+        Ok(Err(error)) => {
+            tracing::warn!(error = with_causes(&error), "store_not_reached_at_start");
+        }
+        Err(late) => tracing::warn!(error = %late, "store_not_reached_at_start"),
     }
     Ok(Store {
         stores: retrying(store, shared),
@@ -71,7 +79,7 @@ async fn gcs(bucket: &str, endpoint: &Endpoint, shared: &Shared) -> anyhow::Resu
 }
 
 /// BigQuery; `None` where an emulator stands in for another service and there is none for this one.
-pub(super) fn warehouse(
+pub(super) async fn warehouse(
     config: &WarehouseConfig,
     shared: &Shared,
 ) -> anyhow::Result<Option<(Box<dyn Warehouse>, Limits)>> {
@@ -96,8 +104,22 @@ pub(super) fn warehouse(
         dedup_days: *dedup_days,
         ..BigQueryOptions::new(endpoint.clone(), project, dataset, table, bucket)
     };
-    let warehouse =
+    let mut warehouse =
         BigQueryWarehouse::new(options, Arc::clone(&shared.clock)).context("open the warehouse")?;
+    match timeout(ANSWERS_WITHIN, warehouse.check()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error @ WarehouseError::Denied { .. })) => {
+            return Err(error).context("open the warehouse");
+        }
+        // The loader goes on asking.
+        Ok(Err(error)) => {
+            tracing::warn!(
+                error = with_causes(&error),
+                "warehouse_not_reached_at_start"
+            );
+        }
+        Err(late) => tracing::warn!(error = %late, "warehouse_not_reached_at_start"),
+    }
     Ok(Some((Box::new(warehouse), bigquery::LIMITS)))
 }
 
@@ -107,6 +129,10 @@ pub(super) async fn queue(
     shared: &Shared,
     stop: &CancellationToken,
 ) -> anyhow::Result<Queue> {
+    if !config.role.takes_in() && !config.role.stores() {
+        // A loader speaks to store and warehouse alone, and has no rights beside.
+        return Ok(Queue::default());
+    }
     let PubSubConfig { options, run } = pubsub.clone();
     let found = set_up(&options).await?;
     let mut queue = Queue::default();

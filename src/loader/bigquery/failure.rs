@@ -109,12 +109,16 @@ impl JobError {
         self.reason == "accessDenied"
     }
 
-    /// What a failed load job means. Only what BigQuery says of the content of files is held against an object.
+    /// What a failed load job means. Only what BigQuery says of a file is held against an object: `invalid` is also a bucket in
+    /// another region than the dataset, or a table that does not fit, and then it is no object's fault.
     pub(super) fn of_load(&self, objects: &[&ManifestObject]) -> LoadError {
         let reason = self.to_string();
-        let is_about_content =
-            self.reason == "invalid" || self.reason == "notFound" && !self.lacks_a_table();
-        if !is_about_content {
+        let is_about_a_file = match self.reason.as_str() {
+            "invalid" => self.names_a_file(objects),
+            "notFound" => !self.lacks_a_table(),
+            _ => false,
+        };
+        if !is_about_a_file {
             return LoadError::Attempt { reason };
         }
         let object = match objects {
@@ -122,6 +126,14 @@ impl JobError {
             many => self.names_one_of(many),
         };
         LoadError::Object { object, reason }
+    }
+
+    /// Whether an error says that a file could not be read, whichever it was.
+    fn names_a_file(&self, objects: &[&ManifestObject]) -> bool {
+        self.all.iter().any(|text| {
+            let is_named = objects.iter().any(|o| text.contains(&o.object));
+            is_named || text.contains("gs://") || text.contains("while reading data")
+        })
     }
 
     /// The one object that an error names. One that names several compares them.
@@ -281,7 +293,18 @@ mod tests {
                 &[("invalid", "bad file gs://x/events/b.parquet")] as &[_],
                 Some(Some("events/b.parquet")),
             ),
-            (&[("invalid", "bad")], Some(None)),
+            (
+                &[("invalid", "Error while reading data, error message: bad")],
+                Some(None),
+            ),
+            // As it says of a bucket in another region, at the level of the job.
+            (
+                &[(
+                    "invalid",
+                    "Cannot read and write in different locations: source: EU, destination: US",
+                )],
+                None,
+            ),
             (
                 &[("invalid", "events/a.parquet differs from events/b.parquet")],
                 Some(None),
@@ -311,7 +334,7 @@ mod tests {
             let found = found.as_ref().map(|object| object.as_deref());
             assert_eq!(found, expected, "{errors:?}");
         }
-        let alone = failed(&[("invalid", "bad")]).of_load(&[&a]);
+        let alone = failed(&[("invalid", "bad file gs://x/y")]).of_load(&[&a]);
         assert!(
             matches!(&alone, LoadError::Object { object: Some(name), .. } if *name == a.object),
             "{alone:?}"

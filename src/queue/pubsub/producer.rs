@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use google_cloud_gax::error::rpc::Code;
 use google_cloud_pubsub::client::Publisher;
 use google_cloud_pubsub::error::PublishError;
 use google_cloud_pubsub::model::Message;
@@ -119,7 +120,8 @@ impl PubSubProducer {
         }
     }
 
-    /// The topic may have been deleted, or never made: Pub/Sub was out at the start.
+    /// The topic may never have been made: Pub/Sub was out at the start. One that was deleted left its subscription behind, which says so
+    /// and has to be deleted, too, by somebody who knows what it still holds.
     async fn make_what_is_missing(&self) {
         if let Err(error) = set_up(&self.options).await {
             tracing::debug!(error = with_causes(&error), "set_up_failed");
@@ -196,7 +198,7 @@ impl Producer for PubSubProducer {
     async fn send(&self, batch: Arc<Batch>) -> Result<(), SendError> {
         let key = ordering_key(batch.id.log_id, batch.id.lane);
         let message = self.message(&batch, &key);
-        let mut failures = 0_u32;
+        let (mut failures, mut refused) = (0_u32, false);
         loop {
             let Failure { kind, text: error } = tokio::select! {
                 // Cancel safe: at the worst the message is published again after the next start.
@@ -214,6 +216,14 @@ impl Producer for PubSubProducer {
                 self.make_what_is_missing().await;
             }
             tracing::warn!(lane = %batch.id.lane, attempt = failures, error, "publish_failed");
+            if needs_a_person(kind) && !std::mem::replace(&mut refused, true) {
+                tracing::error!(
+                    lane = %batch.id.lane,
+                    error,
+                    action = "check the topic and the right to publish to it; events wait in the log meanwhile",
+                    "publish_refused"
+                );
+            }
             let text = format!("publishing fails and is retried: {error}");
             self.health.degraded(TOPIC, Some(text));
             tokio::select! {
@@ -245,6 +255,17 @@ impl Producer for PubSubProducer {
         }
         verdict
     }
+}
+
+/// Whether a refusal stays until somebody does something about it.
+fn needs_a_person(kind: &str) -> bool {
+    let codes = [
+        Code::PermissionDenied,
+        Code::Unauthenticated,
+        Code::InvalidArgument,
+        Code::FailedPrecondition,
+    ];
+    codes.iter().any(|code| code.name() == kind)
 }
 
 #[cfg(test)]

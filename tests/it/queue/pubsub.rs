@@ -14,6 +14,9 @@ use google_cloud_pubsub::subscriber::handler::Handler;
 use super::*;
 use crate::support::emulators;
 
+/// A lease is 20 s; see `queue/pubsub/consumer.rs`.
+const LONGER_THAN_A_LEASE: Duration = Duration::from_secs(26);
+
 fn rules() -> Rules {
     Rules {
         run: BatchRules {
@@ -64,10 +67,18 @@ fn counted_consumer(
     options: &PubSubOptions,
     metrics: &Metrics,
 ) -> (Box<dyn Consumer>, AbortOnDropHandle<()>) {
+    consumer_within(options, metrics, rules())
+}
+
+fn consumer_within(
+    options: &PubSubOptions,
+    metrics: &Metrics,
+    rules: Rules,
+) -> (Box<dyn Consumer>, AbortOnDropHandle<()>) {
     let (puller, ends) = consumers(
         1,
         options.clone(),
-        rules(),
+        rules,
         Health::default(),
         metrics.clone(),
     );
@@ -255,7 +266,8 @@ async fn a_damaged_message_becomes_a_record_for_each_offset_and_one_of_a_newer_f
         .set_ordering_key("newer")
         .set_attributes(attributes("5"));
     publish(&options, vec![newer, damaged]).await;
-    let (mut consumer, _feeder) = consumer(&options);
+    let metrics = Metrics::new();
+    let (mut consumer, feeder) = counted_consumer(&options, &metrics);
     let delivery = timeout(SOON, consumer.receive()).await.unwrap().unwrap();
     let offsets: Vec<_> = delivery.batch.records.iter().map(|(o, _)| *o).collect();
     assert_eq!((delivery.batch.id.number, offsets), (4, vec![50, 51, 52]));
@@ -265,6 +277,14 @@ async fn a_damaged_message_becomes_a_record_for_each_offset_and_one_of_a_newer_f
     producer.send(batch(log_id, 2, 0)).await.unwrap();
     let delivery = timeout(SOON, consumer.receive()).await.unwrap().unwrap();
     assert_eq!(delivery.batch.id.lane, Lane(2));
+    delivery.ack();
+    // And when this worker is gone, it is still there for a newer one.
+    counted(&metrics, "eventkit_queue_messages_parked_total 1").await;
+    drop((consumer, feeder));
+    let mut stream = pull(&options).await;
+    let (message, handler) = next(&mut stream).await;
+    assert_eq!(message.data, vec![0x08, 77]);
+    handler.ack();
 }
 
 /// The messages as they are.
@@ -341,6 +361,49 @@ async fn number(consumer: &mut dyn Consumer) -> u64 {
     let number = delivery.batch.id.number;
     delivery.ack();
     number
+}
+
+/// For longer than a lease lasts nobody asks for anything, as while a store is out.
+#[tokio::test]
+async fn a_consumer_whose_budget_is_spent_pulls_no_more_and_keeps_what_it_holds() {
+    const HELD: usize = 3;
+    const ALL: u16 = 8;
+    let Some(options) = options() else { return };
+    let (producer, _health) = producer(&options).await;
+    let (log_id, metrics) = (LogId::random(), Metrics::new());
+    let rules = Rules {
+        budget_messages: HELD,
+        ..rules()
+    };
+    let (mut consumer, _feeder) = consumer_within(&options, &metrics, rules);
+    // A lane each: a key's messages would wait for one another.
+    for lane in 0..ALL {
+        producer.send(batch(log_id, lane, 0)).await.unwrap();
+    }
+    let held = format!("eventkit_queue_held_messages {HELD}\n");
+    counted(&metrics, &held).await;
+    // Another client may get the others (the emulator heeds no limit, and has sent them all to the first one), and none that is held.
+    let mut other = pull(&options).await;
+    let mut others = std::collections::BTreeSet::new();
+    let until = tokio::time::Instant::now() + LONGER_THAN_A_LEASE;
+    while let Ok(message) = tokio::time::timeout_at(until, other.next()).await {
+        let (message, handler) = message.unwrap().unwrap();
+        assert!(others.insert(message.attributes["lane"].clone()), "twice");
+        handler.ack();
+    }
+    assert!(metrics.render().contains(&held), "it pulled more");
+    drop(other);
+    while others.len() < usize::from(ALL) {
+        let delivery = timeout(SOON, consumer.receive()).await.unwrap().unwrap();
+        let lane = delivery.batch.id.lane.to_string();
+        assert!(others.insert(lane), "what was held was given away");
+        delivery.ack();
+    }
+    assert!(
+        metrics
+            .render()
+            .contains("eventkit_queue_redeliveries_total 0")
+    );
 }
 
 #[tokio::test]

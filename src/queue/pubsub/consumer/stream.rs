@@ -194,7 +194,13 @@ async fn forward(
                     passes: !needs_a_person(&error),
                 });
             }
-            Ok(None) => return Ended::Stopped,
+            // Nobody asked it to end.
+            Ok(None) => {
+                return Ended::Failed(Failure {
+                    text: "the stream ended".to_owned(),
+                    passes: true,
+                });
+            }
             Err(_elapsed) => return Ended::Silent,
         }
     }
