@@ -20,15 +20,20 @@ mod set;
 mod steps;
 mod tables;
 
-/// The scenarios of this family; bad lines, ill services and more than one of a kind in the long form alone.
+/// The scenarios of this family. Of bad lines, ill services and more than one of a kind the short form has one, whose turn it is.
 pub(crate) fn scenarios(settings: &Settings) -> Vec<Scenario> {
     let mut scenarios = kills::scenarios(settings);
     scenarios.extend(steps::scenarios(settings));
+    let mut others = outages::scenarios(settings);
+    others.extend(double::scenarios(settings));
     if settings.long {
-        scenarios.extend(outages::scenarios(settings));
-        scenarios.extend(double::scenarios(settings));
-        scenarios.extend(relay::scenarios(settings));
+        others.extend(relay::scenarios(settings));
+    } else {
+        let turn = settings.seed % (others.len() as u64);
+        others = usize::try_from(turn)
+            .map_or_else(|_| Vec::new(), |turn| vec![others.swap_remove(turn)]);
     }
+    scenarios.extend(others);
     scenarios
 }
 

@@ -77,6 +77,8 @@ pub(super) enum Back {
 pub(super) struct Bucket {
     objects: GcsObjects,
     read: BTreeMap<String, Content>,
+    /// What another version of the writer has put there.
+    rewritten: BTreeMap<String, Bytes>,
 }
 
 #[derive(Debug, Default)]
@@ -100,6 +102,7 @@ impl Bucket {
         Ok(Self {
             objects: GcsObjects::open(options).await?,
             read: BTreeMap::new(),
+            rewritten: BTreeMap::new(),
         })
     }
 
@@ -117,7 +120,7 @@ impl Bucket {
 
     /// Puts the same rows in other bytes in the place of each object that has no marker yet, as another version of the writer would
     /// have written them; how many.
-    pub(super) async fn rewrite_unmarked(&self) -> Result<usize> {
+    pub(super) async fn rewrite_unmarked(&mut self) -> Result<usize> {
         let stem = |name: &str| name.rsplit('/').next().unwrap_or_default().to_owned();
         let markers = self.names("inbox/").await?;
         let mut rewritten = 0;
@@ -136,12 +139,25 @@ impl Bucket {
             }
             self.objects.delete(&name).await?;
             ensure!(
-                self.objects.put_if_absent(&name, other).await?,
+                self.objects.put_if_absent(&name, other.clone()).await?,
                 "{name} is there again"
             );
             rewritten += 1;
+            self.rewritten.insert(name, other);
         }
         Ok(rewritten)
+    }
+
+    /// Whether nobody has touched what another version of the writer has put there.
+    async fn keeps_rewritten(&self) -> Result<()> {
+        for (name, other) in &self.rewritten {
+            let bytes = self.objects.get(name).await?;
+            ensure!(
+                bytes.as_ref() == Some(other),
+                "{name} is not what was there"
+            );
+        }
+        Ok(())
     }
 
     async fn refresh(&mut self) -> Result<()> {
@@ -195,7 +211,7 @@ impl Bucket {
 
 impl Back {
     /// See [`Bucket::rewrite_unmarked`].
-    pub(super) async fn rewrite_unmarked(&self) -> Result<usize> {
+    pub(super) async fn rewrite_unmarked(&mut self) -> Result<usize> {
         match self {
             Self::Gcs(bucket) | Self::BigQuery(bucket, _) => bucket.rewrite_unmarked().await,
             Self::Local(_) | Self::Firestore { .. } => bail!("it has no bucket"),
@@ -243,6 +259,14 @@ impl Back {
                 Ok(found)
             }
             Self::Firestore { url, project } => documents::read(url, project).await,
+        }
+    }
+
+    /// See [`Bucket::keeps_rewritten`].
+    pub(super) async fn keeps_rewritten(&self) -> Result<()> {
+        match self {
+            Self::Gcs(bucket) | Self::BigQuery(bucket, _) => bucket.keeps_rewritten().await,
+            Self::Local(_) | Self::Firestore { .. } => Ok(()),
         }
     }
 

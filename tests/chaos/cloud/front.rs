@@ -35,8 +35,8 @@ pub(super) enum Trouble {
     Lost,
     /// It is done so much later.
     Late(Duration),
-    /// A job of BigQuery's is taken, and has failed whenever it is asked for, now and later. All else is done.
-    JobsFail,
+    /// A job of BigQuery's whose id holds this is taken, and has failed whenever it is asked for, now and later. All else is done.
+    JobsFail(&'static str),
 }
 
 /// Which request is held.
@@ -165,11 +165,17 @@ impl Shared {
             let id = path.rsplit('/').next()?;
             return state.failed.get(id).cloned();
         }
-        if trouble != Trouble::JobsFail || !path.ends_with("/jobs") {
+        let Trouble::JobsFail(kind) = trouble else {
+            return None;
+        };
+        if !path.ends_with("/jobs") {
             return None;
         }
         let mut job: Value = serde_json::from_slice(body).ok()?;
         let id = job.pointer("/jobReference/jobId")?.as_str()?.to_owned();
+        if !id.contains(kind) {
+            return None;
+        }
         let error = json!({ "reason": "backendError", "message": "it failed; come again" });
         let status = json!({ "state": "DONE", "errorResult": error, "errors": [error] });
         job.as_object_mut()?.insert("status".to_owned(), status);
@@ -213,7 +219,7 @@ async fn answered(
     head.uri = format!("{}{path}", shared.to).parse()?;
     let request = Request::from_parts(head, Full::new(body.clone()));
     match trouble {
-        Trouble::None | Trouble::Lost | Trouble::JobsFail => {}
+        Trouble::None | Trouble::Lost | Trouble::JobsFail(_) => {}
         Trouble::Late(by) => sleep(by).await,
         Trouble::Hang => std::future::pending().await,
         Trouble::Status(status) => {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// What stands still.
@@ -11,13 +11,18 @@ use rustix::process::{Pid, Signal, kill_process};
 pub(super) struct Frozen(Vec<Pid>);
 
 impl Frozen {
-    /// Stops the emulator at this URL, which must be on this machine and have this in its command line.
-    pub(super) fn at(url: &str, name: &str) -> Result<Self> {
+    /// Stops the emulator at this URL, which has this in its command line; `None` where it is no process of this machine's that can be
+    /// seen and stopped, as in a container.
+    pub(super) fn at(url: &str, name: &str) -> Result<Option<Self>> {
         let port = url.rsplit(':').next().context("a URL with a port")?;
-        let listener = listener(port.trim_end_matches('/').parse()?)?;
+        let Some(listener) = listener(port.trim_end_matches('/').parse()?)? else {
+            return Ok(None);
+        };
         let told = fs::read(format!("/proc/{listener}/cmdline"))?;
         let told = String::from_utf8_lossy(&told).replace('\0', " ");
-        ensure!(told.contains(name), "not the emulator: {told}");
+        if !told.contains(name) {
+            return Ok(None);
+        }
         // Whoever stands in front goes first: nobody speaks to what is half asleep.
         let mut frozen = Self(Vec::new());
         for process in family(listener)? {
@@ -25,7 +30,7 @@ impl Frozen {
             kill_process(pid, Signal::STOP)?;
             frozen.0.push(pid);
         }
-        Ok(frozen)
+        Ok(Some(frozen))
     }
 }
 
@@ -38,8 +43,8 @@ impl Drop for Frozen {
     }
 }
 
-/// The process that listens on this port.
-fn listener(port: u16) -> Result<i32> {
+/// The process that listens on this port, if it can be seen.
+fn listener(port: u16) -> Result<Option<i32>> {
     let mut sockets = BTreeSet::new();
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
         for line in fs::read_to_string(table).unwrap_or_default().lines() {
@@ -59,10 +64,10 @@ fn listener(port: u16) -> Result<i32> {
             sockets.contains(&*link.to_string_lossy())
         });
         if listens {
-            return Ok(process);
+            return Ok(Some(process));
         }
     }
-    anyhow::bail!("nobody listens on port {port}")
+    Ok(None)
 }
 
 /// A process and all that descend from it, parents first.

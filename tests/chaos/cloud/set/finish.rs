@@ -49,6 +49,7 @@ impl Set {
         self.end_all(&mut loads).await?;
         self.clear_pubsub().await?;
         let mut found = self.back.read().await?;
+        self.back.keeps_rewritten().await?;
         self.back.clear().await;
         let objects = found.objects.len();
         if self.plan.queue == Queue::PubSub {
