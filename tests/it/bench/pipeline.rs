@@ -82,7 +82,9 @@ async fn either_queue_is_measured_and_a_backlog_is_filled_and_drained() {
         .zip(["http", "bidi"])
     {
         assert_eq!(accepted["way"], way);
-        assert!(positive(&accepted["pubsub_over_async"]["median"]));
+        for ratio in ["pubsub_over_async", "pubsub_over_async_per_processor"] {
+            assert!(positive(&accepted[ratio]["median"]), "{accepted}");
+        }
         for (figures, queue) in accepted["queues"]
             .as_array()
             .unwrap()

@@ -26,7 +26,7 @@ use super::{
 
 #[tokio::test]
 async fn a_marker_that_comes_back_for_a_recorded_object_is_just_removed() {
-    for world in World::all() {
+    for world in World::for_many_loads() {
         let objects = MemoryObjects::default();
         let mut loader = loader(Arc::new(objects.clone()), world.open());
         for _ in 0..3 {
@@ -72,7 +72,7 @@ async fn a_bad_object_is_found_by_halving_when_the_warehouse_does_not_name_it() 
 
 #[tokio::test]
 async fn a_quarantined_object_is_loaded_when_it_is_mended_and_its_marker_moved_back() {
-    for world in World::all() {
+    for world in World::for_many_loads() {
         let objects = MemoryObjects::default();
         put_events(&objects, 1, &[event("a", 1)]).await;
         let file = objects.get(&event_object(1)).await.unwrap().unwrap();
@@ -129,7 +129,7 @@ async fn a_marker_of_a_later_version_stays_and_holds_nobody_up() {
 
 #[tokio::test]
 async fn a_manifest_that_cannot_be_read_is_closed_and_its_objects_are_taken_again() {
-    for world in World::all() {
+    for world in World::for_many_loads() {
         let objects = MemoryObjects::default();
         put_events(&objects, 1, &[event("a", 1)]).await;
         put(&objects, &Manifest::name(1), "torn").await;

@@ -50,7 +50,7 @@ async fn retain(loader: &mut Loader) {
 
 #[tokio::test]
 async fn a_warehouse_removes_old_rows_in_small_steps_and_keeps_every_record() {
-    for world in World::all() {
+    for world in World::for_many_loads() {
         let objects = MemoryObjects::default();
         let rows = [
             aged("a", 1, 9),
@@ -97,7 +97,7 @@ async fn a_warehouse_removes_old_rows_in_small_steps_and_keeps_every_record() {
 
 #[tokio::test]
 async fn only_old_loaded_objects_without_markers_go() {
-    for world in World::all() {
+    for world in World::for_many_loads() {
         let objects = MemoryObjects::default();
         for (number, days) in [(1, 9), (2, 5), (3, 4), (4, 0), (5, 8), (6, 8), (7, 8)] {
             put_aged(&objects, number, days).await;
@@ -137,7 +137,7 @@ async fn only_old_loaded_objects_without_markers_go() {
 
 #[tokio::test]
 async fn a_marker_that_comes_back_after_the_object_is_gone_loads_nothing() {
-    for world in World::all() {
+    for world in World::for_many_loads() {
         let objects = MemoryObjects::default();
         let mut loader = loader(Arc::new(objects.clone()), world.open()).with_retention(KEEP);
         put_aged(&objects, 1, 9).await;

@@ -21,6 +21,8 @@ pub(super) struct Accepted {
     pub(super) queues: Vec<Figures<Queue>>,
     /// Pub/Sub over async, round by round.
     pub(super) pubsub_over_async: Spread,
+    /// The same for each processor that was left to server and generator: an emulator on this machine takes its share of the rate.
+    pub(super) pubsub_over_async_per_processor: Spread,
     pub(super) target: f64,
 }
 
@@ -58,16 +60,21 @@ pub(super) async fn compare(
         .into_iter()
         .filter_map(|(queue, rounds)| Figures::of(queue, rounds))
         .collect();
-    let rate = |rounds: &[Measured]| Spread::of(rounds.iter().map(Measured::rate).collect());
-    let ratio = rate(&over)
-        .zip(rate(&local))
-        .and_then(|(over, under)| ratios(&over, &under));
+    let ratio = |of: fn(&Measured) -> f64| {
+        let values = |rounds: &[Measured]| Spread::of(rounds.iter().map(of).collect());
+        let both = values(&over).zip(values(&local));
+        let ratio = both.and_then(|(over, under)| ratios(&over, &under));
+        ratio.expect("there was at least one round of each")
+    };
+    let per_processor =
+        |round: &Measured| round.rate() * round.seconds / (round.server_cpu + round.generator_cpu);
     Ok(Accepted {
         way,
         connections: shape.connections,
         events_per_request: shape.batch,
         queues,
-        pubsub_over_async: ratio.expect("there was at least one round of each"),
+        pubsub_over_async: ratio(Measured::rate),
+        pubsub_over_async_per_processor: ratio(per_processor),
         target: TARGET,
     })
 }

@@ -81,10 +81,12 @@ fn write_accepted(accepted: &Accepted, out: &mut dyn Write) -> io::Result<()> {
     }
     writeln!(
         out,
-        "{:<16} {:>20}   target: at least {}",
+        "{:<16} {:>20}   target: at least {}\n\
+         by processor     {:>20}   the same of what the emulators left to server and load",
         "pubsub / async",
         spread(&accepted.pubsub_over_async, 2),
-        accepted.target
+        accepted.target,
+        spread(&accepted.pubsub_over_async_per_processor, 2)
     )
 }
 
