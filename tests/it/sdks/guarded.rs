@@ -11,11 +11,11 @@ use crate::keys::keys;
 const SHOP: &str = "http://shop.example";
 const THIEF: &str = "http://thief.example";
 
-/// How many events a key may send in a second where they come together, and where each comes alone. After the first three the next
-/// is refused for two seconds, or for half of one.
+/// How many events a key may send in a second where they come together, and where each comes alone. After the first five the next
+/// is refused for four seconds, which a busy machine does not let pass unused; after one alone for half a second.
 const TOGETHER: &str = "1";
 const ALONE: &str = "2";
-const AT_A_TIME: usize = 3;
+const AT_A_TIME: usize = 5;
 
 /// A gateway that knows one key for each of some sources.
 struct Guarded {
@@ -140,7 +140,8 @@ fn assert_slowed(sender: &Sender, requests: usize) {
             value.map_or("", |value| value.to_str().unwrap())
         };
         // Whole seconds, which no SDK takes for a date.
-        assert!(["1", "2"].contains(&header("retry-after")), "{answer:?}");
+        let wait = header("retry-after");
+        assert!(["1", "2", "3", "4"].contains(&wait), "{answer:?}");
         assert!(header("x-ratelimit-reset").parse::<u64>().is_ok());
         assert_eq!(seen.told()["code"], "rate_limited");
         if let Sdk::Browser(_) = app.sdk {
