@@ -78,6 +78,10 @@ fn retrying(store: impl EventStore + ErrorStore, shared: &Shared) -> Stores {
 }
 
 /// Opens the warehouse, with how much one manifest for it takes; `None` where there is none to be had, which is said.
+#[cfg_attr(
+    not(feature = "cloud"),
+    expect(clippy::unused_async, reason = "only a cloud is asked first")
+)]
 pub(super) async fn warehouse(
     config: &WarehouseConfig,
     shared: &Shared,

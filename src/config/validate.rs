@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::cloud;
 use super::guard;
@@ -13,7 +13,7 @@ use super::rules;
 use super::settings;
 use super::stages::{
     AdminConfig, Config, Engine, IngressConfig, LoaderConfig, LogLevel, QueueConfig, Role,
-    TelemetryConfig, WalConfig, WarehouseConfig,
+    StoreConfig, TelemetryConfig, WalConfig,
 };
 
 /// What keeps a configuration from being used.
@@ -178,10 +178,7 @@ fn config(reader: &mut Reader<'_>) -> Config {
             QueueConfig::InProcess => async_workers,
             QueueConfig::PubSub(_) => pubsub_workers,
         },
-        loader: {
-            let warehouse = cloud::warehouse(reader, role, &store, &data_dir);
-            loader(reader, warehouse)
-        },
+        loader: loader(reader, role, &store, &data_dir),
         queue,
         store,
         telemetry: telemetry(reader, role),
@@ -194,7 +191,13 @@ fn config(reader: &mut Reader<'_>) -> Config {
     }
 }
 
-fn loader(reader: &mut Reader<'_>, warehouse: Option<WarehouseConfig>) -> LoaderConfig {
+fn loader(
+    reader: &mut Reader<'_>,
+    role: Role,
+    store: &StoreConfig,
+    data_dir: &Path,
+) -> LoaderConfig {
+    let warehouse = cloud::warehouse(reader, role, store, data_dir);
     LoaderConfig {
         interval: cloud::loader_interval(reader, warehouse.as_ref()),
         warehouse,

@@ -29,9 +29,8 @@ pub(crate) fn scenarios(settings: &Settings) -> Vec<Scenario> {
     if settings.long {
         others.extend(relay::scenarios(settings));
     } else {
-        let turn = settings.seed % (others.len() as u64);
-        others = usize::try_from(turn)
-            .map_or_else(|_| Vec::new(), |turn| vec![others.swap_remove(turn)]);
+        let turn = usize::try_from(settings.seed % (others.len() as u64)).unwrap_or_default();
+        others = vec![others.swap_remove(turn)];
     }
     scenarios.extend(others);
     scenarios

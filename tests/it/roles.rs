@@ -315,6 +315,26 @@ async fn a_log_in_memory_is_refused_unless_pubsub_is_what_acknowledges() {
     assert_eq!(http.post("/collect", tracks(0, 10)).await.unwrap().0, 202);
 }
 
+/// From a bucket at one emulator into BigQuery at another.
+fn loading<'a>(
+    bucket: &'a str,
+    storage: &'a str,
+    bigquery: &'a str,
+) -> [(&'static str, &'a str); 10] {
+    [
+        ("EVENTKIT_EVENT_STORE", "gcs"),
+        ("GCP_PROJECT_ID", "eventkit-test"),
+        ("GCP_GCS_BUCKET", bucket),
+        ("GCP_BIGQUERY_DATASET", "events"),
+        ("GCP_BIGQUERY_TABLE", "events"),
+        ("STORAGE_EMULATOR_HOST", storage),
+        ("BIGQUERY_EMULATOR_HOST", bigquery),
+        ("EVENTKIT_WAREHOUSE_LOADER_INTERVAL", "0.1"),
+        ("EVENTKIT_ALLOW_VOLATILE_LOG", "true"),
+        DEBUG,
+    ]
+}
+
 /// A BigQuery that answers everything with this; where it is.
 async fn bigquery_that_says(
     status: axum::http::StatusCode,
@@ -349,17 +369,7 @@ async fn a_bigquery_that_refuses_us_prevents_a_start_and_one_that_is_out_does_no
     ] {
         let (_serving, url) = bigquery_that_says(status, reason).await;
         let dir = tempfile::tempdir().unwrap();
-        let settings = [
-            ("EVENTKIT_EVENT_STORE", "gcs"),
-            ("GCP_PROJECT_ID", "eventkit-test"),
-            ("GCP_GCS_BUCKET", bucket.bucket()),
-            ("GCP_BIGQUERY_DATASET", "events"),
-            ("GCP_BIGQUERY_TABLE", "events"),
-            ("STORAGE_EMULATOR_HOST", storage.as_str()),
-            ("BIGQUERY_EMULATOR_HOST", url.as_str()),
-            ("EVENTKIT_ALLOW_VOLATILE_LOG", "true"),
-            DEBUG,
-        ];
+        let settings = loading(bucket.bucket(), &storage, &url);
         let mut process = Gateway::spawn_as("serve", dir.path(), &settings).unwrap();
         if status.is_server_error() {
             let endpoints = process.ready(START_TIMEOUT).await.unwrap();
@@ -387,18 +397,7 @@ async fn beside_an_emulated_bucket_the_real_bigquery_is_never_called_and_that_is
     };
     let url = emulators::storage().expect("it made the bucket");
     let dir = tempfile::tempdir().unwrap();
-    let settings = [
-        ("EVENTKIT_EVENT_STORE", "gcs"),
-        ("GCP_PROJECT_ID", "eventkit-test"),
-        ("GCP_GCS_BUCKET", bucket.bucket()),
-        ("GCP_BIGQUERY_DATASET", "events"),
-        ("GCP_BIGQUERY_TABLE", "events"),
-        ("STORAGE_EMULATOR_HOST", url.as_str()),
-        ("BIGQUERY_EMULATOR_HOST", ""),
-        ("EVENTKIT_WAREHOUSE_LOADER_INTERVAL", "0.1"),
-        ("EVENTKIT_ALLOW_VOLATILE_LOG", "true"),
-        DEBUG,
-    ];
+    let settings = loading(bucket.bucket(), &url, "");
     let mut process = Gateway::spawn_as("serve", dir.path(), &settings).unwrap();
     let endpoints = process.ready(START_TIMEOUT).await.unwrap();
     let http = clients::Http::new(&endpoints);

@@ -17,7 +17,7 @@ use crate::loader::{Limits, Warehouse};
 use crate::queue::gather;
 use crate::queue::pubsub::{self, Found, PubSubOptions, PubSubProducer};
 use crate::store::firestore::FirestoreOptions;
-use crate::store::{Disposition, FirestoreStore, GcsObjects, GcsOptions};
+use crate::store::{Disposition, FirestoreStore, GcsObjects, GcsOptions, WriteError};
 use crate::telemetry::with_causes;
 
 /// The most messages that a worker process holds.
@@ -28,6 +28,19 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a start waits for a service to say whether it lets us in: its outage holds nothing up.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
+
+/// Why a service cannot be reached now, if so; an error is what prevents a start.
+async fn outage<E: std::error::Error>(
+    check: impl Future<Output = Result<(), E>>,
+    prevents_start: impl Fn(&E) -> bool,
+) -> Result<Option<String>, E> {
+    match timeout(ANSWERS_WITHIN, check).await {
+        Ok(Ok(())) => Ok(None),
+        Ok(Err(error)) if prevents_start(&error) => Err(error),
+        Ok(Err(error)) => Ok(Some(with_causes(&error))),
+        Err(late) => Ok(Some(late.to_string())),
+    }
+}
 
 pub(super) async fn store(config: &StoreConfig, shared: &Shared) -> anyhow::Result<Store> {
     match config {
@@ -40,15 +53,10 @@ pub(super) async fn store(config: &StoreConfig, shared: &Shared) -> anyhow::Resu
 async fn firestore(project: &str, endpoint: &Endpoint, shared: &Shared) -> anyhow::Result<Store> {
     let options = FirestoreOptions::new(endpoint.clone(), project);
     let store = FirestoreStore::new(&options).context("open the event store")?;
-    match timeout(ANSWERS_WITHIN, store.check()).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) if error.disposition() == Disposition::Alarm => {
-            return Err(error).context("open the event store");
-        }
-        Ok(Err(error)) => {
-            tracing::warn!(error = with_causes(&error), "store_not_reached_at_start");
-        }
-        Err(late) => tracing::warn!(error = %late, "store_not_reached_at_start"),
+    let refuses = |error: &WriteError| error.disposition() == Disposition::Alarm;
+    let outage = outage(Box::pin(store.check()), refuses).await;
+    if let Some(error) = outage.context("open the event store")? {
+        tracing::warn!(error, "store_not_reached_at_start");
     }
     Ok(Store {
         stores: retrying(store, shared),
@@ -67,6 +75,7 @@ async fn gcs(bucket: &str, endpoint: &Endpoint, shared: &Shared) -> anyhow::Resu
     })
     .await
     .context("open the event store")?;
+    // It has a limit of its own.
     match objects.check().await {
         Ok(()) => {}
         Err(error) if error.prevents_start() => return Err(error).context("open the event store"),
@@ -106,19 +115,11 @@ pub(super) async fn warehouse(
     };
     let mut warehouse =
         BigQueryWarehouse::new(options, Arc::clone(&shared.clock)).context("open the warehouse")?;
-    match timeout(ANSWERS_WITHIN, warehouse.check()).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error @ WarehouseError::Denied { .. })) => {
-            return Err(error).context("open the warehouse");
-        }
+    let refuses = |error: &WarehouseError| matches!(error, WarehouseError::Denied { .. });
+    let outage = outage(Box::pin(warehouse.check()), refuses).await;
+    if let Some(error) = outage.context("open the warehouse")? {
         // The loader goes on asking.
-        Ok(Err(error)) => {
-            tracing::warn!(
-                error = with_causes(&error),
-                "warehouse_not_reached_at_start"
-            );
-        }
-        Err(late) => tracing::warn!(error = %late, "warehouse_not_reached_at_start"),
+        tracing::warn!(error, "warehouse_not_reached_at_start");
     }
     Ok(Some((Box::new(warehouse), bigquery::LIMITS)))
 }
