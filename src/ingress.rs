@@ -18,7 +18,6 @@
 //!    undoes nothing.
 //! 5. Work that the log cannot take is shed before its body is read ([`Ingress::gate`]).
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -28,9 +27,8 @@ use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::config::IngressConfig;
-use crate::event::{Event, EventKey, Lane, Micros, PayloadFormat, TraceLink};
+use crate::event::Micros;
 use crate::lifecycle::Health;
-use crate::sequencer;
 use crate::status::Code;
 use crate::telemetry::metrics::labels;
 use crate::telemetry::{Metrics, Span, Tracing};
@@ -53,8 +51,11 @@ mod contract;
 mod cors;
 mod deadline;
 mod entrance;
+mod gate;
+mod gauges;
 mod grpc_body;
 mod grpc_layer;
+mod judge;
 mod lines;
 mod log;
 mod pace;
@@ -82,12 +83,9 @@ pub use server::{Door, Server, Stop};
 pub use submission::{Input, Pending, Protocol, StreamOf, Submission};
 pub use tls::{Tls, TlsError, TlsFiles};
 
-use admit::{Admitted, Limits, Shared};
+use admit::{Limits, Shared};
 use quota::{Addresses, Moment};
 use shed::Budget;
-
-/// Bytes of a record that are not its payload, about: to size the buffer of an append once.
-const RECORD_OVERHEAD: usize = 96;
 
 /// How many times the largest body a batch may measure, once each event carries what they share.
 const MERGED_FACTOR: usize = 4;
@@ -127,51 +125,9 @@ impl Ingress {
         config: IngressConfig,
         health: Health,
     ) -> Self {
-        let in_flight = Budget::new(config.in_flight_bytes_max);
-        let connections = Arc::new(Semaphore::new(config.connections_max));
-        let open = Arc::new(());
-        let (bytes, opened) = (in_flight.clone(), Arc::downgrade(&open));
-        let limits = (config.connections_max, config.in_flight_bytes_max);
-        metrics.observe(
-            "eventkit_ingress_connections_limit",
-            "The most open connections",
-            vec![],
-            move || gauge(limits.0),
-        );
-        metrics.observe(
-            "eventkit_ingress_in_flight_bytes_limit",
-            "Bytes of request bodies under way at which work is shed",
-            vec![],
-            move || gauge(limits.1),
-        );
-        metrics.observe(
-            "eventkit_ingress_in_flight_bytes",
-            "Bytes of request bodies under way, and of answers that were not taken yet",
-            vec![],
-            move || gauge(bytes.used()),
-        );
-        metrics.observe(
-            "eventkit_ingress_connections",
-            "Open connections",
-            vec![],
-            // One reference is the gateway's own.
-            move || gauge(opened.strong_count().saturating_sub(1)),
-        );
         let guard = &config.guard;
         let addresses = Addresses::new(guard.address_rates, guard.burst, guard.addresses_max);
-        let addresses = addresses.map(Arc::new);
-        if let Some(addresses) = &addresses {
-            observe_addresses(&metrics, Arc::clone(addresses), guard.addresses_max);
-        }
-        let figures = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&figures);
-        metrics.observe_counts(
-            "eventkit_ingress_client_figures",
-            "Figures that SDKs sent about themselves, which are not stored",
-            vec![vec![]],
-            move |_only| counted.load(Ordering::Relaxed),
-        );
-        Self(Arc::new(Inner {
+        let inner = Inner {
             limits: Limits {
                 event_bytes_max: config.event_bytes_max,
                 depth_max: config.depth_max,
@@ -180,16 +136,18 @@ impl Ingress {
             log: Arc::new(log),
             clock,
             metrics,
-            config,
             health,
-            in_flight,
-            connections,
-            open,
-            figures,
+            in_flight: Budget::new(config.in_flight_bytes_max),
+            connections: Arc::new(Semaphore::new(config.connections_max)),
+            open: Arc::new(()),
+            figures: Arc::new(AtomicU64::new(0)),
             keys: Keys::open(),
-            addresses,
+            addresses: addresses.map(Arc::new),
             began: Instant::now(),
-        }))
+            config,
+        };
+        inner.observe();
+        Self(Arc::new(inner))
     }
 
     /// The same for those who have a key.
@@ -200,14 +158,8 @@ impl Ingress {
     #[must_use]
     pub fn guarded(self, keys: Keys) -> Self {
         let mut inner = Arc::into_inner(self.0).expect("nobody else has it yet");
-        let counted = keys.clone();
-        inner.metrics.observe(
-            "eventkit_ingress_keys",
-            "Write keys in force",
-            vec![],
-            move || gauge(counted.count()),
-        );
         inner.keys = keys;
+        inner.observe_keys();
         Self(Arc::new(inner))
     }
 
@@ -261,67 +213,6 @@ impl Ingress {
         Arc::clone(&self.0.connections)
     }
 
-    /// Asked before a request's body is read: takes its announced bytes from the budget of what is under way, and from the
-    /// share of it that its caller has.
-    ///
-    /// # Errors
-    ///
-    /// The caller is too fast; the log takes nothing now, or nothing more of this caller, or too much is under way: counted as shed.
-    pub fn gate(
-        &self,
-        announced_bytes: usize,
-        caller: &Caller,
-    ) -> Result<shed::Held, RequestError> {
-        self.check_rate(caller)?;
-        let is_full = caller
-            .share()
-            .is_some_and(|share| share.queue.available_permits() == 0);
-        let refusal = match self.0.log.admit() {
-            Err(error) => append_code(error),
-            Ok(()) if is_full => Code::Overloaded,
-            Ok(()) => match self.0.in_flight.take(announced_bytes) {
-                Some(held) if held.share(caller.share()) => {
-                    return Ok(held);
-                }
-                Some(_) | None => Code::Overloaded,
-            },
-        };
-        self.shed(refusal);
-        Err(refusal.into())
-    }
-
-    /// Takes bytes of one batch of a stream from the budget of what is under way.
-    pub(crate) fn hold(&self, bytes: usize, caller: &Caller) -> Result<shed::Held, RequestError> {
-        let held = self.0.in_flight.take(bytes);
-        held.filter(|held| held.share(caller.share()))
-            .ok_or_else(|| {
-                self.shed(Code::Overloaded);
-                Code::Overloaded.into()
-            })
-    }
-
-    /// Asked before a request's events are handed to the log: its answer has one outcome for each, and stays in memory until the
-    /// client takes it. So a request of many tiny events holds as much of the budget as its answer will need; the largest body
-    /// is the most, since that much there is room for.
-    ///
-    /// # Errors
-    ///
-    /// Too much is under way: counted as shed.
-    pub(crate) fn hold_answer(&self, held: &shed::Held, events: usize) -> Result<(), RequestError> {
-        let answer = events.saturating_mul(outcome::BYTES);
-        let answer = answer.min(self.config().body_bytes_max);
-        if answer <= held.bytes() || held.grow_to(answer) {
-            return Ok(());
-        }
-        self.shed(Code::Overloaded);
-        Err(Code::Overloaded.into())
-    }
-
-    /// Counts a request that is turned away for our own want of capacity.
-    pub(crate) fn shed(&self, code: Code) {
-        self.metrics().requests_shed.add(1, labels::code(code));
-    }
-
     /// Stores a request's events and says what became of each, in order.
     ///
     /// Cancel safe in the sense of the promises: dropped before the append nothing is stored, dropped after it the append
@@ -355,7 +246,7 @@ impl Ingress {
         let charge = self.charge(&submission)?;
         let (caller, deadline) = (submission.caller, submission.deadline);
         let span = submission.span.clone();
-        let (outcomes, append) = self.prepare(submission);
+        let (outcomes, append) = self.judge(submission);
         let commit = if append.is_empty() {
             None
         } else if deadline.is_some_and(|deadline| !deadline.begin_append()) {
@@ -430,113 +321,6 @@ impl Ingress {
         Ok(())
     }
 
-    /// Judges every event and encodes those that are taken into one append. Their outcomes say "accepted" already, and are
-    /// not shown to anyone before the commit.
-    fn prepare<'a>(&self, submission: Submission<'a>) -> (Vec<Outcome<'a>>, Append) {
-        let received_at = self.now();
-        let bytes: usize = submission.inputs.iter().map(Input::bytes).sum();
-        let count = submission.inputs.len();
-        let overhead = RECORD_OVERHEAD + submission.shared.bytes() + submission.client.bytes();
-        let mut append = Append::with_capacity(count, bytes + count * overhead);
-        let mut outcomes = Vec::with_capacity(count);
-        let debug = tracing::enabled!(tracing::Level::DEBUG);
-        for input in &submission.inputs {
-            let judged = match input {
-                Input::Json(item) => admit::json(*item, &submission.shared, &self.0.limits),
-                Input::Event(bytes) => admit::event(bytes, &self.0.limits),
-            };
-            let admitted = match judged {
-                Ok(admitted) => admitted,
-                Err(refused) => {
-                    outcomes.push(Outcome::Rejected {
-                        message_id: refused.message_id,
-                        code: refused.code,
-                        reason: refused.reason,
-                    });
-                    continue;
-                }
-            };
-            let kind = submission.kind.unwrap_or(admitted.kind);
-            if !submission.caller.may_write(submission.stream.of(kind)) {
-                let code = Code::StreamNotAllowed;
-                outcomes.push(Outcome::Rejected {
-                    message_id: admitted.message_id,
-                    code,
-                    reason: code.text().into(),
-                });
-                continue;
-            }
-            let (outcome, lane) = self.push(admitted, &submission, received_at, &mut append);
-            outcomes.push(outcome);
-            if debug {
-                trace_event(&submission, kind, lane);
-            }
-        }
-        (outcomes, append)
-    }
-
-    /// Gives an event its id and lane and adds it to the append.
-    fn push<'a>(
-        &self,
-        admitted: Admitted<'a>,
-        submission: &Submission<'a>,
-        received_at: Micros,
-        append: &mut Append,
-    ) -> (Outcome<'a>, Lane) {
-        let assigned = admitted.message_id.is_none();
-        let message_id = admitted
-            .message_id
-            .unwrap_or_else(|| Cow::Owned(request_id::uuid_v7(received_at)));
-        let routing_key = sequencer::routing_key(
-            admitted.user_id.as_deref(),
-            admitted.anonymous_id.as_deref(),
-            &message_id,
-        );
-        let lane = sequencer::lane(routing_key, self.0.log.lanes());
-        let fingerprint = self.0.log.fingerprint(EventKey {
-            source: submission.caller.source(),
-            message_id: &message_id,
-        });
-        append.push(
-            &Event {
-                format: admitted.format,
-                payload: admitted.payload,
-                source: submission.caller.source(),
-                message_id: &message_id,
-                message_id_assigned: assigned,
-                stream: submission
-                    .stream
-                    .of(submission.kind.unwrap_or(admitted.kind)),
-                kind: submission.kind,
-                lane,
-                received_at,
-                sent_at: submission.sent_at,
-                trace: self.trace_of(admitted.format, admitted.payload, &submission.span),
-                batch_context: submission.shared.context,
-                batch_integrations: submission.shared.integrations,
-                client: submission.client,
-            },
-            fingerprint,
-        );
-        let outcome = Outcome::Accepted {
-            message_id,
-            assigned,
-        };
-        (outcome, lane)
-    }
-
-    /// The trace that an event belongs to, if that is sampled: the one that it names itself, else its request's.
-    fn trace_of(&self, format: PayloadFormat, payload: &[u8], span: &Span) -> Option<TraceLink> {
-        let own = match self.tracing().follows() {
-            true => spans::own_context(format, payload),
-            false => None,
-        };
-        match own {
-            Some(own) => own.is_sampled().then_some(own),
-            None => span.link(),
-        }
-    }
-
     fn count(&self, outcomes: &[Outcome<'_>], span: &Span) {
         let counts = Counts::of(outcomes);
         spans::outcome(span, counts);
@@ -555,29 +339,6 @@ impl Ingress {
             }
         }
     }
-}
-
-fn observe_addresses(metrics: &Metrics, addresses: Arc<Addresses>, max: usize) {
-    metrics.observe(
-        "eventkit_ingress_rate_addresses",
-        "Addresses whose rate is counted",
-        vec![],
-        move || gauge(addresses.known()),
-    );
-    metrics.observe(
-        "eventkit_ingress_rate_addresses_limit",
-        "The most addresses whose rate is counted",
-        vec![],
-        move || gauge(max),
-    );
-}
-
-/// The lines of one event, only when someone reads them. They carry no value that a client made up.
-fn trace_event(submission: &Submission<'_>, kind: &'static str, lane: Lane) {
-    let (request_id, stream) = (submission.request_id, submission.stream.of(kind));
-    tracing::debug!(event_type = kind, request_id, stream, "event_received");
-    tracing::debug!(event_type = kind, request_id, stream, "event_adapted");
-    tracing::debug!(partition = lane.0, request_id, stream, "event_sequenced");
 }
 
 fn protocol_label(protocol: Protocol) -> &'static [KeyValue] {
@@ -600,12 +361,4 @@ fn commit_code(error: CommitError) -> Code {
     match error {
         CommitError::Failed => Code::LogFailed,
     }
-}
-
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "a gauge of a limit in use, far below 2^53"
-)]
-fn gauge(value: usize) -> f64 {
-    value as f64
 }

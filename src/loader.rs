@@ -37,11 +37,12 @@ use self::retention::Retention;
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::lifecycle::Health;
-use crate::store::{Disposition, Objects, WriteError};
+use crate::store::Objects;
 use crate::telemetry::{Metrics, with_causes};
 
 #[cfg(feature = "cloud")]
 pub mod bigquery;
+mod error;
 pub mod fake;
 mod inbox;
 mod iso;
@@ -57,6 +58,7 @@ pub mod warehouse;
 
 #[cfg(feature = "cloud")]
 pub use bigquery::{BigQueryOptions, BigQueryWarehouse};
+pub use error::RoundError;
 pub use inbox::Limits;
 pub use manifest::{Manifest, ManifestObject};
 pub use retention::Keep;
@@ -73,113 +75,6 @@ const DEBOUNCE: Duration = Duration::from_millis(100);
 
 /// The newest recorded manifests whose files are kept.
 const MANIFESTS_KEPT: u64 = 100;
-
-/// Why a round ended early. Every round may be repeated.
-#[derive(Debug, thiserror::Error)]
-pub enum RoundError {
-    /// The store is out, or refuses.
-    #[error("store failed")]
-    Store(#[from] WriteError),
-    /// The warehouse is out.
-    #[error(transparent)]
-    Warehouse(#[from] WarehouseError),
-    /// The load failed.
-    #[error("load of manifest {number} failed")]
-    Load {
-        /// The manifest.
-        number: u64,
-        /// Why.
-        #[source]
-        source: LoadError,
-    },
-    /// The merge failed.
-    #[error("merge of manifest {number} failed")]
-    Merge {
-        /// The manifest.
-        number: u64,
-        /// Why.
-        #[source]
-        source: MergeError,
-    },
-    /// A later version of this program began a manifest; it must complete it.
-    #[error("manifest {number} cannot be completed by this version")]
-    Newer {
-        /// The manifest.
-        number: u64,
-        /// Why.
-        #[source]
-        source: manifest::ParseError,
-    },
-    /// Markers lie in the inbox that this version cannot judge or may not read; all others are loaded.
-    #[error("{count} markers stay in the inbox; {name}: {reason}")]
-    Blocked {
-        /// How many.
-        count: usize,
-        /// One of them.
-        name: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// There is no number left for a manifest.
-    #[error("manifest numbers are used up")]
-    Numbers,
-}
-
-impl RoundError {
-    /// What failed, as a word for the metrics.
-    #[must_use]
-    pub fn step(&self) -> &'static str {
-        match self {
-            Self::Store(_) => "store",
-            Self::Warehouse(_) => "warehouse",
-            Self::Load { .. } => "load",
-            Self::Merge { .. } => "merge",
-            Self::Newer { .. } | Self::Blocked { .. } | Self::Numbers => "inbox",
-        }
-    }
-
-    /// What is the cause, as a word of a closed list for spans.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Store(error) => warehouse::store_kind(error),
-            Self::Warehouse(error) => error.kind(),
-            Self::Load { source, .. } => source.kind(),
-            Self::Merge { source, .. } => source.kind(),
-            Self::Newer { .. } => "manifest_newer",
-            Self::Blocked { .. } => "markers_blocked",
-            Self::Numbers => "numbers_used_up",
-        }
-    }
-
-    /// Whether it stays until a person acts, as far as one can tell from here.
-    #[must_use]
-    pub fn needs_a_person(&self) -> bool {
-        let store = |error: &WriteError| error.disposition() == Disposition::Alarm;
-        let warehouse = |error: &WarehouseError| match error {
-            WarehouseError::Locked { .. } | WarehouseError::Unavailable { .. } => false,
-            WarehouseError::Damaged { .. }
-            | WarehouseError::Gone { .. }
-            | WarehouseError::Denied { .. }
-            | WarehouseError::Foreign { .. }
-            | WarehouseError::Newer { .. } => true,
-        };
-        match self {
-            Self::Store(error) => store(error),
-            Self::Warehouse(error) => warehouse(error),
-            Self::Load { source, .. } => match source {
-                LoadError::Warehouse(error) => warehouse(error),
-                LoadError::Store(error) => store(error),
-                LoadError::Object { .. } | LoadError::Attempt { .. } => false,
-            },
-            Self::Merge { source, .. } => match source {
-                MergeError::Warehouse(error) => warehouse(error),
-                MergeError::NotStaged(_) => false,
-            },
-            Self::Newer { .. } | Self::Blocked { .. } | Self::Numbers => true,
-        }
-    }
-}
 
 /// What a round did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -225,8 +120,10 @@ pub struct Loader {
     retention: Option<Retention>,
     progress: Progress,
     is_prepared: bool,
-    /// Whether the last manifest took all that lay in the inbox when it was made.
+    /// Whether the last manifest took all that lay in the inbox when it was made, but for what is blocked.
     took_all: bool,
+    /// What the last look at the inbox found that this version cannot judge.
+    blocked: Option<RoundError>,
     /// What tells senders of what was loaded; see [`Loader::tell_senders`].
     telling: Option<JoinHandle<()>>,
 }
@@ -251,6 +148,7 @@ impl Loader {
             retention: None,
             is_prepared: false,
             took_all: false,
+            blocked: None,
             telling: None,
         }
     }
@@ -285,28 +183,27 @@ impl Loader {
                 Ok(()) => self.retain(&shutdown).await,
                 failed => failed,
             };
-            match worked {
+            let (wait, heeds_wakes) = match worked {
                 Ok(()) => {
                     failures = 0;
                     self.context.health.degraded(COMPONENT, None);
-                    tokio::select! {
-                        () = shutdown.cancelled() => break,
-                        () = sleep(self.interval) => continue,
-                        () = wake.notified() => {}
-                    }
-                    tokio::select! {
-                        () = shutdown.cancelled() => break,
-                        () = sleep(DEBOUNCE) => {}
-                    }
+                    (self.interval, true)
                 }
                 Err(error) => {
                     failures = failures.saturating_add(1);
-                    let wait = self.failed(&error, failures);
-                    tokio::select! {
-                        () = shutdown.cancelled() => break,
-                        () = sleep(wait) => {}
-                    }
+                    // Beside what is blocked all is loaded: a pass like any other.
+                    let is_pass = matches!(error, RoundError::Blocked { .. });
+                    (self.failed(&error, failures), is_pass)
                 }
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                () = sleep(wait) => continue,
+                () = wake.notified(), if heeds_wakes => {}
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                () = sleep(DEBOUNCE) => {}
             }
         }
         self.told().await;
@@ -353,6 +250,10 @@ impl Loader {
     async fn pass(&mut self, stop: &CancellationToken) -> Result<(), RoundError> {
         while self.round(stop).await? == Round::Worked {
             if self.took_all {
+                // Only now: the others must not wait for a person.
+                if let Some(blocked) = self.blocked.take() {
+                    return Err(blocked);
+                }
                 self.progress.caught_up();
                 break;
             }
@@ -514,7 +415,10 @@ impl Loader {
 
     /// Says what failed, once; answers how long to wait.
     fn failed(&self, error: &RoundError, failures: u32) -> Duration {
-        let wait = self.backoff.wait(failures);
+        let wait = match error {
+            RoundError::Blocked { .. } => self.interval,
+            _ => self.backoff.wait(failures),
+        };
         let metrics = &self.context.metrics;
         metrics.loader_failures.add(1, &[]);
         let step = [KeyValue::new("step", error.step())];

@@ -17,37 +17,43 @@ pub(super) struct Volatile {
     kind: &'static str,
 }
 
-/// File systems in memory, by the number that `statfs` gives (linux/magic.h).
+/// File systems that do not outlive the machine, by the number that `statfs` gives (linux/magic.h).
 const IN_MEMORY: [(u64, &str); 2] = [(0x0102_1994, "tmpfs"), (0x8584_58f6, "ramfs")];
+
+/// The one that a container's own files lie in, unless a volume is mounted there.
+const OVERLAY: u64 = 0x794c_7630;
 
 /// Refuses a log in memory that is to be durable, and says when batches may wait where nobody fetches them.
 pub(super) fn check(config: &Config) -> Result<(), Volatile> {
     let path = &config.wal.path;
-    if let Some(kind) = in_memory(path)
-        && config.ack == Ack::Durable
+    if config.ack == Ack::Durable
+        && let Some(number) = file_system(path)
     {
-        if !config.wal.may_be_volatile {
-            let path = path.clone();
-            return Err(Volatile { path, kind });
+        let in_memory = IN_MEMORY.iter().find(|(memory, _)| *memory == number);
+        if let Some(&(_, kind)) = in_memory {
+            if !config.wal.may_be_volatile {
+                let path = path.clone();
+                return Err(Volatile { path, kind });
+            }
+            tracing::warn!(path = %path.display(), kind, "log_in_memory");
+        } else if number == OVERLAY {
+            let action = "mount a volume there: what lies in a container's own layer ends with the container";
+            tracing::warn!(path = %path.display(), action, "log_in_container_layer");
         }
-        tracing::warn!(path = %path.display(), kind, "log_in_memory");
     }
     remember_queue(config);
     Ok(())
 }
 
-/// What kind of memory the path lies in, or its nearest parent that exists.
-fn in_memory(path: &Path) -> Option<&'static str> {
+/// The number of the file system that the path lies in, or its nearest parent that exists.
+fn file_system(path: &Path) -> Option<u64> {
     let path = std::path::absolute(path).ok()?;
     let found = path
         .ancestors()
         .find_map(|place| rustix::fs::statfs(place).ok())?;
     #[expect(clippy::cast_sign_loss, reason = "its type differs between platforms")]
-    let kind = (found.f_type as u64) & 0xffff_ffff;
-    IN_MEMORY
-        .iter()
-        .find(|(number, _)| *number == kind)
-        .map(|(_, name)| *name)
+    let number = (found.f_type as u64) & 0xffff_ffff;
+    Some(number)
 }
 
 /// A log that was published to Pub/Sub says so in a file beside it. Batches that were handed on are not in the log any more, so

@@ -27,7 +27,7 @@ impl Loader {
             }
             let objects = self.gather().await?;
             if objects.is_empty() {
-                return Ok(None);
+                return self.blocked.take().map_or(Ok(None), Err);
             }
             let number = last.checked_add(1).ok_or(RoundError::Numbers)?;
             let manifest = self.manifest(number, 1, objects);
@@ -125,18 +125,13 @@ impl Loader {
                 }
             }
         }
-        self.took_all = !is_cut && blocked.is_none();
-        match blocked {
-            // Only when nothing else is left to do: the others must not wait for a person.
-            Some((count, name, reason)) if gathered.objects.is_empty() => {
-                Err(RoundError::Blocked {
-                    count,
-                    name,
-                    reason,
-                })
-            }
-            _ => Ok(gathered.objects),
-        }
+        self.took_all = !is_cut;
+        self.blocked = blocked.map(|(count, name, reason)| RoundError::Blocked {
+            count,
+            name,
+            reason,
+        });
+        Ok(gathered.objects)
     }
 
     /// Removes the markers of objects that are recorded as loaded: left by a crash, or put again by a repeated write.

@@ -9,6 +9,7 @@
 //!   are tried a few times, because a round of the loader is thousands of them. What the service said about waiting (`Retry-After`)
 //!   holds for every call that follows, also for another lane's.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -91,6 +92,8 @@ struct Inner {
     request_timeout: Duration,
     /// Until when the service asked to be left alone.
     not_before: Mutex<Option<Instant>>,
+    /// What was stored under a checksum that is not ours and is not removed yet, by name: its generation.
+    damaged: Mutex<HashMap<String, i64>>,
 }
 
 impl GcsObjects {
@@ -130,6 +133,7 @@ impl GcsObjects {
                 json,
                 request_timeout,
                 not_before: Mutex::default(),
+                damaged: Mutex::default(),
             }),
         })
     }
@@ -154,16 +158,18 @@ impl Objects for GcsObjects {
                 bytes.len()
             )));
         }
-        let created = match inner.once(inner.create(name, bytes)).await {
-            Ok(created) => created,
+        // An earlier attempt may have failed to: what lies there would be taken for the object.
+        inner.discard_damaged(name).await?;
+        match inner.once(inner.create(name, bytes)).await {
+            Ok(created) => Ok(created),
             Err(failure) => {
                 if let Some(generation) = failure.damaged_generation() {
-                    inner.discard(name, generation).await?;
+                    inner.damaged().insert(name.to_owned(), generation);
+                    inner.discard_damaged(name).await?;
                 }
-                return Err(inner.error("put", name, failure));
+                Err(inner.error("put", name, failure))
             }
-        };
-        Ok(created)
+        }
     }
 
     async fn get(&self, name: &str) -> Result<Option<Bytes>, WriteError> {
@@ -268,12 +274,18 @@ impl Inner {
     }
 
     /// Removes what was just stored under a checksum that is not ours, so that a repeat does not take it for the object.
-    async fn discard(&self, name: &str, generation: i64) -> Result<(), WriteError> {
-        tracing::warn!(object = name, generation, "damaged_object_removed");
+    async fn discard_damaged(&self, name: &str) -> Result<(), WriteError> {
+        let damaged = self.damaged().get(name).copied();
+        let Some(generation) = damaged else {
+            return Ok(());
+        };
         self.repeat("remove the damaged", name, || {
             self.json.delete(name, Some(generation))
         })
-        .await
+        .await?;
+        self.damaged().remove(name);
+        tracing::warn!(object = name, generation, "damaged_object_removed");
+        Ok(())
     }
 
     /// One attempt.
@@ -323,6 +335,10 @@ impl Inner {
 
     fn error(&self, operation: &str, name: &str, failure: Failure) -> WriteError {
         failure.into_write_error(operation, name, &self.bucket)
+    }
+
+    fn damaged(&self) -> std::sync::MutexGuard<'_, HashMap<String, i64>> {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn not_before(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use rand::Rng as _;
@@ -20,19 +20,18 @@ use super::filling::Trend;
 use super::mark::MarkFile;
 use super::open::Options;
 use super::recovery::GroupInfo;
-use super::room::Usage;
 use super::storage::StorageError;
 use super::{
     Append, Checkpoint, Command, CommitError, Committed, LogState, Seal, Shared, Unsettled, frame,
 };
 use crate::event::{Lane, Offset};
-use crate::telemetry::trace::{Contexts, count};
-use crate::telemetry::{Span, Tracing, names};
+use crate::telemetry::{Span, names};
 
-/// A group takes further appends until it holds so many bytes.
-const GROUP_BYTES: usize = 4 << 20;
-/// A commit takes so many commands at most.
-const COMMIT_COMMANDS_MAX: usize = 4_096;
+mod trim;
+mod work;
+
+use work::{Work, gather};
+
 /// How long the committer waits before it looks after the mark, the age of records and the room on the volume.
 const IDLE: Duration = Duration::from_millis(500);
 
@@ -70,54 +69,6 @@ impl CommitFailure {
     /// a full disk has no room for a copy.
     fn taints_the_files(&self) -> bool {
         !matches!(self, Self::Storage(StorageError::Full(_)))
-    }
-}
-
-/// Everything that one commit covers.
-#[derive(Debug, Default)]
-struct Work {
-    appends: Vec<(Append, Reply)>,
-    append_bytes: usize,
-    seals: Vec<(Vec<Seal>, oneshot::Sender<()>)>,
-    checkpoint: Option<Checkpoint>,
-    close: bool,
-    /// Nothing came: look after what only time changes.
-    idle: bool,
-}
-
-impl Work {
-    fn take(&mut self, command: Command) {
-        match command {
-            Command::Append(append, reply) => {
-                self.append_bytes += append.bytes();
-                self.appends.push((append, reply));
-            }
-            Command::Seal(seals, reply) => self.seals.push((seals, reply)),
-            Command::Checkpoint(checkpoint) => self.checkpoint = Some(checkpoint),
-            Command::Close => self.close = true,
-        }
-    }
-
-    /// Of work that makes events durable.
-    fn span(&self, tracing: &Tracing) -> Span {
-        if self.appends.is_empty() || !tracing.is_on() {
-            return Span::none();
-        }
-        let mut contexts = Contexts::default();
-        let (mut events, mut oldest) = (0, None::<Instant>);
-        for (append, _) in &self.appends {
-            events += append.len();
-            oldest = [oldest, append.queued_at].into_iter().flatten().min();
-            contexts.extend(append.contexts.kept().iter().copied());
-            contexts.leave_out(append.contexts.left_out());
-        }
-        let span = tracing.span(names::WAL_APPEND).linked_to(&contexts).start();
-        span.set(names::EVENT_COUNT, count(events));
-        span.set(names::APPENDS, count(self.appends.len()));
-        if let Some(oldest) = oldest {
-            span.set(names::WAIT_SECONDS, oldest.elapsed().as_secs_f64());
-        }
-        span
     }
 }
 
@@ -350,147 +301,6 @@ impl Committer {
         }
         self.shared.durable.send_replace(self.next);
     }
-
-    /// Removes what is settled and no longer kept. Bounded: a little more than was written, so that it keeps up.
-    fn trim(&mut self, parts_written: usize, idle: bool) -> Result<bool, StorageError> {
-        let mut trimmed = false;
-        let storage = Arc::clone(&self.shared.storage);
-        let settled = |&(lane, number): &(Lane, u64)| {
-            let lane = self.synced.lanes.get(usize::from(lane.0));
-            lane.is_some_and(|lane| number < lane.next_number)
-        };
-        let seals: Vec<_> = self
-            .seals
-            .iter()
-            .filter(|seal| settled(seal))
-            .copied()
-            .collect();
-        for (lane, number) in seals {
-            storage.remove(&frame::seal_key(lane, number))?;
-            self.seals.remove(&(lane, number));
-            trimmed = true;
-        }
-        let mut parts_left = 2 * parts_written + 64;
-        while parts_left > 0
-            && let Some((group, reason)) = self.evictable(idle)
-        {
-            // From the last part to the first: what a crash leaves is then the beginning of a group, which says where it ends.
-            for part in (0..group.parts).rev() {
-                storage.remove(&frame::part_key(group.first, part))?;
-            }
-            parts_left = parts_left.saturating_sub(usize::from(group.parts));
-            self.shared.groups().pop_front();
-            self.shared
-                .stored_bytes
-                .fetch_sub(group.stored_bytes, Ordering::Relaxed);
-            self.dedup.forget_below(group.end());
-            let reason = [opentelemetry::KeyValue::new("reason", reason)];
-            self.options
-                .metrics
-                .wal_records_trimmed
-                .add(u64::from(group.records), &reason);
-            trimmed = true;
-        }
-        self.behind = parts_left == 0;
-        self.shared
-            .dedup_first
-            .store(self.dedup.first().unwrap_or(self.next), Ordering::Relaxed);
-        self.shared
-            .dedup_ids
-            .store(self.dedup.len() as u64, Ordering::Relaxed);
-        Ok(trimmed)
-    }
-
-    /// The oldest group, if it is settled and there is a reason for it to go. The last group stays: it says where offsets go on.
-    fn evictable(&mut self, idle: bool) -> Option<(GroupInfo, &'static str)> {
-        let config = &self.options.config;
-        let check_age = !idle || self.age_checked.elapsed() >= config.cleanup_interval;
-        let groups = self.shared.groups();
-        let oldest = *groups.front()?;
-        if groups.len() < 2 || oldest.end() > self.synced.offset {
-            if idle && check_age {
-                self.age_checked = Instant::now();
-            }
-            return None;
-        }
-        let retention = i64::try_from(config.retention.as_micros()).unwrap_or(i64::MAX);
-        let expired = oldest.received_at < self.options.clock.now().saturating_sub(retention);
-        if self.synced.offset - oldest.first > config.retained_events_max {
-            Some((oldest, "count"))
-        } else if check_age && expired {
-            Some((oldest, "age"))
-        } else if self.tight {
-            Some((oldest, "space"))
-        } else {
-            if idle && check_age {
-                self.age_checked = Instant::now();
-            }
-            None
-        }
-    }
-
-    /// Says when there will be no room, for the gauges.
-    fn foresee(&mut self, usage: &Usage) {
-        let (of_limit, of_volume) = usage.left(self.shared.unsettled_bytes.load(Ordering::Relaxed));
-        let now = Instant::now();
-        let (limit, volume) = &mut self.trends;
-        let full_in = limit.note(now, of_limit).min(volume.note(now, of_volume));
-        self.shared
-            .full_seconds
-            .store(full_in.as_secs(), Ordering::Relaxed);
-        let free = usage.volume.map_or(0, |volume| volume.free_bytes);
-        self.shared.volume_free_bytes.store(free, Ordering::Relaxed);
-    }
-
-    /// Sheds new work when there is no room, and takes it again when there is.
-    fn judge_room(&mut self) {
-        let volume = self.shared.files.as_ref().map(|(files, _)| files.volume());
-        let on_disk = self.shared.storage.disk_bytes();
-        let (Ok(volume), Ok(on_disk)) = (volume.transpose(), on_disk) else {
-            return;
-        };
-        let stored = self.shared.stored_bytes.load(Ordering::Relaxed);
-        let usage = Usage {
-            stored,
-            limit: self.shared.limit_bytes,
-            on_disk,
-            volume,
-        };
-        self.tight = usage.is_tight();
-        self.foresee(&usage);
-        self.shared.state.send_if_modified(|state| {
-            let judged = match *state {
-                LogState::Open if usage.is_full(false) => LogState::Full,
-                LogState::Full if !usage.is_full(true) => LogState::Open,
-                other => other,
-            };
-            let changed = judged != *state;
-            if changed {
-                tracing::warn!(state = ?judged, stored, "log_room_changed");
-                *state = judged;
-            }
-            changed
-        });
-    }
-}
-
-/// Waits for the first command, then takes everything that is there.
-fn gather(commands: &Receiver<Command>, wait: Duration) -> Work {
-    let mut work = Work::default();
-    match commands.recv_timeout(wait) {
-        Ok(command) => work.take(command),
-        Err(RecvTimeoutError::Timeout) => work.idle = true,
-        Err(RecvTimeoutError::Disconnected) => work.close = true,
-    }
-    let mut taken = 1;
-    while !work.close && work.append_bytes < GROUP_BYTES && taken < COMMIT_COMMANDS_MAX {
-        let Ok(command) = commands.try_recv() else {
-            break;
-        };
-        work.take(command);
-        taken += 1;
-    }
-    work
 }
 
 /// Tells everyone; whoever does not listen any more has lost nothing but the answer.

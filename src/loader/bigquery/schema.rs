@@ -35,6 +35,15 @@ struct Design {
     clustered_by: &'static [&'static str],
 }
 
+impl Design {
+    fn is_clustered(&self, table: &TableResource) -> bool {
+        let fields = table.clustering.as_ref().and_then(|by| by.fields.as_ref());
+        let fields = fields.map_or(&[][..], Vec::as_slice);
+        let mut pairs = fields.iter().zip(self.clustered_by);
+        fields.len() >= self.clustered_by.len() && pairs.all(|(is, wanted)| is == wanted)
+    }
+}
+
 impl BigQueryWarehouse {
     /// Makes what is missing, and tells which tables there were. Once this process has used the tables, one that is missing is an error
     /// and never quietly made again.
@@ -145,6 +154,11 @@ impl BigQueryWarehouse {
             return Ok(None);
         };
         let missing = check(design, &table).map_err(|bad| self.refused(design, bad))?;
+        if !design.is_clustered(&table) {
+            // Rows are merged all the same, and only whoever made the table can say whether it is meant so.
+            let wanted = design.clustered_by.join(", ");
+            tracing::warn!(table = %design.name, wanted, "table_not_clustered");
+        }
         Ok(Some(changes(&missing, &table)))
     }
 
@@ -351,6 +365,26 @@ mod tests {
         assert_eq!(missing, [nullable("new", Kind::Time)]);
         let add = "ADD COLUMN IF NOT EXISTS `new` TIMESTAMP";
         assert_eq!(changes(&missing, &table), [add]);
+    }
+
+    #[test]
+    fn a_table_is_clustered_when_its_first_columns_are_ours() {
+        let design = Design {
+            clustered_by: &["stream", "event"],
+            ..design()
+        };
+        let clustered = |columns: &[&str]| {
+            let columns = columns.iter().map(|&column| column.to_owned());
+            let mut table = table(|_| {});
+            table.clustering = Some(Clustering {
+                fields: Some(columns.collect()),
+            });
+            design.is_clustered(&table)
+        };
+        assert!(clustered(&["stream", "event"]) && clustered(&["stream", "event", "user_id"]));
+        assert!(!clustered(&["stream"]) && !clustered(&["event", "stream"]));
+        assert!(!design.is_clustered(&table(|_| {})));
+        assert!(self::design().is_clustered(&table(|_| {})));
     }
 
     #[test]

@@ -172,6 +172,20 @@ async fn many_writers_of_one_batch_through_all_troubles_leave_one() {
 }
 
 #[tokio::test]
+async fn what_was_stored_damaged_and_could_not_be_removed_is_not_taken_for_the_object() {
+    let service = FakeGcs::start().await;
+    let objects = service.objects(TIMEOUT).await;
+    let unavailable = [Trouble::Status(503); 3];
+    service.plan([Trouble::DamagedInStore].into_iter().chain(unavailable));
+    assert!(objects.put_if_absent(NAME, "whole".into()).await.is_err());
+    assert_eq!(service.stored().len(), 1, "not removed");
+    service.plan(unavailable);
+    assert!(objects.put_if_absent(NAME, "whole".into()).await.is_err());
+    assert!(objects.put_if_absent(NAME, "whole".into()).await.unwrap());
+    assert_eq!(service.stored()[NAME], "whole");
+}
+
+#[tokio::test]
 async fn a_service_that_asks_for_time_gets_it_from_every_call_that_follows() {
     let service = FakeGcs::start().await;
     let objects = service.objects(TIMEOUT).await;
