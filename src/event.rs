@@ -5,6 +5,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use xxhash_rust::xxh3::Xxh3;
+
 /// Microseconds since 1970-01-01T00:00:00Z.
 pub type Micros = i64;
 
@@ -269,6 +271,25 @@ pub struct BatchId {
 }
 
 impl BatchId {
+    /// The identity under which a batch is stored when the events at these offsets became error rows: its own when there are none,
+    /// else another for each set of them.
+    ///
+    /// An upgraded writer may judge differently. Did it write under the names of the one before, which died between a batch's two
+    /// objects, then an event could be in neither: its row not in the one that is there, its error row not in the one that is not.
+    #[must_use]
+    pub fn judged(mut self, errors: impl IntoIterator<Item = Offset>) -> Self {
+        let mut hash = Xxh3::with_seed(self.input_hash);
+        let mut is_split = false;
+        for offset in errors {
+            hash.update(&offset.to_le_bytes());
+            is_split = true;
+        }
+        if is_split {
+            self.input_hash = hash.digest();
+        }
+        self
+    }
+
     /// Reads what [`BatchId`] is displayed as.
     #[must_use]
     pub fn parse(stem: &str) -> Option<Self> {
@@ -320,6 +341,36 @@ mod tests {
         ] {
             assert_eq!(BatchId::parse(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn each_judgement_of_a_batch_has_a_name_of_its_own() {
+        let batch = BatchId {
+            log_id: LogId(1),
+            lane: Lane(3),
+            number: 17,
+            first: 100,
+            last: 104,
+            input_hash: 7,
+        };
+        assert_eq!(batch.judged([]), batch, "all are rows");
+        let judged = batch.judged([102]);
+        assert_eq!(judged, batch.judged([102]));
+        // Part of names that are there: it never changes.
+        assert_eq!(judged.input_hash, 0xdfd3_6aa0_5371_33bb);
+        let other = BatchId {
+            input_hash: 8,
+            ..batch
+        };
+        let names = [
+            batch,
+            judged,
+            batch.judged([103]),
+            batch.judged([102, 103]),
+            other.judged([102]),
+        ];
+        let distinct: std::collections::HashSet<_> = names.into_iter().collect();
+        assert_eq!(distinct.len(), names.len());
     }
 
     #[test]

@@ -20,10 +20,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::clock::Clock;
 use crate::config::IngressConfig;
@@ -86,6 +87,10 @@ pub use tls::{Tls, TlsError, TlsFiles};
 use admit::{Limits, Shared};
 use quota::{Addresses, Moment};
 use shed::Budget;
+
+/// How long an answer waits for the queue to hold what was sent, beyond the commit: longer than a broker that is well ever takes,
+/// shorter than the ten seconds after which the first SDKs give a request up.
+const PUBLISHED_WITHIN: Duration = Duration::from_secs(8);
 
 /// How many times the largest body a batch may measure, once each event carries what they share.
 const MERGED_FACTOR: usize = 4;
@@ -285,7 +290,7 @@ impl Ingress {
     ///
     /// # Errors
     ///
-    /// The log failed: the events may or may not be stored.
+    /// The log failed, or the queue did not take them in time: the events may or may not be stored.
     pub async fn settle<'a>(&self, pending: Pending<'a>) -> Result<Vec<Outcome<'a>>, RequestError> {
         let Pending {
             mut outcomes,
@@ -295,7 +300,8 @@ impl Ingress {
         if let Some(commit) = commit {
             let committed = commit.await.map_err(commit_code)?;
             if let Some((mut sent, tail)) = self.0.log.sent() {
-                let published = sent.wait_for(|below| *below >= tail).await;
+                let published = timeout(PUBLISHED_WITHIN, sent.wait_for(|below| *below >= tail));
+                let published = published.await.map_err(|_elapsed| Code::OutcomeUnknown)?;
                 published.map_err(|_publisher_gone| Code::LogFailed)?;
             }
             outcome::mark_duplicates(&mut outcomes, &committed.duplicates);

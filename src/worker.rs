@@ -13,7 +13,9 @@
 //!    becomes an error row with stage, code, reason and its original bytes; its neighbours are none the wiser.
 //! 3. *An outage is per store*: the stores that a worker is given retry for ever (`store::retry`). They give up only when the
 //!    program ends, and then the batch goes back to its queue.
-//! 4. A batch may come again, wholly or partly written: names are written once, so the repeat changes nothing.
+//! 4. A batch may come again, wholly or partly written: names are written once, so the repeat changes nothing. Another version of
+//!    this program may judge differently: then its names are others ([`BatchId::judged`]), and where an event is in both, the
+//!    merge lets the row win.
 //!
 //! Architecture invariant: judging is pure. What an event becomes depends on its record, its place and this program's
 //! version, never on the clock, the store or its neighbours.
@@ -26,7 +28,7 @@ use opentelemetry::KeyValue;
 use tokio::time::Instant;
 
 use crate::clock::{Clock, SystemClock};
-use crate::event::{BatchId, Micros};
+use crate::event::{BatchId, Day, Micros};
 use crate::queue::{Batch, Consumer, Delivery};
 use crate::status::Code;
 use crate::store::{ErrorRow, ErrorStore, EventStore, Row, WriteError, Written};
@@ -221,6 +223,8 @@ impl Worker {
             rows_of,
             errors_of,
         } = judged?;
+        // Before a store refuses rows of its own accord: that is an answer to this name.
+        let id = batch.id.judged(errors.iter().map(|row| row.offset));
         tracing::debug!(
             lane = %batch.id.lane,
             batch_number = batch.id.number,
@@ -236,14 +240,14 @@ impl Worker {
             let events = &self.stores.events;
             let written = span
                 .scope(&rows_of)
-                .around(events.write_events(&batch.id, batch.day, Arc::clone(&rows)))
+                .around(events.write_events(&id, batch.day, Arc::clone(&rows)))
                 .await?;
-            self.wrote("events", (&batch.id, rows.len()), began, &written);
+            self.wrote("events", (&id, rows.len()), began, &written);
             let refused = refused_rows(batch, &places, written.refused, node);
             stored = stored.saturating_sub(refused.len() as u64);
             errors.extend(refused);
         }
-        let errors = self.store_errors(batch, errors);
+        let errors = self.store_errors(&id, batch.day, errors);
         let codes = span.scope(&errors_of).around(errors).await?;
         self.count(&batch.id, stored, &codes);
         if let Some(oldest) = oldest {
@@ -257,7 +261,8 @@ impl Worker {
     /// Writes the error rows; how many there are of each code.
     async fn store_errors(
         &self,
-        batch: &Batch,
+        batch: &BatchId,
+        day: Day,
         mut errors: Vec<ErrorRow>,
     ) -> Result<BTreeMap<String, u64>, WriteError> {
         let mut codes = BTreeMap::new();
@@ -273,14 +278,14 @@ impl Worker {
         let written = self
             .stores
             .errors
-            .write_errors(&batch.id, batch.day, errors.into())
+            .write_errors(batch, day, errors.into())
             .await?;
-        self.wrote("errors", (&batch.id, count), began, &written);
+        self.wrote("errors", (batch, count), began, &written);
         if !written.refused.is_empty() {
             // There is no further place for them: the batch stays with its queue rather than lose an event.
             tracing::error!(
-                lane = %batch.id.lane,
-                batch_number = batch.id.number,
+                lane = %batch.lane,
+                batch_number = batch.number,
                 refused_count = written.refused.len(),
                 "error_rows_refused"
             );

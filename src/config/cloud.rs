@@ -150,6 +150,7 @@ pub(super) fn warehouse(
                         .then_some(Endpoint::Google),
                 },
                 dedup_days,
+                location: reader.text_if_set(&settings::BIGQUERY_LOCATION),
             })
         }
     }

@@ -101,6 +101,12 @@ fn parts(reader: &mut Reader<'_>, config: &Config) {
         config.role != Role::Loader || !firestore,
         "there is nothing to load from Firestore",
     );
+    let enabled = reader.bool(&settings::WAREHOUSE_ENABLED);
+    reader.rule(
+        &[&settings::ROLE, &settings::WAREHOUSE_ENABLED],
+        config.role != Role::Loader || enabled,
+        "a loader without its warehouse has nothing to do",
+    );
     for setting in [&settings::PUBSUB_TOPIC, &settings::PUBSUB_SUBSCRIPTION] {
         let name = reader.text(setting);
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~+%".contains(&byte);

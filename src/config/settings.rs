@@ -371,6 +371,8 @@ settings! {
             "The BigQuery dataset of the warehouse";
         BIGQUERY_TABLE: "gcp-bigquery-table", "GCP_BIGQUERY_TABLE", Unset("required for gcs with the warehouse"), Text,
             "The BigQuery table of events; error rows go to the table of this name and _errors";
+        BIGQUERY_LOCATION: "bigquery-location", "EVENTKIT_BIGQUERY_LOCATION", Unset("BigQuery's own default"), Text,
+            "Where a dataset that is missing is made; it has to be the bucket's location";
         PUBSUB_TOPIC: "pubsub-topic", "EVENTKIT_PUBSUB_TOPIC", Is("eventkit-events"), Text,
             "The Pub/Sub topic that gateways publish to";
         PUBSUB_SUBSCRIPTION: "pubsub-subscription", "EVENTKIT_PUBSUB_SUBSCRIPTION", Is("eventkit-workers"), Text,

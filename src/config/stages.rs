@@ -196,6 +196,8 @@ pub enum WarehouseConfig {
         endpoint: Option<Endpoint>,
         /// How many days apart two copies of an event may come.
         dedup_days: u32,
+        /// Where a dataset that is missing is made.
+        location: Option<String>,
     },
 }
 

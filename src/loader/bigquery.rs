@@ -51,6 +51,7 @@ use crate::event::Micros;
 use crate::store::{Objects, Table};
 
 mod api;
+mod counts;
 mod failure;
 mod names;
 mod records;
@@ -59,6 +60,7 @@ mod script;
 mod stage;
 
 use api::Api;
+use counts::Counts;
 use failure::Failure;
 use names::{BadName, Names};
 use stage::Staging;
@@ -142,6 +144,7 @@ pub struct BigQueryWarehouse {
     staged: Option<Staging>,
     /// Staging tables that this process filled or found, with the number of their manifest; dropped with its record.
     staging_tables: Vec<(u64, String)>,
+    counts: Counts,
     is_prepared: bool,
 }
 
@@ -161,6 +164,7 @@ impl BigQueryWarehouse {
             clock,
             staged: None,
             staging_tables: Vec::new(),
+            counts: Counts::default(),
             is_prepared: false,
         })
     }

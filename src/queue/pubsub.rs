@@ -24,15 +24,18 @@ use google_cloud_pubsub::retry_policy::RetryableErrors;
 
 use crate::cloud::{NoCredentials, credentials};
 use crate::event::{Lane, LogId};
+use crate::telemetry::Metrics;
 
 pub use crate::config::PubSubOptions;
 
 mod consumer;
 mod producer;
+mod retries;
 mod setup;
 
 pub use consumer::{PubSubConsumer, Puller, consumers};
 pub use producer::PubSubProducer;
+use retries::CountedRetries;
 pub use setup::{Found, SetUpError, set_up};
 
 /// How long one call may take, its repetitions included; then it is begun anew over a new connection.
@@ -57,10 +60,13 @@ impl PubSubOptions {
         format!("projects/{}/topics/{}", self.project, self.topic)
     }
 
-    pub(crate) async fn publisher(&self) -> Result<Publisher, ClientError> {
+    pub(crate) async fn publisher(&self, metrics: &Metrics) -> Result<Publisher, ClientError> {
         let mut builder = Publisher::builder(self.topic_path())
             .with_credentials(credentials(&self.endpoint)?)
-            .with_retry_policy(RetryableErrors.with_time_limit(CALL_TIMEOUT))
+            .with_retry_policy(CountedRetries {
+                inner: RetryableErrors.with_time_limit(CALL_TIMEOUT),
+                metrics: metrics.clone(),
+            })
             // A message is a whole batch: it waits for no other.
             .set_message_count_threshold(1);
         if let Some(url) = self.endpoint.url() {

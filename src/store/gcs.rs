@@ -20,6 +20,7 @@ use google_cloud_gax::error::Error as ClientError;
 use google_cloud_gax::retry_policy::NeverRetry;
 use google_cloud_storage::client::Storage;
 use google_cloud_storage::read_resume_policy::NeverResume;
+use opentelemetry::KeyValue;
 use tokio::time::Instant;
 
 use super::objects::is_plain_name;
@@ -27,6 +28,7 @@ use super::{Objects, WriteError};
 use crate::backoff::Backoff;
 use crate::cloud;
 use crate::config::Endpoint;
+use crate::telemetry::Metrics;
 use failure::Failure;
 use json::JsonApi;
 
@@ -89,6 +91,7 @@ struct Inner {
     resource: String,
     storage: Storage,
     json: JsonApi,
+    metrics: Metrics,
     request_timeout: Duration,
     /// Until when the service asked to be left alone.
     not_before: Mutex<Option<Instant>>,
@@ -102,7 +105,7 @@ impl GcsObjects {
     /// # Errors
     ///
     /// [`OpenError`]; the bucket itself is looked at by [`check`](Self::check).
-    pub async fn open(options: GcsOptions) -> Result<Self, OpenError> {
+    pub async fn open(options: GcsOptions, metrics: Metrics) -> Result<Self, OpenError> {
         let GcsOptions {
             bucket,
             endpoint,
@@ -131,6 +134,7 @@ impl GcsObjects {
                 bucket,
                 storage,
                 json,
+                metrics,
                 request_timeout,
                 not_before: Mutex::default(),
                 damaged: Mutex::default(),
@@ -279,10 +283,8 @@ impl Inner {
         let Some(generation) = damaged else {
             return Ok(());
         };
-        self.repeat("remove the damaged", name, || {
-            self.json.delete(name, Some(generation))
-        })
-        .await?;
+        self.repeat("delete", name, || self.json.delete(name, Some(generation)))
+            .await?;
         self.damaged().remove(name);
         tracing::warn!(object = name, generation, "damaged_object_removed");
         Ok(())
@@ -328,6 +330,8 @@ impl Inner {
             if failures == ATTEMPTS || !failure.is_worth_another_attempt() {
                 return Err(self.error(operation, name, failure));
             }
+            let labels = [KeyValue::new("operation", operation)];
+            self.metrics.store_call_retries.add(1, &labels);
             tracing::debug!(operation, attempt = failures, %failure, "object_call_failed");
             tokio::time::sleep(BACKOFF.wait(failures)).await;
         }

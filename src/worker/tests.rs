@@ -1,4 +1,4 @@
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Mutex;
 
 use async_trait::async_trait;
@@ -11,7 +11,7 @@ use super::*;
 use crate::event::{Day, Event, Lane, LogId, PayloadFormat};
 use crate::queue::Settle;
 use crate::store::fake::{Fault, Faulty, MemoryObjects};
-use crate::store::{ObjectEventStore, Objects as _, parquet};
+use crate::store::{Marker, ObjectEventStore, Objects as _, parquet};
 use crate::telemetry::trace::kept::Kept;
 use crate::wal::record;
 
@@ -123,8 +123,25 @@ fn stores(objects: &MemoryObjects) -> Stores {
 
 /// Offsets of rows, and offsets and codes of error rows.
 async fn stored(objects: &MemoryObjects) -> (Vec<u64>, Vec<(u64, String)>) {
-    let (mut rows, mut errors) = (Vec::new(), Vec::new());
+    among(objects, objects.names()).await
+}
+
+/// The same of what the loader will find.
+async fn marked(objects: &MemoryObjects) -> (Vec<u64>, Vec<(u64, String)>) {
+    let mut names = Vec::new();
     for name in objects.names() {
+        if name.starts_with("inbox/") {
+            let marker = objects.get(&name).await.unwrap().unwrap();
+            let marker: Marker = serde_json::from_slice(&marker).unwrap();
+            names.push(marker.object);
+        }
+    }
+    among(objects, names).await
+}
+
+async fn among(objects: &MemoryObjects, names: Vec<String>) -> (Vec<u64>, Vec<(u64, String)>) {
+    let (mut rows, mut errors) = (Vec::new(), Vec::new());
+    for name in names {
         let Some(bytes) = objects.get(&name).await.unwrap() else {
             continue;
         };
@@ -191,14 +208,41 @@ async fn a_repeated_batch_changes_nothing() {
     let batches = [batch(0, &[GOOD, BAD]), batch(1, &[GOOD])];
     work(&batches, stores(&objects), judge).await;
     let before = (objects.names(), stored(&objects).await);
-    // A later version may judge differently: what is there stays.
-    let stricter: Judge = |_, _| panic!("nothing is good enough");
     let (settled, _) = work(&batches[..1], stores(&objects), judge).await;
     assert_eq!(settled, [(0, true)]);
     assert_eq!((objects.names(), stored(&objects).await), before);
-    let (settled, _) = work(&batches[..1], stores(&objects), stricter).await;
-    assert_eq!(settled, [(0, true)]);
-    assert_eq!((objects.names(), stored(&objects).await), before);
+}
+
+/// Whatever is asked for, and the end of the batch whose offset is 12.
+const STRICTER: Judge = |record, place| {
+    assert_ne!(place.offset, 12, "not good enough any more");
+    judge(record, place)
+};
+
+#[tokio::test]
+async fn an_event_that_another_version_judges_differently_is_a_row_or_an_error_wherever_the_one_before_died()
+ {
+    let batches = [batch(0, &[GOOD, GOOD, BAD])];
+    for (before, after) in [(STRICTER, judge as Judge), (judge as Judge, STRICTER)] {
+        // The events' object and marker, then the errors'; and once nothing fails.
+        for fails_at in 0..5 {
+            let objects = MemoryObjects::default();
+            let mut plan = vec![None; fails_at];
+            plan.push(Some(Fault::Unavailable));
+            let faulty = Arc::new(Faulty::new(objects.clone(), plan));
+            let dying = Stores::both(Arc::new(ObjectEventStore::new(faulty)));
+            let (settled, _) = work(&batches, dying, before).await;
+            assert_eq!(settled, [(0, fails_at == 4)]);
+            let (settled, _) = work(&batches, stores(&objects), after).await;
+            assert_eq!(settled, [(0, true)]);
+            let (rows, errors) = marked(&objects).await;
+            let errors = errors.into_iter().map(|(offset, _)| offset);
+            let all: BTreeSet<u64> = rows.iter().copied().chain(errors).collect();
+            assert_eq!(all, BTreeSet::from([10, 12, 14]), "call {fails_at}");
+            // What was a row for one of them is a row for good.
+            assert!(rows.contains(&10), "call {fails_at}");
+        }
+    }
 }
 
 #[tokio::test]

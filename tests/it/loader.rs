@@ -191,7 +191,7 @@ impl World {
             return Self::all();
         }
         if cfg!(feature = "cloud") {
-            let what = "crashes of the loader at every call, its driver and retention on BigQuery (in `make chaos`; every promise of a warehouse is tried here, too)";
+            let what = "crashes of the loader at every call, its driver and what retention does to a store, on BigQuery (in `make chaos`; every promise of a warehouse is tried here, too)";
             crate::support::emulators::list_not_run("EVENTKIT_CHAOS=long", what);
         }
         Vec::from(Self::local())

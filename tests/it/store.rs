@@ -17,6 +17,8 @@ use eventkit::store::{
 };
 #[cfg(feature = "cloud")]
 use eventkit::store::{GcsObjects, GcsOptions};
+#[cfg(feature = "cloud")]
+use eventkit::telemetry::Metrics;
 use tempfile::TempDir;
 
 use crate::stores::rows::{DAY, error_row, row};
@@ -82,7 +84,11 @@ pub(super) async fn emulated_bucket() -> Option<GcsObjects> {
         endpoint: Endpoint::emulator(&url),
         request_timeout: TIMEOUT,
     };
-    Some(GcsObjects::open(options).await.expect("a client"))
+    Some(
+        GcsObjects::open(options, Metrics::new())
+            .await
+            .expect("a client"),
+    )
 }
 
 /// Of one attempt; generous, since nothing here is meant to fail.

@@ -68,13 +68,13 @@ async fn firestore(project: &str, endpoint: &Endpoint, shared: &Shared) -> anyho
 }
 
 async fn gcs(bucket: &str, endpoint: &Endpoint, shared: &Shared) -> anyhow::Result<Store> {
-    let objects = GcsObjects::open(GcsOptions {
+    let options = GcsOptions {
         bucket: bucket.to_owned(),
         endpoint: endpoint.clone(),
         request_timeout: STORE_TIMEOUT,
-    })
-    .await
-    .context("open the event store")?;
+    };
+    let opened = GcsObjects::open(options, shared.metrics.clone()).await;
+    let objects = opened.context("open the event store")?;
     // It has a limit of its own.
     match objects.check().await {
         Ok(()) => {}
@@ -99,6 +99,7 @@ pub(super) async fn warehouse(
         bucket,
         endpoint,
         dedup_days,
+        location,
     } = config
     else {
         anyhow::bail!("no warehouse of a cloud");
@@ -111,6 +112,7 @@ pub(super) async fn warehouse(
     };
     let options = BigQueryOptions {
         dedup_days: *dedup_days,
+        location: location.clone(),
         ..BigQueryOptions::new(endpoint.clone(), project, dataset, table, bucket)
     };
     let mut warehouse =
@@ -174,6 +176,14 @@ async fn set_up(options: &PubSubOptions) -> anyhow::Result<Option<Found>> {
                     keeps_hours = keeps.as_secs_f64() / 3_600.0,
                     expected_hours = options.retention.as_secs_f64() / 3_600.0,
                     "subscription_keeps_less_than_configured"
+                );
+            }
+            if found.identity.is_none() {
+                let action = "give it a label eventkit-identity of any value: without it one that is deleted and made again between two looks is taken for the same, and what was published in between is gone";
+                tracing::warn!(
+                    subscription = options.subscription,
+                    action,
+                    "subscription_has_no_label"
                 );
             }
             Ok(Some(found))

@@ -116,24 +116,20 @@ impl BigQueryWarehouse {
 
     /// Brings the manifest to its goal by a job that runs under each count once, unless it is there.
     async fn reach(
-        &self,
+        &mut self,
         manifest: &Manifest,
         goal: Goal,
         configuration: JobConfiguration,
     ) -> Result<Known, Failed> {
-        let error = |failure| Failed::Warehouse(self.error(failure));
-        let mut count = 1_u32;
-        let mut has_run = false;
+        let step = goal.step();
+        let mut known = self.known(manifest.number).await?;
         loop {
-            let known = self.known(manifest.number).await?;
             if let Some(known) = known.filter(|known| goal.is_reached(known)) {
                 return Ok(known);
             }
-            // One job a call: whatever this is, more of them would not mend it.
-            if has_run {
-                return Err(error(Failure::Lacks("record of what its job did")));
-            }
-            let id = self.names.job(manifest, goal.step(), count);
+            let count = self.counts.free(manifest, step);
+            let error = |failure| Failed::Warehouse(self.error(failure));
+            let id = self.names.job(manifest, step, count);
             trace::current().set(names::JOB_ID, id.clone());
             let found = self.api.find_job(&id).await.map_err(error)?;
             let was_there = found.is_some();
@@ -145,18 +141,29 @@ impl BigQueryWarehouse {
                 }
             };
             let job = self.api.ended_job(&id, job).await.map_err(error)?;
-            let failed = JobError::of(&job);
-            // One that failed before is burnt; one that ended well and left nothing was of tables that are gone.
-            if !was_there && let Some(failed) = failed {
-                let lacks_staging = failed.lacks_a_table() && failed.message.contains("_staging_");
-                return Err(if lacks_staging {
-                    Failed::NotStaged
-                } else {
-                    error(Failure::Job { id, error: failed })
-                });
+            match JobError::of(&job) {
+                // It failed before.
+                Some(_) if was_there => {}
+                Some(failed) => {
+                    let lacks_staging =
+                        failed.lacks_a_table() && failed.message.contains("_staging_");
+                    let failed = match lacks_staging {
+                        true => Failed::NotStaged,
+                        false => error(Failure::Job { id, error: failed }),
+                    };
+                    self.counts.used(step, count);
+                    return Err(failed);
+                }
+                // One that ended well before, and left nothing, was of tables that are gone.
+                None => {
+                    known = self.known(manifest.number).await?;
+                    // One job a call: whatever this is, more of them would not mend it.
+                    if !was_there && known.is_none_or(|known| !goal.is_reached(&known)) {
+                        return Err(error(Failure::Lacks("record of what its job did")));
+                    }
+                }
             }
-            has_run = !was_there;
-            count = count.saturating_add(1);
+            self.counts.used(step, count);
         }
     }
 
@@ -189,7 +196,7 @@ impl BigQueryWarehouse {
     }
 
     pub(super) async fn record_outcome(
-        &self,
+        &mut self,
         manifest: &Manifest,
         outcome: &Outcome,
     ) -> Result<(), WarehouseError> {

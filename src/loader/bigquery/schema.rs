@@ -127,7 +127,7 @@ impl BigQueryWarehouse {
             None => {
                 let table = self.resource(design);
                 match self.api.make_table(table).await.map_err(error)? {
-                    Some(made) => changes(&[], &made),
+                    Some(made) => changes_when_made(&made),
                     // Somebody else was quicker.
                     None => {
                         let found = self.changes_to_existing(design).await?;
@@ -154,6 +154,14 @@ impl BigQueryWarehouse {
             return Ok(None);
         };
         let missing = check(design, &table).map_err(|bad| self.refused(design, bad))?;
+        // A repeat is recognised by the row that it repeats.
+        let window_ms = (i64::from(self.dedup_days) + 1) * 86_400_000;
+        if design.is_by_day
+            && let Some(expire_ms) = partitions_expire_ms(&table)
+            && expire_ms < window_ms
+        {
+            tracing::warn!(table = %design.name, expire_ms, window_ms, "partitions_expire_too_soon");
+        }
         if !design.is_clustered(&table) {
             // Rows are merged all the same, and only whoever made the table can say whether it is meant so.
             let wanted = design.clustered_by.join(", ");
@@ -222,6 +230,22 @@ fn changes(missing: &[Column], table: &TableResource) -> Vec<String> {
     changes
 }
 
+/// The same of a table that was just made, whose partitions may have inherited an end as well. Where somebody set one on the table
+/// itself, it is meant.
+fn changes_when_made(made: &TableResource) -> Vec<String> {
+    let mut changes = changes(&[], made);
+    if partitions_expire_ms(made).is_some() {
+        changes.push("SET OPTIONS (partition_expiration_days = NULL)".to_owned());
+    }
+    changes
+}
+
+/// After how long its partitions go.
+fn partitions_expire_ms(table: &TableResource) -> Option<i64> {
+    let day = table.time_partitioning.as_ref()?;
+    day.expiration_ms.as_ref()?.parse().ok()
+}
+
 /// Why a table is not used.
 #[derive(Debug, PartialEq, Eq)]
 enum Bad {
@@ -273,6 +297,8 @@ fn check(design: &Design, table: &TableResource) -> Result<Vec<Column>, Bad> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use gcp_bigquery_client::model::field_type::FieldType;
 
     use super::columns::{Kind, nullable};
@@ -395,6 +421,18 @@ mod tests {
         assert_eq!(
             changes(&[], &table),
             ["SET OPTIONS (expiration_timestamp = NULL)"]
+        );
+        let day = Duration::from_secs(86_400);
+        let by_day = TimePartitioning::per_day().field("received_at");
+        table.time_partitioning = Some(by_day.expiration_ms(day));
+        assert_eq!(partitions_expire_ms(&table), Some(86_400_000));
+        assert_eq!(changes(&[], &table).len(), 1, "somebody's own");
+        assert_eq!(
+            changes_when_made(&table),
+            [
+                "SET OPTIONS (expiration_timestamp = NULL)",
+                "SET OPTIONS (partition_expiration_days = NULL)"
+            ]
         );
     }
 }

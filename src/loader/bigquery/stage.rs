@@ -81,11 +81,11 @@ impl BigQueryWarehouse {
                 reason,
             });
         }
-        let mut count = 1_u32;
         loop {
-            match self.stage_once(manifest, table, &objects, count).await? {
+            let count = self.counts.free(manifest, table.as_str());
+            match Box::pin(self.stage_once(manifest, table, &objects, count)).await? {
                 Once::Staged(part) => return Ok(Some(part)),
-                Once::Burnt => count = count.saturating_add(1),
+                Once::Burnt => self.counts.used(table.as_str(), count),
             }
         }
     }
@@ -123,7 +123,12 @@ impl BigQueryWarehouse {
             // A refusal stays until a person acts; then the objects are loaded under the next count.
             return match error.is_denied() {
                 true if was_there => Ok(Once::Burnt),
-                true => Err(self.error(Failure::Job { id, error }).into()),
+                true => {
+                    self.counts.used(table.as_str(), count);
+                    self.staging_tables.pop();
+                    self.drop_staged(&staging).await;
+                    Err(self.error(Failure::Job { id, error }).into())
+                }
                 false => Err(error.of_load(objects)),
             };
         }
@@ -189,9 +194,13 @@ impl BigQueryWarehouse {
         self.staging_tables = open;
         let ended: Vec<(u64, String)> = ended;
         for (_, table) in ended {
-            if let Err(failure) = self.api.drop_table(&table).await {
-                tracing::warn!(table, error = %with_causes(&failure), "staging_table_stays");
-            }
+            self.drop_staged(&table).await;
+        }
+    }
+
+    async fn drop_staged(&self, table: &str) {
+        if let Err(failure) = self.api.drop_table(table).await {
+            tracing::warn!(table, error = %with_causes(&failure), "staging_table_stays");
         }
     }
 

@@ -86,7 +86,7 @@ impl PubSubProducer {
         if let Some(client) = &*self.made() {
             return Ok(client.clone());
         }
-        let made = self.options.publisher().await;
+        let made = self.options.publisher(&self.metrics).await;
         let made = made.map_err(|error| Failure {
             kind: "no client",
             text: with_causes(&error),
@@ -260,6 +260,7 @@ impl Producer for PubSubProducer {
 /// Whether a refusal stays until somebody does something about it.
 fn needs_a_person(kind: &str) -> bool {
     let codes = [
+        Code::NotFound,
         Code::PermissionDenied,
         Code::Unauthenticated,
         Code::InvalidArgument,

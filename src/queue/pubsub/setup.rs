@@ -161,6 +161,9 @@ fn unfit(found: &Subscription, topic: &str) -> Option<&'static str> {
     if !found.filter.is_empty() {
         return Some("it has a filter, which discards what does not match");
     }
+    if !found.message_transforms.is_empty() {
+        return Some("it transforms messages, which may change or discard a batch: remove that");
+    }
     if found.dead_letter_policy.is_some() {
         return Some(
             "it has a dead letter policy, which would move good batches away while a store is out: remove it",
@@ -256,7 +259,9 @@ fn failed<'a>(operation: &'static str, path: &'a str) -> impl Fn(Error) -> SetUp
 
 #[cfg(test)]
 mod tests {
-    use google_cloud_pubsub::model::{BigQueryConfig, CloudStorageConfig, DeadLetterPolicy};
+    use google_cloud_pubsub::model::{
+        BigQueryConfig, CloudStorageConfig, DeadLetterPolicy, MessageTransform,
+    };
 
     use super::super::options;
     use super::*;
@@ -313,6 +318,10 @@ mod tests {
             ("another topic", good().set_topic("projects/p/topics/u")),
             ("order", good().set_enable_message_ordering(false)),
             ("filter", good().set_filter("attributes:x")),
+            (
+                "transforms",
+                good().set_message_transforms([MessageTransform::new()]),
+            ),
             (
                 "dead letter",
                 good().set_dead_letter_policy(DeadLetterPolicy::new()),

@@ -248,6 +248,9 @@ instruments! {
         "reason" of vec!["unavailable", "denied"];
     /// Store writes that failed and were tried again. Label `kind`.
     store_write_retries: Count = "eventkit_store_write_retries", "Writes tried again", "kind" of tables();
+    /// Reads, lists and removals of objects that failed and were tried again. Label `operation`: `get`, `list`, `delete`.
+    store_call_retries: Count = "eventkit_store_call_retries", "Reads, lists and removals tried again",
+        "operation" of vec!["get", "list", "delete"];
     /// Bytes of objects that were written. Label `kind`.
     store_bytes_written: Count = "eventkit_store_bytes_written", "Bytes written", "kind" of tables();
 

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use eventkit::config::Endpoint;
 use eventkit::store::{ErrorRow, GcsObjects, GcsOptions, Objects as _, Row, parquet};
+use eventkit::telemetry::Metrics;
 use parquet_file::arrow::ArrowWriter;
 use parquet_file::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet_file::file::properties::WriterProperties;
@@ -100,7 +101,7 @@ impl Bucket {
             request_timeout: Duration::from_secs(20),
         };
         Ok(Self {
-            objects: GcsObjects::open(options).await?,
+            objects: GcsObjects::open(options, Metrics::new()).await?,
             read: BTreeMap::new(),
             rewritten: BTreeMap::new(),
         })

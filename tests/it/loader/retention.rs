@@ -50,7 +50,7 @@ async fn retain(loader: &mut Loader) {
 
 #[tokio::test]
 async fn a_warehouse_removes_old_rows_in_small_steps_and_keeps_every_record() {
-    for world in World::for_many_loads() {
+    for world in World::all() {
         let objects = MemoryObjects::default();
         let rows = [
             aged("a", 1, 9),

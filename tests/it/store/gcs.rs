@@ -202,7 +202,8 @@ async fn a_service_that_asks_for_time_gets_it_from_every_call_that_follows() {
 #[tokio::test]
 async fn a_read_is_tried_again_and_never_gives_other_bytes() {
     let service = FakeGcs::start().await;
-    let objects = service.objects(TIMEOUT).await;
+    let metrics = Metrics::new();
+    let objects = service.counted(TIMEOUT, &metrics).await;
     let bytes = large();
     objects.put_if_absent(NAME, bytes.clone()).await.unwrap();
     for trouble in [
@@ -225,6 +226,10 @@ async fn a_read_is_tried_again_and_never_gives_other_bytes() {
         assert_eq!(error.disposition(), Disposition::Retry, "{trouble:?}");
         assert_eq!(service.take_calls().len(), 3, "{trouble:?}");
     }
+    let rendered = metrics.render();
+    // One, and then two before the third failure is the caller's, for each trouble.
+    let counted = r#"eventkit_store_call_retries_total{operation="get"} 21"#;
+    assert!(rendered.contains(counted), "{rendered}");
     for (trouble, expected) in [
         (Trouble::Hang, Disposition::Retry),
         (Trouble::Status(403), Disposition::Alarm),
@@ -355,7 +360,7 @@ async fn a_name_that_is_none_is_refused_unsent() {
         endpoint: Endpoint::emulator("127.0.0.1:1"),
         request_timeout: TIMEOUT,
     };
-    let error = GcsObjects::open(options).await.unwrap_err();
+    let error = GcsObjects::open(options, Metrics::new()).await.unwrap_err();
     assert!(matches!(error, OpenError::Bucket(_)), "{error}");
 }
 

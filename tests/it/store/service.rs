@@ -13,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 use eventkit::config::Endpoint;
 use eventkit::lifecycle::Tasks;
 use eventkit::store::{GcsObjects, GcsOptions};
+use eventkit::telemetry::Metrics;
 use futures::stream;
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
@@ -113,14 +114,23 @@ impl FakeGcs {
         self.bucket(BUCKET, request_timeout).await
     }
 
+    /// The same, whose metrics somebody reads.
+    pub(super) async fn counted(&self, request_timeout: Duration, metrics: &Metrics) -> GcsObjects {
+        self.open(BUCKET, request_timeout, metrics.clone()).await
+    }
+
     /// A client of any bucket.
     pub(super) async fn bucket(&self, bucket: &str, request_timeout: Duration) -> GcsObjects {
+        self.open(bucket, request_timeout, Metrics::new()).await
+    }
+
+    async fn open(&self, bucket: &str, request_timeout: Duration, metrics: Metrics) -> GcsObjects {
         let options = GcsOptions {
             bucket: bucket.to_owned(),
             endpoint: Endpoint::emulator(&self.url),
             request_timeout,
         };
-        GcsObjects::open(options).await.unwrap()
+        GcsObjects::open(options, metrics).await.unwrap()
     }
 
     /// Plans what happens to the next requests.

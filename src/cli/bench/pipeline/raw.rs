@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::emulators::Emulators;
 use crate::cli::bench::{Bench, BenchError};
 use crate::queue::pubsub::{PubSubOptions, set_up};
+use crate::telemetry::Metrics;
 
 /// How many messages there are under way: one per lane, as the publisher has it.
 const KEYS: u64 = 16;
@@ -75,7 +76,7 @@ async fn clients(options: &PubSubOptions) -> Result<(Publisher, Subscriber), Ben
     let failed = |error: crate::queue::pubsub::ClientError| {
         BenchError::Emulator("make a client of Pub/Sub", error.to_string())
     };
-    let publisher = options.publisher().await.map_err(failed)?;
+    let publisher = options.publisher(&Metrics::new()).await.map_err(failed)?;
     let subscriber = options.subscriber().await.map_err(failed)?;
     Ok((publisher, subscriber))
 }
