@@ -266,7 +266,8 @@ pub struct BatchId {
     pub first: Offset,
     /// The offset of the last event; the offsets between belong to this lane only in part.
     pub last: Offset,
-    /// xxh3-64 over the input: every record's length (u32, little endian) and bytes, in order.
+    /// xxh3-64 over the input: every record's length (u32, little endian) and bytes, in order. In the names of what is stored also
+    /// over what was judged to be an error, see [`judged`](Self::judged).
     pub input_hash: u64,
 }
 

@@ -98,6 +98,15 @@ impl Proxy {
         sent.map(|(_, id)| id.clone()).collect()
     }
 
+    /// The ids of the jobs that were asked for, in order, each once as long as it was asked for.
+    pub(crate) fn looked(&self) -> Vec<String> {
+        let plan = self.plan();
+        let looked = plan.jobs.iter().filter(|(method, _)| method == "GET");
+        let mut looked: Vec<String> = looked.map(|(_, id)| id.clone()).collect();
+        looked.dedup();
+        looked
+    }
+
     async fn forward(&self, method: &Method, path: &str, body: Bytes) -> (u16, Bytes) {
         let request = reqwest::Client::new()
             .request(method.clone(), format!("{}{path}", self.target))
