@@ -58,7 +58,7 @@ crash: ## kill -9 in a loop; EVENTKIT_CHAOS_KILLS=100 (per log engine) EVENTKIT_
 	cargo test --locked --test chaos kills::
 
 chaos: ## every fault in its long form against the release binary; figures in target/chaos-figures.txt
-	@scripts/with-emulators scripts/chaos
+	@EMULATOR_PUBSUB_HEAP=$${EMULATOR_PUBSUB_HEAP:-2g} scripts/with-emulators scripts/chaos
 
 power: ## power cuts, rebuilt from a journal; EVENTKIT_CHAOS=long EVENTKIT_POWER_SEED=7 make power
 	cargo test --locked --test power
