@@ -38,9 +38,8 @@ struct Design {
 impl Design {
     fn is_clustered(&self, table: &TableResource) -> bool {
         let fields = table.clustering.as_ref().and_then(|by| by.fields.as_ref());
-        let fields = fields.map_or(&[][..], Vec::as_slice);
-        let mut pairs = fields.iter().zip(self.clustered_by);
-        fields.len() >= self.clustered_by.len() && pairs.all(|(is, wanted)| is == wanted)
+        let first = fields.into_iter().flatten().take(self.clustered_by.len());
+        first.eq(self.clustered_by)
     }
 }
 
