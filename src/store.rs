@@ -121,7 +121,8 @@ pub trait EventStore: std::fmt::Debug + Send + Sync + 'static {
 /// Takes the rows that could not become events.
 #[async_trait]
 pub trait ErrorStore: std::fmt::Debug + Send + Sync + 'static {
-    /// Writes error rows under the batch's name; see the promises above.
+    /// Writes error rows under the batch's name; see the promises above. There is no further place for one that is refused:
+    /// [`Retrying`] takes that for a failure.
     ///
     /// # Errors
     ///

@@ -281,19 +281,6 @@ impl Worker {
             .write_errors(batch, day, errors.into())
             .await?;
         self.wrote("errors", (batch, count), began, &written);
-        if !written.refused.is_empty() {
-            // There is no further place for them: the batch stays with its queue rather than lose an event.
-            tracing::error!(
-                lane = %batch.lane,
-                batch_number = batch.number,
-                refused_count = written.refused.len(),
-                "error_rows_refused"
-            );
-            return Err(WriteError::Denied {
-                reason: "the error store refused error rows".to_owned(),
-                source: None,
-            });
-        }
         Ok(codes)
     }
 

@@ -283,11 +283,29 @@ impl<S: ErrorStore> ErrorStore for Retrying<S> {
         day: Day,
         rows: Arc<[ErrorRow]>,
     ) -> Result<Written, WriteError> {
-        self.run("errors", batch, || {
-            self.inner.write_errors(batch, day, Arc::clone(&rows))
+        self.run("errors", batch, || async {
+            all_taken(
+                self.inner
+                    .write_errors(batch, day, Arc::clone(&rows))
+                    .await?,
+            )
         })
         .await
     }
+}
+
+/// There is no further place for an error row that is refused: its batch waits rather than lose an event.
+fn all_taken(written: Written) -> Result<Written, WriteError> {
+    let Some((_, reason)) = written.refused.first() else {
+        return Ok(written);
+    };
+    Err(WriteError::Denied {
+        reason: format!(
+            "it takes {} error rows not: {reason}",
+            written.refused.len()
+        ),
+        source: None,
+    })
 }
 
 #[cfg(test)]

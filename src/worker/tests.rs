@@ -299,21 +299,6 @@ impl EventStore for Picky {
     }
 }
 
-#[async_trait]
-impl ErrorStore for Picky {
-    async fn write_errors(
-        &self,
-        _: &BatchId,
-        _: Day,
-        _: Arc<[ErrorRow]>,
-    ) -> Result<Written, WriteError> {
-        Ok(Written {
-            refused: vec![(0, "no".to_owned())],
-            ..Written::default()
-        })
-    }
-}
-
 #[tokio::test]
 async fn a_row_that_the_store_refuses_becomes_an_error_row_in_its_place() {
     let objects = MemoryObjects::default();
@@ -333,17 +318,6 @@ async fn a_row_that_the_store_refuses_becomes_an_error_row_in_its_place() {
         metrics.contains("eventkit_events_processed_total 2"),
         "{metrics}"
     );
-}
-
-#[tokio::test]
-async fn a_batch_whose_error_rows_are_refused_is_not_forgotten() {
-    let objects = MemoryObjects::default();
-    let stores = Stores {
-        errors: Arc::new(Picky),
-        ..stores(&objects)
-    };
-    let (settled, _) = work(&[batch(0, &[GOOD, BAD])], stores, judge).await;
-    assert_eq!(settled, [(0, false)]);
 }
 
 #[test]

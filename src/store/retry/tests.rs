@@ -1,3 +1,4 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::*;
@@ -185,6 +186,50 @@ async fn error_rows_are_retried_too() {
         metrics.contains(r#"eventkit_store_write_retries_total{kind="errors"} 1"#),
         "{metrics}"
     );
+}
+
+/// Refuses an error row at its first two calls.
+#[derive(Debug, Default)]
+struct Picky(AtomicUsize);
+
+#[async_trait]
+impl ErrorStore for Picky {
+    async fn write_errors(
+        &self,
+        _: &BatchId,
+        _: Day,
+        _: Arc<[ErrorRow]>,
+    ) -> Result<Written, WriteError> {
+        let refused = match self.0.fetch_add(1, Ordering::Relaxed) {
+            0 | 1 => vec![(0, "the document is too large".to_owned())],
+            _ => vec![],
+        };
+        Ok(Written {
+            refused,
+            ..Written::default()
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_row_that_is_refused_is_tried_again() {
+    let metrics = Metrics::new();
+    let store = Retrying::new(
+        Picky::default(),
+        Backoff::default(),
+        Health::default(),
+        metrics.clone(),
+        CancellationToken::new(),
+    );
+    let written = store.write_errors(&batch(0), Day(0), Arc::new([])).await;
+    assert!(written.unwrap().refused.is_empty());
+    let metrics = metrics.render();
+    for line in [
+        r#"eventkit_store_write_failures_total{reason="denied"} 2"#,
+        r#"eventkit_store_write_retries_total{kind="errors"} 2"#,
+    ] {
+        assert!(metrics.contains(line), "{metrics}");
+    }
 }
 
 const REFUSAL: Alarms = Alarms {
