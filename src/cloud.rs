@@ -3,9 +3,15 @@
 //! No client library reads an emulator's variable here: each is told its [`Endpoint`](crate::config::Endpoint), and towards an emulator it
 //! has no credentials at all. So a process that is pointed at an emulator never shows a real key to anyone.
 
+use std::sync::OnceLock;
+
 use google_cloud_auth::credentials::{self, AccessTokenCredentials, Credentials, anonymous};
 
 use crate::config::Endpoint;
+
+use lasting::{LIMIT, Lasting, PAUSE};
+
+mod lasting;
 
 /// Why there are no credentials.
 #[derive(Debug, thiserror::Error)]
@@ -29,12 +35,10 @@ pub fn choose_tls() {
 ///
 /// [`NoCredentials`].
 pub fn credentials(endpoint: &Endpoint) -> Result<Credentials, NoCredentials> {
-    match endpoint {
-        Endpoint::Emulator(_) => Ok(anonymous::Builder::new().build()),
-        Endpoint::Google => credentials::Builder::default()
-            .build()
-            .map_err(NoCredentials),
-    }
+    Ok(match access_tokens(endpoint)? {
+        Some(tokens) => tokens.into(),
+        None => anonymous::Builder::new().build(),
+    })
 }
 
 /// The same as access tokens, for clients that want to see one; `None` towards an emulator.
@@ -42,16 +46,16 @@ pub fn credentials(endpoint: &Endpoint) -> Result<Credentials, NoCredentials> {
 /// # Errors
 ///
 /// [`NoCredentials`].
-pub fn access_tokens(
-    endpoint: &Endpoint,
-    scopes: &[&str],
-) -> Result<Option<AccessTokenCredentials>, NoCredentials> {
-    match endpoint {
-        Endpoint::Emulator(_) => Ok(None),
-        Endpoint::Google => credentials::Builder::default()
-            .with_scopes(scopes.iter().copied())
-            .build_access_token_credentials()
-            .map(Some)
-            .map_err(NoCredentials),
+pub fn access_tokens(endpoint: &Endpoint) -> Result<Option<AccessTokenCredentials>, NoCredentials> {
+    // One for the process, as its environment is: the library keeps a task for each that it makes, for an hour after it was dropped.
+    static OURS: OnceLock<AccessTokenCredentials> = OnceLock::new();
+    if *endpoint != Endpoint::Google {
+        return Ok(None);
     }
+    if let Some(ours) = OURS.get() {
+        return Ok(Some(ours.clone()));
+    }
+    let make = || credentials::Builder::default().build_access_token_credentials();
+    let made = Lasting::new(Box::new(make), PAUSE, LIMIT).map_err(NoCredentials)?;
+    Ok(Some(OURS.get_or_init(|| made.into()).clone()))
 }

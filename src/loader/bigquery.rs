@@ -72,9 +72,6 @@ pub const LIMITS: Limits = Limits {
     rows: 50_000_000,
 };
 
-/// What tokens are asked for.
-const SCOPE: &str = "https://www.googleapis.com/auth/bigquery";
-
 /// Which tables, and how they are reached.
 #[derive(Debug, Clone)]
 pub struct BigQueryOptions {
@@ -156,7 +153,7 @@ impl BigQueryWarehouse {
     /// [`OpenError`].
     pub fn new(options: BigQueryOptions, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
         let names = Names::new(&options)?;
-        let tokens = cloud::access_tokens(&options.endpoint, &[SCOPE])?;
+        let tokens = cloud::access_tokens(&options.endpoint)?;
         Ok(Self {
             dedup_days: options.dedup_days,
             api: Api::new(options, tokens),
@@ -209,7 +206,7 @@ impl Warehouse for BigQueryWarehouse {
     ) -> Result<Staged, LoadError> {
         self.staged = None;
         // Merged before: nothing has to be staged again for the counts to be answered again.
-        let known = self.known(manifest.number).await?;
+        let known = self.known(manifest).await?;
         if let Some(staged) = known.and_then(|known| known.staged()) {
             self.staged = Some(Staging::none(manifest));
             return Ok(staged);
