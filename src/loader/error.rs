@@ -92,7 +92,8 @@ impl RoundError {
             | WarehouseError::Gone { .. }
             | WarehouseError::Denied { .. }
             | WarehouseError::Foreign { .. }
-            | WarehouseError::Newer { .. } => true,
+            | WarehouseError::Newer { .. }
+            | WarehouseError::Shared { .. } => true,
         };
         match self {
             Self::Store(error) => store(error),

@@ -33,6 +33,8 @@ struct State {
     errors: BTreeMap<ErrorId, ErrorRow>,
     merged: BTreeMap<u64, Merged>,
     recorded: BTreeMap<u64, Outcome>,
+    /// Which objects a number was taken for.
+    taken: BTreeMap<u64, String>,
     objects: HashSet<String>,
 }
 
@@ -133,6 +135,7 @@ impl Warehouse for MemoryWarehouse {
             _ => return Err(MergeError::NotStaged(number)),
         };
         let mut state = self.lock();
+        state.take(manifest)?;
         if let Some(merged) = state.merged.get(&number) {
             return Ok(*merged);
         }
@@ -147,6 +150,7 @@ impl Warehouse for MemoryWarehouse {
         outcome: &Outcome,
     ) -> Result<(), WarehouseError> {
         let mut state = self.lock();
+        state.take(manifest)?;
         if state.recorded.contains_key(&manifest.number) {
             return Ok(());
         }
@@ -183,6 +187,18 @@ impl Warehouse for MemoryWarehouse {
 }
 
 impl State {
+    fn take(&mut self, manifest: &Manifest) -> Result<(), WarehouseError> {
+        let number = manifest.number;
+        let taken = self.taken.entry(number);
+        if manifest.is_of(taken.or_insert_with(|| manifest.object_list())) {
+            return Ok(());
+        }
+        Err(WarehouseError::Shared {
+            name: "memory".to_owned(),
+            number,
+        })
+    }
+
     fn merge(&mut self, mut events: Vec<Row>, mut errors: Vec<ErrorRow>) -> Merged {
         let mut merged = Merged::default();
         events.sort_by_key(|row| (row.received_at, row.log_id, row.offset));

@@ -131,6 +131,18 @@ impl Manifest {
         self.objects.iter().map(|o| o.object.clone()).collect()
     }
 
+    /// The same as a warehouse records it.
+    #[must_use]
+    pub fn object_list(&self) -> String {
+        serde_json::Value::from(self.object_names()).to_string()
+    }
+
+    /// Whether what is recorded under its number is about its own objects. Of one that could not be read, they are not known.
+    #[must_use]
+    pub fn is_of(&self, recorded: &str) -> bool {
+        self.objects.is_empty() || self.object_list() == recorded
+    }
+
     /// How its objects are taken up again when it cannot be loaded as it stands: the suspect alone and last, where it is
     /// known; else the two halves. The same for everyone who asks. A single object cannot be parted.
     #[must_use]

@@ -32,6 +32,7 @@ mod merge;
 mod schema;
 mod stage;
 
+use merge::MergeFailed;
 use schema::SchemaError;
 use stage::StageError;
 
@@ -226,7 +227,7 @@ impl Warehouse for SqliteWarehouse {
                 return Err(MergeError::NotStaged(manifest.number));
             }
             merge::merge(&mut open.connection, &manifest, now)
-                .map_err(|error| sqlite_error(&path, error).into())
+                .map_err(|failed| merge_error(&path, failed).into())
         })
         .await
     }
@@ -236,9 +237,13 @@ impl Warehouse for SqliteWarehouse {
         manifest: &Manifest,
         outcome: &Outcome,
     ) -> Result<(), WarehouseError> {
-        let (now, manifest, outcome) = (self.clock.now(), manifest.clone(), outcome.clone());
-        self.with_sqlite(move |open| merge::record(&mut open.connection, &manifest, &outcome, now))
-            .await
+        let (path, now) = (self.path.clone(), self.clock.now());
+        let (manifest, outcome) = (manifest.clone(), outcome.clone());
+        self.with(move |open| {
+            merge::record(&mut open.connection, &manifest, &outcome, now)
+                .map_err(|failed| merge_error(&path, failed))
+        })
+        .await
     }
 
     async fn expire(&mut self, before: Micros, limit: u32) -> Result<Expired, WarehouseError> {
@@ -357,6 +362,16 @@ fn sqlite_error(path: &Path, error: rusqlite::Error) -> WarehouseError {
             WarehouseError::Damaged { name, source }
         }
         _ => WarehouseError::Unavailable { name, source },
+    }
+}
+
+fn merge_error(path: &Path, failed: MergeFailed) -> WarehouseError {
+    match failed {
+        MergeFailed::Sqlite(error) => sqlite_error(path, error),
+        MergeFailed::Shared(number) => WarehouseError::Shared {
+            name: path.display().to_string(),
+            number,
+        },
     }
 }
 

@@ -144,6 +144,17 @@ pub enum WarehouseError {
         /// Its version.
         version: i64,
     },
+    /// The number was taken for other objects: the loader of another store writes here as well. What is ours goes under a later number.
+    #[error(
+        "manifest {number} of warehouse {name} holds objects of another store, whose loader writes to the same tables. Nothing is lost: ours \
+         are loaded under a later number. Give each store tables of its own"
+    )]
+    Shared {
+        /// Which warehouse.
+        name: String,
+        /// Which manifest.
+        number: u64,
+    },
     /// It cannot be reached, is full, is read-only, or fails in another way.
     #[error("warehouse {name} is unavailable")]
     Unavailable {
@@ -166,6 +177,7 @@ impl WarehouseError {
             Self::Denied { .. } => "warehouse_denied",
             Self::Foreign { .. } => "warehouse_foreign",
             Self::Newer { .. } => "warehouse_newer",
+            Self::Shared { .. } => "warehouse_shared",
             Self::Unavailable { .. } => "warehouse_unavailable",
         }
     }

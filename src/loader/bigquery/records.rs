@@ -80,18 +80,27 @@ impl Goal {
 
 impl BigQueryWarehouse {
     /// What became of a manifest, if anything did.
-    pub(super) async fn known(&self, manifest: u64) -> Result<Option<Known>, WarehouseError> {
+    pub(super) async fn known(&self, manifest: &Manifest) -> Result<Option<Known>, WarehouseError> {
         let sql = format!(
             "SELECT events_inserted, events_duplicate, errors_inserted, errors_duplicate, errors_superseded, errors_removed,
-                CASE status WHEN 'merged' THEN 0 WHEN 'loaded' THEN 1 ELSE 2 END
-            FROM {} WHERE number = {manifest}",
-            self.names.quoted(&self.names.manifests())
+                CASE status WHEN 'merged' THEN 0 WHEN 'loaded' THEN 1 ELSE 2 END,
+                objects
+            FROM {} WHERE number = {}",
+            self.names.quoted(&self.names.manifests()),
+            manifest.number
         );
         let answer = self.api.query(sql, Vec::new()).await;
         let answer = answer.map_err(|failure| self.error(failure))?;
         let Some(row) = answer.rows.first() else {
             return Ok(None);
         };
+        let objects = row.get(7).and_then(Option::as_deref).unwrap_or_default();
+        if !manifest.is_of(objects) {
+            return Err(WarehouseError::Shared {
+                name: self.names.to_string(),
+                number: manifest.number,
+            });
+        }
         let count = |column| number(row, column);
         let known = || {
             Some(Known {
@@ -122,7 +131,7 @@ impl BigQueryWarehouse {
         configuration: JobConfiguration,
     ) -> Result<Known, Failed> {
         let step = goal.step();
-        let mut known = self.known(manifest.number).await?;
+        let mut known = self.known(manifest).await?;
         loop {
             if let Some(known) = known.filter(|known| goal.is_reached(known)) {
                 return Ok(known);
@@ -156,7 +165,7 @@ impl BigQueryWarehouse {
                 }
                 // One that ended well before, and left nothing, was of tables that are gone.
                 None => {
-                    known = self.known(manifest.number).await?;
+                    known = self.known(manifest).await?;
                     // One job a call: whatever this is, more of them would not mend it.
                     if !was_there && known.is_none_or(|known| !goal.is_reached(&known)) {
                         return Err(error(Failure::Lacks("record of what its job did")));
@@ -179,7 +188,7 @@ impl BigQueryWarehouse {
         };
         let parameters = vec![
             text("created_at", manifest.created_at.clone()),
-            text("objects", object_list(manifest)),
+            text("objects", manifest.object_list()),
             integer("now", self.clock.now()),
         ];
         let job = script_job(merge.script(&staging), parameters);
@@ -211,7 +220,7 @@ impl BigQueryWarehouse {
             text("status", outcome.as_str().to_owned()),
             text("reason", reason.to_owned()),
             text("created_at", manifest.created_at.clone()),
-            text("objects", object_list(manifest)),
+            text("objects", manifest.object_list()),
             integer("now", self.clock.now()),
         ];
         if is_loaded {
@@ -347,10 +356,6 @@ fn script_job(query: String, parameters: Vec<QueryParameter>) -> JobConfiguratio
 fn rows(manifest: &Manifest) -> u64 {
     let rows = manifest.objects.iter().map(|object| object.rows);
     rows.fold(0, u64::saturating_add)
-}
-
-fn object_list(manifest: &Manifest) -> String {
-    serde_json::Value::from(manifest.object_names()).to_string()
 }
 
 fn kind(name: &str) -> QueryParameterType {

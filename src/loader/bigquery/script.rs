@@ -185,7 +185,7 @@ pub(super) fn record(
     let counts = counts.map(|count| count.to_string()).join(", ");
     let mut sql = format!(
         "BEGIN TRANSACTION;
-IF NOT EXISTS (SELECT 1 FROM {manifests} WHERE number = {number} AND status <> 'merged') THEN
+IF NOT EXISTS (SELECT 1 FROM {manifests} WHERE number = {number} AND (status <> 'merged' OR @objects NOT IN (objects, '[]'))) THEN
 IF EXISTS (SELECT 1 FROM {manifests} WHERE number = {number}) THEN
 UPDATE {manifests} SET status = @status, reason = NULLIF(@reason, ''), recorded_at = TIMESTAMP_MICROS(@now) WHERE number = {number};
 ELSE

@@ -31,17 +31,31 @@ pub(super) struct Known {
     pub(super) is_recorded: bool,
 }
 
+/// Why nothing was changed.
+#[derive(Debug)]
+pub(super) enum MergeFailed {
+    Sqlite(rusqlite::Error),
+    /// The manifest's number was taken for other objects.
+    Shared(u64),
+}
+
+impl From<rusqlite::Error> for MergeFailed {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
 /// Looks the manifest up.
-pub(super) fn known(connection: &Connection, number: u64) -> rusqlite::Result<Option<Known>> {
-    connection
+fn known(connection: &Connection, manifest: &Manifest) -> Result<Option<Known>, MergeFailed> {
+    let found = connection
         .prepare_cached(
             "SELECT events_inserted, events_duplicate, errors_inserted, errors_duplicate,
-                errors_superseded, errors_removed, status <> 'merged'
+                errors_superseded, errors_removed, status <> 'merged', objects
             FROM _loaded_manifests WHERE number = ?1",
         )?
-        .query_row([signed(number)], |row| {
+        .query_row([signed(manifest.number)], |row| {
             let count = |at| row.get::<_, i64>(at).map(i64::unsigned_abs);
-            Ok(Known {
+            let known = Known {
                 merged: Merged {
                     events_inserted: count(0)?,
                     events_duplicate: count(1)?,
@@ -51,9 +65,16 @@ pub(super) fn known(connection: &Connection, number: u64) -> rusqlite::Result<Op
                     errors_removed: count(5)?,
                 },
                 is_recorded: row.get(6)?,
-            })
+            };
+            Ok((known, row.get::<_, String>(7)?))
         })
-        .optional()
+        .optional()?;
+    match found {
+        Some((_, objects)) if !manifest.is_of(&objects) => {
+            Err(MergeFailed::Shared(manifest.number))
+        }
+        found => Ok(found.map(|(known, _)| known)),
+    }
 }
 
 /// Merges what is staged, once: the counts are committed with the rows, and are the answer to every repetition.
@@ -61,9 +82,9 @@ pub(super) fn merge(
     connection: &mut Connection,
     manifest: &Manifest,
     now: Micros,
-) -> rusqlite::Result<Merged> {
+) -> Result<Merged, MergeFailed> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if let Some(known) = known(&transaction, manifest.number)? {
+    if let Some(known) = known(&transaction, manifest)? {
         return Ok(known.merged);
     }
     let mut merged = Merged::default();
@@ -133,9 +154,9 @@ pub(super) fn record(
     manifest: &Manifest,
     outcome: &Outcome,
     now: Micros,
-) -> rusqlite::Result<()> {
+) -> Result<(), MergeFailed> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if known(&transaction, manifest.number)?.is_some_and(|known| known.is_recorded) {
+    if known(&transaction, manifest)?.is_some_and(|known| known.is_recorded) {
         return Ok(());
     }
     let (merged, reason) = match outcome {
@@ -164,7 +185,7 @@ pub(super) fn record(
             ])?;
         }
     }
-    transaction.commit()
+    Ok(transaction.commit()?)
 }
 
 /// Adds the manifest's row; one that is there stays, with the counts of its merge.
@@ -174,7 +195,6 @@ fn insert_manifest(
     status: &str,
     merged: &Merged,
 ) -> rusqlite::Result<()> {
-    let objects = serde_json::Value::from(manifest.object_names()).to_string();
     let rows = manifest
         .objects
         .iter()
@@ -188,7 +208,7 @@ fn insert_manifest(
             status,
             manifest.attempt,
             manifest.created_at,
-            objects,
+            manifest.object_list(),
             signed(rows),
             signed(merged.events_inserted),
             signed(merged.events_duplicate),

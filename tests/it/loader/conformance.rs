@@ -1,6 +1,8 @@
 //! What every warehouse promises, run against each implementation and the fake.
 
-use eventkit::loader::{LoadError, Manifest, MergeError, Merged, Outcome, Staged, Warehouse};
+use eventkit::loader::{
+    LoadError, Manifest, MergeError, Merged, Outcome, Staged, Warehouse, WarehouseError,
+};
 use eventkit::store::fake::MemoryObjects;
 use eventkit::store::{ErrorRow, Objects as _, Row};
 
@@ -91,6 +93,49 @@ async fn every_step_may_be_repeated_by_the_same_and_by_another_instance() {
         assert_eq!(first.last_recorded().await.unwrap(), Some(1));
         let recorded = second.recorded(&[name.clone(), "x".into()]).await.unwrap();
         assert_eq!(recorded.into_iter().collect::<Vec<_>>(), [name]);
+    }
+}
+
+/// Manifests are numbered by the loader of a store, and two stores may be loaded into the same tables.
+#[tokio::test]
+async fn a_number_that_was_taken_for_other_objects_is_no_answer_about_ours() {
+    for world in World::all() {
+        let (theirs, ours) = (MemoryObjects::default(), MemoryObjects::default());
+        let their = put_events(&theirs, 1, &[event("a", 1)]).await;
+        let our = put_events(&ours, 2, &[event("b", 2)]).await;
+        let (their, our) = (manifest(1, &[&their]), |number| manifest(number, &[&our]));
+        let mut first = world.prepared().await;
+        first.load(&their, &theirs).await.unwrap();
+        let mut second = world.prepared().await;
+        second.load(&our(1), &ours).await.unwrap();
+        let merged = first.merge(&their).await.unwrap();
+
+        let is_refused =
+            |error: &WarehouseError| matches!(error, WarehouseError::Shared { number: 1, .. });
+        let late = second.merge(&our(1)).await.unwrap_err();
+        assert!(
+            matches!(&late, MergeError::Warehouse(error) if is_refused(error)),
+            "{late:?}"
+        );
+        let why = "why".to_owned();
+        for outcome in [Outcome::Loaded(merged), Outcome::Superseded { reason: why }] {
+            assert!(is_refused(
+                &second.record(&our(1), &outcome).await.unwrap_err()
+            ));
+        }
+        first
+            .record(&their, &Outcome::Loaded(merged))
+            .await
+            .unwrap();
+        assert_eq!(world.outcomes(), [(1, "loaded".to_owned(), 1, 0)]);
+
+        second.load(&our(2), &ours).await.unwrap();
+        let merged = second.merge(&our(2)).await.unwrap();
+        second
+            .record(&our(2), &Outcome::Loaded(merged))
+            .await
+            .unwrap();
+        assert_eq!(world.events(), [pair("a", 1), pair("b", 2)]);
     }
 }
 

@@ -194,6 +194,31 @@ async fn a_number_that_was_recorded_meanwhile_is_discarded() {
     );
 }
 
+/// Two stores, each with a loader, and one warehouse.
+#[tokio::test]
+async fn the_loader_of_another_store_that_takes_the_same_number_costs_a_round_and_no_event() {
+    let (ours, theirs) = (MemoryObjects::default(), MemoryObjects::default());
+    put_events(&ours, 1, &[event("ours", 1)]).await;
+    put_events(&theirs, 2, &[event("theirs", 2)]).await;
+    let warehouse = MemoryWarehouse::default();
+    let of =
+        |objects: &MemoryObjects| loader(Arc::new(objects.clone()), Box::new(warehouse.clone()));
+    let (mut we, mut they) = (of(&ours), of(&theirs));
+    let manifest = we.next().await.unwrap().expect("an object waits");
+    they.drain().await.unwrap();
+
+    we.load(&manifest).await.unwrap();
+    let error = we.merge(&manifest).await.unwrap_err();
+    assert_eq!(error.kind(), "warehouse_shared");
+    assert!(error.needs_a_person());
+    we.drain().await.unwrap();
+    let loaded = warehouse.events().into_iter().map(|row| row.message_id);
+    assert_eq!(loaded.collect::<Vec<_>>(), ["ours", "theirs"]);
+    assert_eq!(names(&ours, "inbox/"), [""; 0]);
+    let outcomes = warehouse.outcomes().into_iter().map(|(number, _)| number);
+    assert_eq!(outcomes.collect::<Vec<_>>(), [1, 2]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_loader_for_whom_there_is_always_more_keeps_to_its_interval_and_is_well() {
     let is_well = always_more(MemoryObjects::default()).await;
