@@ -10,12 +10,12 @@ use tokio_util::sync::CancellationToken;
 use super::{Queue, Store, over_objects, retrying};
 use crate::app::Shared;
 use crate::app::ahead::Asked;
-use crate::config::{Config, Endpoint, PubSubConfig, StoreConfig, WarehouseConfig};
+use crate::config::{Config, Endpoint, PubSubConfig, Role, StoreConfig, WarehouseConfig};
 use crate::loader::bigquery::{self, BigQueryOptions, BigQueryWarehouse};
 use crate::loader::warehouse::WarehouseError;
 use crate::loader::{Limits, Warehouse};
 use crate::queue::gather;
-use crate::queue::pubsub::{self, Found, PubSubOptions, PubSubProducer};
+use crate::queue::pubsub::{self, Found, PubSubOptions, PubSubProducer, SetUpError};
 use crate::store::firestore::FirestoreOptions;
 use crate::store::{Disposition, FirestoreStore, GcsObjects, GcsOptions, WriteError};
 use crate::telemetry::with_causes;
@@ -137,7 +137,7 @@ pub(super) async fn queue(
         return Ok(Queue::default());
     }
     let PubSubConfig { options, run } = pubsub.clone();
-    let found = set_up(&options).await?;
+    let found = set_up(&options, config.role).await?;
     let mut queue = Queue::default();
     if config.role.takes_in() {
         queue.producer = Some(Arc::new(PubSubProducer::new(
@@ -167,7 +167,7 @@ pub(super) async fn queue(
 }
 
 /// Topic and subscription, made where they may be; `None` while Pub/Sub cannot be reached.
-async fn set_up(options: &PubSubOptions) -> anyhow::Result<Option<Found>> {
+async fn set_up(options: &PubSubOptions, role: Role) -> anyhow::Result<Option<Found>> {
     match pubsub::set_up(options).await {
         Ok(found) => {
             if let Some(keeps) = found.keeps_less_than(options.retention) {
@@ -179,7 +179,7 @@ async fn set_up(options: &PubSubOptions) -> anyhow::Result<Option<Found>> {
                 );
             }
             if found.identity.is_none() {
-                let action = "give it a label eventkit-identity of any value: without it one that is deleted and made again between two looks is taken for the same, and what was published in between is gone";
+                let action = "give it a label eventkit-identity, of another value each time that it is made: without it one that is deleted and made again between two looks is taken for the same, and what was published in between is gone";
                 tracing::warn!(
                     subscription = options.subscription,
                     action,
@@ -190,6 +190,11 @@ async fn set_up(options: &PubSubOptions) -> anyhow::Result<Option<Found>> {
         }
         Err(error) if error.is_outage() => {
             tracing::warn!(error = with_causes(&error), "pubsub_not_reached_at_start");
+            Ok(None)
+        }
+        // Whoever only receives is who it has to be emptied by.
+        Err(error @ SetUpError::Orphaned { .. }) if !role.takes_in() => {
+            tracing::warn!(error = with_causes(&error), "subscription_without_topic");
             Ok(None)
         }
         Err(error) => Err(error).context("set up Pub/Sub"),

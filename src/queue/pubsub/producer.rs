@@ -169,7 +169,7 @@ impl PubSubProducer {
                 if lost { Verdict::Lost } else { Verdict::Owned }
             }
             Err(error) => {
-                known.was_missing |= matches!(error, SetUpError::Missing { .. });
+                known.was_missing |= error.is_no_place();
                 let needs_a_person = !error.is_outage() && !known.told;
                 known.told |= needs_a_person;
                 let text = with_causes(&error);
@@ -286,6 +286,18 @@ mod tests {
         Err(SetUpError::Missing { what })
     }
 
+    fn unfit() -> Result<Found, SetUpError> {
+        Err(SetUpError::Unfit {
+            subscription: "projects/p/subscriptions/s".to_owned(),
+            reason: "it has a filter",
+        })
+    }
+
+    fn orphaned() -> Result<Found, SetUpError> {
+        let subscription = "projects/p/subscriptions/s".to_owned();
+        Err(SetUpError::Orphaned { subscription })
+    }
+
     /// What each look says, by somebody who knows the first subscription from his start.
     fn judged(looks: Vec<Result<Found, SetUpError>>) -> Vec<Verdict> {
         let about = (Health::default(), Metrics::new());
@@ -303,9 +315,9 @@ mod tests {
         let another = vec![found(Some("b")), found(Some("b")), found(None)];
         assert_eq!(judged(another), [Lost, Owned, Lost]);
         // Made again by hand, with the label that it had.
-        assert_eq!(
-            judged(vec![missing(), same(), same()]),
-            [Unknown, Lost, Owned]
-        );
+        // So it is where it was another's for a while, or there was no topic that led to it.
+        for look in [missing, unfit, orphaned] {
+            assert_eq!(judged(vec![look(), same(), same()]), [Unknown, Lost, Owned]);
+        }
     }
 }

@@ -50,6 +50,15 @@ pub enum SetUpError {
         /// Which topic or subscription.
         what: String,
     },
+    /// Its topic was deleted: nothing comes in any more, and what it holds can still be received.
+    #[error(
+        "the topic of {subscription} was deleted. What it still holds can be received: let workers of their own (EVENTKIT_ROLE=worker) \
+         empty it, then delete it"
+    )]
+    Orphaned {
+        /// The subscription.
+        subscription: String,
+    },
     /// It is there, but cannot do what is needed of it.
     #[error("{subscription} cannot be used: {reason}")]
     Unfit {
@@ -88,6 +97,14 @@ impl SetUpError {
     pub fn is_outage(&self) -> bool {
         matches!(self, Self::Unreachable { .. })
     }
+
+    /// Whether the topic discards what it takes, or what it takes goes elsewhere.
+    pub(super) fn is_no_place(&self) -> bool {
+        matches!(
+            self,
+            Self::Missing { .. } | Self::Orphaned { .. } | Self::Unfit { .. }
+        )
+    }
 }
 
 /// Looks for topic and subscription, and makes what is missing if that is allowed.
@@ -119,6 +136,9 @@ async fn find(
         .send()
         .await
         .map_err(failed("get", &path))?;
+    if found.topic == DELETED_TOPIC {
+        return Err(SetUpError::Orphaned { subscription: path });
+    }
     if let Some(reason) = unfit(&found, &options.topic_path()) {
         return Err(SetUpError::Unfit {
             subscription: path,
@@ -140,11 +160,6 @@ fn found_as(found: &Subscription) -> Found {
 fn unfit(found: &Subscription, topic: &str) -> Option<&'static str> {
     let expires = |policy: &ExpirationPolicy| policy.ttl.is_some();
     let pushes = |push: &PushConfig| !push.push_endpoint.is_empty();
-    if found.topic == DELETED_TOPIC {
-        return Some(
-            "its topic was deleted. What it still holds can be received: let the workers empty it, then delete it",
-        );
-    }
     if found.detached {
         return Some(
             "it is detached from its topic, keeps nothing, and cannot be attached again: delete it",
@@ -313,7 +328,6 @@ mod tests {
         assert_eq!(unfit(&good(), TOPIC), None);
         let month = ExpirationPolicy::new().set_ttl(wkt_duration(Duration::from_secs(2_678_400)));
         let cases = [
-            ("was deleted", good().set_topic(DELETED_TOPIC)),
             ("detached", good().set_detached(true)),
             ("another topic", good().set_topic("projects/p/topics/u")),
             ("order", good().set_enable_message_ordering(false)),

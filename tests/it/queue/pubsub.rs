@@ -6,7 +6,7 @@ use eventkit::queue::Verdict;
 use eventkit::queue::gather::Rules;
 use eventkit::queue::pubsub::{PubSubOptions, PubSubProducer, SetUpError, consumers, set_up};
 use google_cloud_auth::credentials::anonymous;
-use google_cloud_pubsub::client::{Publisher, Subscriber, SubscriptionAdmin};
+use google_cloud_pubsub::client::{Publisher, Subscriber, SubscriptionAdmin, TopicAdmin};
 use google_cloud_pubsub::model::{Message, Subscription};
 use google_cloud_pubsub::subscriber::MessageStream;
 use google_cloud_pubsub::subscriber::handler::Handler;
@@ -154,6 +154,34 @@ async fn what_was_published_while_the_subscription_was_missing_is_lost_and_said_
     let delivery = timeout(SOON, consumer.receive()).await.unwrap().unwrap();
     assert_eq!(delivery.batch, batch(log_id, 0, 0));
     assert_eq!(delivery.node.as_deref(), Some("a node"));
+}
+
+#[tokio::test]
+async fn a_subscription_whose_topic_was_deleted_is_said_to_be_one_and_can_be_emptied() {
+    let Some(options) = options() else { return };
+    let (producer, _health) = producer(&options).await;
+    let log_id = LogId::random();
+    producer.send(batch(log_id, 0, 0)).await.unwrap();
+    let topics = TopicAdmin::builder()
+        .with_endpoint(options.endpoint.url().unwrap())
+        .with_credentials(anonymous::Builder::new().build())
+        .build()
+        .await
+        .unwrap();
+    let topic = format!("projects/{}/topics/{}", options.project, options.topic);
+    let delete = topics.delete_topic().set_topic(topic);
+    delete.send().await.unwrap();
+
+    let looked = set_up(&options).await;
+    assert!(
+        matches!(looked, Err(SetUpError::Orphaned { .. })),
+        "{looked:?}"
+    );
+    assert_eq!(producer.verify().await, Verdict::Unknown);
+    let (mut consumer, _feeder) = consumer(&options);
+    let delivery = timeout(SOON, consumer.receive()).await.unwrap().unwrap();
+    assert_eq!(delivery.batch, batch(log_id, 0, 0));
+    delivery.ack();
 }
 
 #[tokio::test]
