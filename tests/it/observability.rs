@@ -153,7 +153,13 @@ async fn used(settings: &[(&str, &str)]) -> (tempfile::TempDir, Gateway, Endpoin
             let line = format!("eventkit_loader_rows_merged_total{{table=\"{table}\"}} 1\n");
             text.contains(&line)
         };
-        let is_settled = text.contains("eventkit_queue_depth 0\n");
+        // The rows count before their markers are gone, and only then has the loader caught up.
+        let is_settled = [
+            "eventkit_queue_depth 0\n",
+            "eventkit_loader_behind_seconds 0\n",
+        ]
+        .iter()
+        .all(|line| text.contains(line));
         if is_loaded("events") && is_loaded("errors") && is_settled {
             return (dir, gateway, endpoints, text);
         }
