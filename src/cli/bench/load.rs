@@ -109,8 +109,9 @@ impl Ledger {
     }
 
     fn accepted(&self, events: usize, due: Instant) {
-        self.accepted.fetch_add(events as u64, Ordering::Relaxed);
+        // The time first: whoever sees that something was accepted finds out how long it took.
         self.note(&self.latencies, due);
+        self.accepted.fetch_add(events as u64, Ordering::Relaxed);
     }
 
     /// Turned away for now.

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::pin;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use tempfile::TempDir;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
 
 use super::load::Way;
@@ -118,6 +118,8 @@ pub(super) struct Process {
     running: Running,
     dir: TempDir,
     setup: Setup,
+    /// Bound and not listening: so the ports are nobody else's before the server has them.
+    _held: [TcpSocket; 3],
     http: SocketAddr,
     grpc: SocketAddr,
     admin: SocketAddr,
@@ -157,7 +159,7 @@ impl Process {
 
     fn spawn(bench: &Bench<'_>, dir: TempDir, setup: Setup) -> Result<Self, BenchError> {
         let io = |error| BenchError::Io("start a server", error);
-        let [http, grpc, admin] = free_ports().map_err(io)?;
+        let (held, [http, grpc, admin]) = free_ports().map_err(io)?;
         let program = std::env::current_exe().map_err(io)?;
         let output = File::create(dir.path().join("output")).map_err(io)?;
         let started = Instant::now();
@@ -189,6 +191,7 @@ impl Process {
             running: Running(child),
             dir,
             setup,
+            _held: held,
             http,
             grpc,
             admin,
@@ -276,13 +279,22 @@ fn sum(page: &str, name: &str, label: &str) -> f64 {
         .fold(0.0, |sum, value| sum + value)
 }
 
-/// Three ports that are free now.
-fn free_ports() -> io::Result<[SocketAddr; 3]> {
-    let bind = || TcpListener::bind(("127.0.0.1", 0));
-    // All at once, so that they differ.
-    let bound = [bind()?, bind()?, bind()?];
-    let [a, b, c] = &bound;
-    Ok([a.local_addr()?, b.local_addr()?, c.local_addr()?])
+/// A socket that does not listen yet. Several may share the address, as long as one of them listens at most; as long as there is one,
+/// nobody is given its port for any.
+pub(super) fn bound(addr: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    Ok(socket)
+}
+
+/// Three ports that stay free for a server as long as they are held.
+fn free_ports() -> io::Result<([TcpSocket; 3], [SocketAddr; 3])> {
+    let bind = || bound((Ipv4Addr::LOCALHOST, 0).into());
+    let held = [bind()?, bind()?, bind()?];
+    let [a, b, c] = &held;
+    let ports = [a.local_addr()?, b.local_addr()?, c.local_addr()?];
+    Ok((held, ports))
 }
 
 /// One request on a connection of its own.
@@ -341,8 +353,11 @@ depth 7
     }
 
     #[test]
-    fn free_ports_differ() {
-        let [a, b, c] = free_ports().unwrap();
+    fn free_ports_differ_and_are_free_for_whoever_is_told_of_them() {
+        let (_held, [a, b, c]) = free_ports().unwrap();
         assert!(a != b && b != c && a != c);
+        let listeners = [a, b, c].map(|port| std::net::TcpListener::bind(port).unwrap());
+        assert!(std::net::TcpListener::bind(a).is_err());
+        drop(listeners);
     }
 }

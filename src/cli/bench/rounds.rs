@@ -10,6 +10,12 @@ use super::process::{Process, Server};
 use super::stats::{Spread, ratios};
 use super::{Bench, BenchError, proc};
 
+/// How long a measurement goes on at most until something is accepted: a sync, or the machine, may stand still for longer than a
+/// short one lasts.
+const ACCEPTED_WITHIN: Duration = Duration::from_secs(30);
+/// How often it is looked whether anything was.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
 /// One server under one load for a while.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Measured {
@@ -39,8 +45,19 @@ pub(super) async fn measure(
     process: &Process,
     shape: Shape,
 ) -> Result<Measured, BenchError> {
+    let times = (bench.warm_up(), Duration::from_secs_f64(bench.seconds()));
+    measure_for(bench, process, shape, times).await
+}
+
+/// The same for a time of its own, after a warm-up of its own.
+pub(super) async fn measure_for(
+    bench: &mut Bench<'_>,
+    process: &Process,
+    shape: Shape,
+    (warm_up, time): (Duration, Duration),
+) -> Result<Measured, BenchError> {
     let load = Load::start(process.addr(shape.way), shape, &bench.prepared);
-    load.warm_up(bench.warm_up()).await;
+    load.warm_up(warm_up).await;
     let own = || proc::cpu_seconds(std::process::id());
     let io = |error| BenchError::Io("read /proc", error);
     let (server_cpu, generator_cpu) = (process.cpu_seconds()?, own().map_err(io)?);
@@ -48,7 +65,10 @@ pub(super) async fn measure(
     let (accepted, failed) = (load.accepted(), load.failed());
     let started = Instant::now();
     load.record();
-    tokio::time::sleep(Duration::from_secs_f64(bench.seconds())).await;
+    tokio::time::sleep(time).await;
+    while load.accepted() == accepted && started.elapsed() < ACCEPTED_WITHIN {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
     let mut measured = Measured {
         events: load.accepted() - accepted,
         failed: load.failed() - failed,

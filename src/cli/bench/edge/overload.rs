@@ -17,13 +17,17 @@ use tokio::time::Instant;
 use super::{EdgeArgs, premises, probe};
 use crate::cli::bench::load::{Counts, Latency, Load, Shape, Way};
 use crate::cli::bench::process::{Process, Server, Setup};
-use crate::cli::bench::rounds::measure;
+use crate::cli::bench::rounds::measure_for;
 use crate::cli::bench::{Bench, BenchError};
 
 /// How many times what the log takes is offered.
 const OFFERED: f64 = 3.0;
 /// Connections in closed loop: enough for a disk that is the bottleneck, and not so many that any is turned away.
 const CLOSED_LOOP: usize = 1_024;
+/// How long that is warmed up at least, and measured at least: some syncs of all of them, 0.2 s each. Too little, and three times as
+/// much is no overload.
+const CLOSED_LOOP_WARM_UP: Duration = Duration::from_secs(1);
+const CLOSED_LOOP_TIME: Duration = Duration::from_secs(2);
 /// Requests under way at most, as the server is set up: of one event each, so many that the queue of the log (4,096) is full while
 /// as many again are being synced.
 const UNDER_WAY: usize = 2 * 4_096;
@@ -124,7 +128,11 @@ pub(super) async fn beyond(bench: &mut Bench<'_>, args: &EdgeArgs) -> Result<Ove
         connections: CLOSED_LOOP,
         ..bench.shape(Way::Http)
     };
-    let capacity = measure(bench, &process, closed).await?.rate();
+    let times = (
+        bench.warm_up().max(CLOSED_LOOP_WARM_UP),
+        Duration::from_secs_f64(bench.seconds()).max(CLOSED_LOOP_TIME),
+    );
+    let capacity = measure_for(bench, &process, closed, times).await?.rate();
     bench.say(&format!("overload: the log takes {capacity:.0} events/s"));
     let asked = capacity * OFFERED;
     let open = Shape {

@@ -24,6 +24,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
+use crate::cli::bench::process::bound;
 use crate::lifecycle::Tasks;
 
 mod spans;
@@ -121,14 +122,6 @@ impl Receiver {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         (read(&self.counts.requests), read(&self.counts.spans))
     }
-}
-
-/// Several sockets may share the address, as long as one of them listens at most.
-fn bound(addr: SocketAddr) -> io::Result<TcpSocket> {
-    let socket = TcpSocket::new_v4()?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(addr)?;
-    Ok(socket)
 }
 
 fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
@@ -266,14 +259,14 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn one_that_refuses_hangs_or_fails_takes_nothing() {
-        for (behaviour, hears) in [
-            (Behaviour::Refuses, false),
-            (Behaviour::Hangs, false),
-            // More than once: the exporter tries again.
-            (Behaviour::Fails, true),
+        let short = Duration::from_millis(500);
+        for (behaviour, hears, limit) in [
+            (Behaviour::Refuses, false, short),
+            (Behaviour::Hangs, false, short),
+            // More than once: the exporter tries again. It must have been heard before its time is over.
+            (Behaviour::Fails, true, Duration::from_secs(10)),
         ] {
             let receiver = Receiver::start(behaviour).unwrap();
-            let limit = Duration::from_millis(500);
             assert!(!export(&receiver, 3, limit).await, "{behaviour:?}");
             let (requests, spans) = receiver.counted();
             assert_eq!((requests > 0, spans), (hears, 0), "{behaviour:?}");
