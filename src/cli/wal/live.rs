@@ -43,8 +43,9 @@ pub(super) fn lock_file(log: &Path) -> Result<Option<LockFile>, WalError> {
         Err(error) => return Err(failed(error)),
     };
     match file.try_lock_shared() {
-        // Given back at once, when the file is closed: a process that starts now must find it free.
-        Ok(()) => Ok(None),
+        // Given back at once: a process that starts now must find it free. Closing is not enough where another one is being started,
+        // which has a copy of the descriptor until it runs its own program.
+        Ok(()) => file.unlock().map(|()| None).map_err(failed),
         Err(TryLockError::WouldBlock) => {
             let text = std::fs::read(&path).map_err(failed)?;
             match serde_json::from_slice(&text) {
@@ -109,7 +110,7 @@ mod tests {
         assert_eq!(lock_file(&log).unwrap(), Some(LockFile { pid: 7, admin }));
         std::fs::write(lock_path(&log), "").unwrap();
         assert!(matches!(lock_file(&log), Err(WalError::NoAdmin(_))));
-        drop(held);
+        held.unlock().unwrap();
         assert!(lock_file(&log).unwrap().is_none());
     }
 

@@ -212,8 +212,8 @@ fn wait_for_lock(path: &Path) -> Result<(), StorageError> {
     };
     for _ in 0..LOCK_ATTEMPTS {
         match file.try_lock() {
-            // Given back with the handle.
-            Ok(()) => return Ok(()),
+            // Closing is not enough: a process that is being started has a copy of the descriptor until it runs its own program.
+            Ok(()) => return Ok(file.unlock()?),
             Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(2)),
             Err(TryLockError::Error(error)) => return Err(error.into()),
         }
