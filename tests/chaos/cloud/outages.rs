@@ -223,7 +223,7 @@ async fn deleted(stage: Stage, create: bool) -> Result<()> {
         return Ok(());
     };
     let options = set.options.clone().context("no Pub/Sub")?;
-    let verify_every = Duration::from_secs(15);
+    let verify_every = Duration::from_secs(60);
     set.set("EVENTKIT_PUBSUB_VERIFY_INTERVAL", verify_every.as_secs());
     set.set("EVENTKIT_PUBSUB_CREATE", create);
     set_up(&options).await?;
