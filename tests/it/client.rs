@@ -363,9 +363,7 @@ async fn a_wait_beyond_the_limit_is_not_begun() {
 
 #[tokio::test]
 async fn attempts_are_limited_and_nothing_is_lost_track_of() {
-    let nobody = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let addr = nobody.local_addr().unwrap();
-    drop(nobody);
+    let (_held, addr) = crate::support::ports::held();
     for rpc in RPCS {
         let client = Client::new(Options {
             retry: RetryPolicy {

@@ -1,5 +1,6 @@
 //! The parts of the path as processes of their own, with Pub/Sub between them.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::queue::task;
 use crate::support::gateway::{DEBUG, Endpoints, Gateway, START_TIMEOUT};
-use crate::support::{clients, emulators, warehouse};
+use crate::support::{clients, emulators, ports, warehouse};
 
 /// How long an event may take through three processes and an emulator on a busy machine.
 const ROWS_WITHIN: Duration = Duration::from_secs(60);
@@ -126,13 +127,8 @@ async fn one_process_can_be_everything_over_pubsub() {
     drop(process);
 }
 
-/// A port where nobody listens until it is opened; then it leads to the emulator.
-async fn closed_port() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    listener.local_addr().unwrap().to_string()
-}
-
-async fn lead(from: &str, to: &str) {
+/// Lets a port where nobody listened lead to the emulator.
+async fn lead(from: SocketAddr, to: &str) {
     let listener = TcpListener::bind(from).await.unwrap();
     let to = to.trim_start_matches("http://").to_owned();
     #[expect(clippy::disallowed_methods, reason = "it ends with the test's runtime")]
@@ -153,8 +149,9 @@ async fn an_outage_of_pubsub_prevents_no_start_and_only_published_waits_for_it()
         return;
     };
     for (ack, waits) in [("durable", false), ("published", true)] {
-        let port = closed_port().await;
-        let (settings, dir) = (settings(&port), tempfile::tempdir().unwrap());
+        let (_held, port) = ports::held();
+        let dir = tempfile::tempdir().unwrap();
+        let settings = settings(&port.to_string());
         let (process, endpoints) =
             start("all", dir.path(), &settings, &[("EVENTKIT_ACK", ack)]).await;
         let http = clients::Http::new(&endpoints);
@@ -166,7 +163,7 @@ async fn an_outage_of_pubsub_prevents_no_start_and_only_published_waits_for_it()
         } else {
             assert_eq!(status, 202, "{said}");
         }
-        lead(&port, &url).await;
+        lead(port, &url).await;
         // What was answered that way is sent again, and is one row all the same.
         let again = async {
             loop {
@@ -240,7 +237,8 @@ fn acknowledged_rows(dir: &Path) -> usize {
 /// It has no rights there on Google Cloud.
 #[tokio::test]
 async fn a_loader_does_not_ask_pubsub() {
-    let settings = settings(&closed_port().await);
+    let (_held, port) = ports::held();
+    let settings = settings(&port.to_string());
     let dir = tempfile::tempdir().unwrap();
     let (loader, endpoints) = start("loader", dir.path(), &settings, &[DEBUG]).await;
     let (status, ready) = clients::Http::at(&endpoints.admin)

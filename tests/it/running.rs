@@ -4,18 +4,18 @@
 //! says how long to wait, the next command is repeated until it answers as the page says, or too long.
 
 use std::fmt::Write as _;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::net::TcpSocket;
 use tokio::process::Command;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::support::emulators;
 use crate::support::gateway::binary;
+use crate::support::{emulators, ports};
 
 /// How long a whole section may take, with every wait in it.
 const SECTION_TIMEOUT: Duration = Duration::from_secs(240);
@@ -54,8 +54,8 @@ fn section(title: &str) -> Vec<Typed> {
     typed
 }
 
-/// The page's names, and this run's.
-fn names() -> Vec<(String, String)> {
+/// The page's names, and this run's; its ports are nobody else's for as long as the sockets are kept.
+fn names() -> (Vec<(String, String)>, Vec<TcpSocket>) {
     let run = Uuid::new_v4().simple().to_string();
     let mut names = vec![
         ("target/release/eventkit".to_owned(), binary()),
@@ -64,15 +64,13 @@ fn names() -> Vec<(String, String)> {
         ("project=local".into(), format!("project=p{run}")),
         ("projects/local/".into(), format!("projects/p{run}/")),
     ];
-    // Held until all are known, so that they differ.
-    let held: Vec<_> = (0..5)
-        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
-        .collect();
-    for (port, listener) in ["8000", "50051", "9090", "9091", "9092"].iter().zip(&held) {
-        let free = listener.local_addr().unwrap().port();
-        names.push((format!(":{port}"), format!(":{free}")));
+    let mut kept = Vec::new();
+    for port in ["8000", "50051", "9090", "9091", "9092"] {
+        let (held, free) = ports::held();
+        names.push((format!(":{port}"), format!(":{}", free.port())));
+        kept.push(held);
     }
-    names
+    (names, kept)
 }
 
 /// What the shell is given.
@@ -119,6 +117,7 @@ async fn type_in(title: &str) {
     let dir = tempfile::tempdir().unwrap();
     let notes: PathBuf = dir.path().join("notes");
     std::fs::create_dir(&notes).unwrap();
+    let (names, _kept) = names();
     let mut shell = Command::new("bash");
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("EVENTKIT_") {
@@ -127,7 +126,7 @@ async fn type_in(title: &str) {
     }
     let mut shell = shell
         .arg("-c")
-        .arg(script(&typed, &names(), &notes))
+        .arg(script(&typed, &names, &notes))
         .current_dir(dir.path())
         .stdin(Stdio::null())
         .process_group(0)

@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
 
 use crate::support::gateway::{Endpoints, Gateway, SLED, SQLITE, binary};
+use crate::support::ports;
 
 /// How long a run may take.
 const RUN_WITHIN: Duration = Duration::from_secs(60);
@@ -197,9 +198,8 @@ async fn the_summary_has_its_fields() {
 
 #[tokio::test]
 async fn what_was_not_acknowledged_is_said_and_fails() {
-    let nobody = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let to = format!("http://{}", nobody.local_addr().unwrap());
-    drop(nobody);
+    let (_held, nobody) = ports::held();
+    let to = format!("http://{nobody}");
     let arguments = ["--to", &to, "--count", "10", "--retry-for", "0", "--json"];
     let (code, found) = summary(&send(&arguments, "").await);
     assert_eq!((code, counts(&found)), (1, [0, 0, 0, 10, 0]), "{found}");
@@ -281,9 +281,7 @@ async fn await_handler(pid: rustix::process::Pid) {
 #[tokio::test]
 async fn a_gateway_that_comes_late_loses_nothing() {
     // The port is known before anybody listens on it.
-    let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let addr = port.local_addr().unwrap();
-    drop(port);
+    let (_held, addr) = ports::held();
     let to = format!("http://{addr}");
     let child = spawn(&["--to", &to, "--count", "300", "--json", "--rpc", "bidi"]);
     let dir = tempfile::tempdir().unwrap();

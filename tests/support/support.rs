@@ -5,5 +5,6 @@ pub(crate) mod emulators;
 pub(crate) mod gateway;
 pub(crate) mod ledger;
 pub(crate) mod oracle;
+pub(crate) mod ports;
 pub(crate) mod shim;
 pub(crate) mod warehouse;

@@ -244,9 +244,7 @@ async fn one_batch_after_the_other_keeps_the_order_of_events() {
 
 #[tokio::test]
 async fn what_is_not_acknowledged_is_told_so_and_may_go_in_again() {
-    let nobody = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let addr = nobody.local_addr().unwrap();
-    drop(nobody);
+    let (_held, addr) = crate::support::ports::held();
     let client = Client::new(Options {
         retry: RetryPolicy {
             attempts_max: 2,
