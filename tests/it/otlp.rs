@@ -20,13 +20,14 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use tokio::time::{Instant, timeout};
 use tracing_subscriber::layer::SubscriberExt as _;
 
-use collectors::{Collector, Mood, hung_port, refused_port, unreachable_port};
+use crate::support::ports;
+use collectors::{Collector, Mood, hung_port, unreachable_port};
 
 /// Longer than anything here takes, on a busy machine.
 const LONG: Duration = Duration::from_secs(30);
 
 /// What a program may be late with, on a busy machine.
-const SLACK: Duration = Duration::from_secs(3);
+const SLACK: Duration = Duration::from_secs(20);
 
 /// Both ways to speak to a collector.
 const PROTOCOLS: [&str; 2] = ["grpc", "http/protobuf"];
@@ -278,7 +279,8 @@ async fn nothing_is_taken(protocol: &str, endpoint: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_is_down_costs_spans_and_nothing_else() {
     for protocol in PROTOCOLS {
-        nothing_is_taken(protocol, &format!("http://{}", refused_port())).await;
+        let (_held, address) = ports::held();
+        nothing_is_taken(protocol, &format!("http://{address}")).await;
     }
 }
 
@@ -349,12 +351,17 @@ async fn a_slow_collector_gets_what_fits_and_the_rest_is_counted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn exports_go_on_when_a_collector_is_back() {
     for protocol in PROTOCOLS {
-        let server = mock(protocol, 0).await;
-        let address = server.addr();
+        // Nobody else's while it is away.
+        let (_held, address) = ports::held();
+        let server = mock(protocol, address.port()).await;
         let timeout = [("OTEL_EXPORTER_OTLP_TIMEOUT", "500")];
         let otlp = start(protocol, &format!("http://{address}"), &timeout);
-        spans(&otlp, 1);
-        until("the first is exported", || otlp.spans_exported() == 1).await;
+        until("the first are exported", || {
+            // A busy machine may take longer than one has.
+            spans(&otlp, 1);
+            otlp.spans_exported() > 0
+        })
+        .await;
         // A connection that is kept open would keep it; ending it is what a restart does.
         drop(server);
         until("one is dropped", || {
@@ -378,7 +385,12 @@ async fn exports_go_on_when_a_collector_is_back() {
 async fn whoever_lets_go_of_it_does_not_wait() {
     for protocol in PROTOCOLS {
         let (_listener, address) = hung_port();
-        let otlp = start(protocol, &format!("http://{address}"), &[]);
+        // An export that was waited for would be seen.
+        let timeouts = [
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "60000"),
+            ("OTEL_BSP_EXPORT_TIMEOUT", "60000"),
+        ];
+        let otlp = start(protocol, &format!("http://{address}"), &timeouts);
         let metrics = metrics(&otlp);
         spans(&otlp, 10);
         lines(&otlp, 10);

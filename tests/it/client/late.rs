@@ -25,7 +25,7 @@ async fn an_attempt_without_an_answer_is_made_again_under_the_same_ids() {
         let (wal, log) = gated_wal();
         let gateway = gateway_over(wal).await;
         let client = Client::new(Options {
-            answer_timeout: Duration::from_millis(200),
+            answer_timeout: Duration::from_secs(1),
             ..options(gateway.addr, rpc)
         });
         let (client, batch) = (client.unwrap(), events("m", 20));

@@ -156,11 +156,6 @@ fn grpc(body: Body, status: Option<&'static str>) -> Response {
     response
 }
 
-/// Where nobody listens.
-pub(crate) fn refused_port() -> SocketAddr {
-    hung_port().1
-}
-
 /// Where connections come about and nothing is ever answered, for as long as the listener is kept.
 pub(crate) fn hung_port() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

@@ -5,10 +5,11 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
-use super::collectors::{Collector, Mood, hung_port, refused_port};
+use super::collectors::{Collector, Mood, hung_port};
 use super::{LONG, SLACK, mock};
 use crate::support::clients;
 use crate::support::gateway::{DEBUG, Endpoints, Gateway};
+use crate::support::ports;
 
 async fn one_event(endpoints: &Endpoints) {
     let http = clients::Http::new(endpoints);
@@ -149,12 +150,13 @@ async fn every_line_within_a_sampled_request_names_its_trace_at_every_level() {
 
 #[tokio::test]
 async fn a_collector_that_goes_and_comes_is_one_line_each() {
-    let address = refused_port();
+    let (_held, address) = ports::held();
     let dir = tempfile::tempdir().unwrap();
     let settings = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", &*format!("http://{address}")),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
-        ("OTEL_EXPORTER_OTLP_TIMEOUT", "200"),
+        // Who refuses a connection does so at once; who takes an export may be held up.
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "10000"),
         ("OTEL_BSP_SCHEDULE_DELAY", "20"),
         ("OTEL_METRIC_EXPORT_INTERVAL", "20"),
     ];

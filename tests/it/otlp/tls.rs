@@ -136,7 +136,7 @@ async fn a_collector_is_trusted_whose_authority_is_given_and_no_other() {
         let to = |path| {
             let further = [
                 ("OTEL_EXPORTER_OTLP_CERTIFICATE", text(path)),
-                ("OTEL_EXPORTER_OTLP_TIMEOUT", "2000"),
+                ("OTEL_EXPORTER_OTLP_TIMEOUT", "20000"),
             ];
             start(protocol, &server.url, &further)
         };
@@ -160,7 +160,7 @@ async fn a_collector_that_wants_a_certificate_is_shown_ours() {
         let server = Encrypted::start(authority.server(true)).await;
         let further = [
             ("OTEL_EXPORTER_OTLP_CERTIFICATE", text(&path)),
-            ("OTEL_EXPORTER_OTLP_TIMEOUT", "2000"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "20000"),
             ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", text(&certificate)),
             ("OTEL_EXPORTER_OTLP_CLIENT_KEY", text(&key)),
         ];
