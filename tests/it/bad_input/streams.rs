@@ -143,7 +143,7 @@ async fn a_client_that_vanishes_leaves_what_was_acknowledged_and_nothing_half() 
 
 #[tokio::test]
 async fn a_client_that_never_reads_is_ended_and_others_are_served_meanwhile() {
-    let subject = Subject::start(&[("EVENTKIT_BODY_TIMEOUT", "2")]).await;
+    let subject = Subject::start(&[("EVENTKIT_BODY_TIMEOUT", "5")]).await;
     let connections = async || {
         let metrics = wire::get(&subject.endpoints.admin, "/metrics").await;
         let line = metrics

@@ -12,8 +12,8 @@ const HOUR: Duration = Duration::from_secs(3_600);
 
 fn impatient() -> IngressConfig {
     IngressConfig {
-        header_timeout: Duration::from_millis(200),
-        idle_timeout: Duration::from_millis(400),
+        header_timeout: Duration::from_millis(600),
+        idle_timeout: Duration::from_millis(1_200),
         ..config()
     }
 }
@@ -38,11 +38,12 @@ async fn a_connection_that_asks_for_nothing_is_closed() {
         b"POST /collect HTTP/1.1\r\nHost:",
     ];
     for addr in [gateway.http, gateway.grpc] {
-        for opening in openings {
+        let closed = openings.iter().map(async |opening| {
             let mut stream = TcpStream::connect(addr).await.unwrap();
             stream.write_all(opening).await.unwrap();
             closed(&mut stream).await;
-        }
+        });
+        futures::future::join_all(closed).await;
     }
 }
 
@@ -87,7 +88,7 @@ async fn a_client_that_answers_no_ping_is_gone() {
     let mut config = config();
     (config.header_timeout, config.idle_timeout) = (HOUR, HOUR);
     config.guard.keepalive_interval = Duration::from_millis(100);
-    config.guard.keepalive_timeout = Duration::from_millis(300);
+    config.guard.keepalive_timeout = Duration::from_millis(1_500);
     let gateway = gateway_with(config).await;
     // Who answers stays.
     let (mut sender, connection) = http2(gateway.http).await;
@@ -111,7 +112,7 @@ async fn a_client_that_answers_no_ping_is_gone() {
 #[tokio::test]
 async fn an_old_connection_takes_nothing_new_and_finishes_what_is_under_way() {
     let mut config = config();
-    config.guard.connection_age_max = Some(Duration::from_millis(200));
+    config.guard.connection_age_max = Some(Duration::from_secs(1));
     let gateway = gateway_with(config).await;
     // A stream that is under way goes on when its connection is old; the next one has another connection.
     let mut client = super::grpc::client(gateway.http).await;

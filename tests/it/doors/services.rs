@@ -123,7 +123,7 @@ async fn both_versions_of_reflection_list_the_services_and_the_details() {
 #[tokio::test]
 async fn a_question_has_its_size_and_its_time() {
     let gateway = gateway_with(IngressConfig {
-        body_timeout: Duration::from_millis(300),
+        body_timeout: Duration::from_secs(1),
         ..config()
     })
     .await;
@@ -149,7 +149,7 @@ async fn a_question_has_its_size_and_its_time() {
 async fn streams_of_questions_end_when_they_are_old() {
     use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
     let mut config = config();
-    config.guard.stream_age_max = Some(Duration::from_millis(200));
+    config.guard.stream_age_max = Some(Duration::from_secs(1));
     let gateway = gateway_with(config).await;
     let mut client = HealthClient::new(channel(gateway.grpc).await);
     let watch = client.watch(HealthCheckRequest::default()).await;
