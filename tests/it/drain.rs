@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 
 use crate::support::gateway::{Gateway, binary};
@@ -214,18 +215,27 @@ async fn a_drain_that_is_ended_says_so_and_the_next_one_finishes() {
     // A file where the objects' directory of the day is to be: no rights stop a test that runs as root.
     let events = dir.path().join("store/events");
     std::fs::write(&events, b"").unwrap();
-    let child = eventkit(&["wal", "drain", "--for", "dev", "--json", log])
+    let mut child = eventkit(&["wal", "drain", "--for", "dev", "--json", log])
         .env("EVENTKIT_JSON_LOGS", "true")
         .spawn()
         .unwrap();
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    // When it says that it waits, it listens to signals.
+    let (mut stderr, mut said) = (child.stderr.take().unwrap(), Vec::new());
+    let waits = async {
+        while !String::from_utf8_lossy(&said).contains("store_write_failed") {
+            assert_ne!(stderr.read_buf(&mut said).await.unwrap(), 0, "{said:?}");
+        }
+    };
+    tokio::time::timeout(WITHIN, waits).await.unwrap();
     let pid = rustix::process::Pid::from_raw(child.id().unwrap().try_into().unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    let output = tokio::time::timeout(WITHIN, child.wait_with_output())
-        .await
-        .unwrap()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let ends = async {
+        stderr.read_to_end(&mut said).await.unwrap();
+        child.wait_with_output().await.unwrap()
+    };
+    let output = tokio::time::timeout(WITHIN, ends).await.unwrap();
+    let said = String::from_utf8_lossy(&said);
+    assert_eq!(output.status.code(), Some(1), "{output:?}\n{said}");
     std::fs::remove_file(&events).unwrap();
     let (code, summary, err) = drain(log).await;
     assert_eq!((code, &summary["unsettled"]), (0, &Value::from(0)), "{err}");

@@ -82,6 +82,14 @@ async fn until(endpoints: &Endpoints, key: &str, status: u16) {
     }
 }
 
+/// Puts another file in the place of one, whole from the first look at it on: one that is looked at while it is being written is refused
+/// once more than it should be.
+fn replace(file: &Path, bytes: impl AsRef<[u8]>) {
+    let aside = file.with_extension("aside");
+    std::fs::write(&aside, bytes).unwrap();
+    std::fs::rename(&aside, file).unwrap();
+}
+
 async fn until_metric(endpoints: &Endpoints, line: &str) {
     let since = Instant::now();
     while !scrape(&endpoints.admin).await.contains(line) {
@@ -107,13 +115,13 @@ async fn a_changed_file_is_in_force_and_a_bad_one_changes_nothing() {
     assert_eq!(post(&endpoints, second, "m").await, 202);
 
     let good = std::fs::read(&file).unwrap();
-    std::fs::write(&file, b"{\"version\":1,\"keys\":[").unwrap();
+    replace(&file, b"{\"version\":1,\"keys\":[");
     until_metric(&endpoints, "keys_reloads_total{outcome=\"refused\"} 1").await;
     assert_eq!(post(&endpoints, first, "m2").await, 202);
     std::fs::remove_file(&file).unwrap();
     until_metric(&endpoints, "keys_reloads_total{outcome=\"refused\"} 2").await;
     assert_eq!(post(&endpoints, second, "m2").await, 202);
-    std::fs::write(&file, good).unwrap();
+    replace(&file, good);
     keys(&file, &["revoke", id], "").await;
     until(&endpoints, second, 401).await;
     assert_eq!(post(&endpoints, first, "m3").await, 202);
@@ -308,7 +316,7 @@ async fn nothing_of_a_key_is_in_anything_that_is_shown() {
     for key in [key, wrong] {
         show_everywhere(&endpoints, key, key == wrong).await;
     }
-    std::fs::write(&file, format!("{{\"version\":1,\"{key}\":1}}")).unwrap();
+    replace(&file, format!("{{\"version\":1,\"{key}\":1}}"));
     until_metric(&endpoints, "keys_reloads_total{outcome=\"refused\"} 1").await;
     assert_clean(&scrape(&endpoints.admin).await, "/metrics");
     let ended = gateway.terminate(START_TIMEOUT).await.unwrap();

@@ -479,6 +479,23 @@ async fn settled(endpoints: &Endpoints, counted: &[&str]) -> String {
     }
 }
 
+/// Waits until spans of these names have left: what leaves with the end has two seconds for it, and a busy machine may need more.
+async fn have_left(collector: &ServerHandle, names: &[&str]) {
+    let deadline = Instant::now() + WITHIN;
+    for name in names {
+        let is_there = || {
+            collector.with_collector(|collector| {
+                let mut spans = collector.spans().iter();
+                spans.any(|span| span.span().name == *name)
+            })
+        };
+        while !is_there().await {
+            assert!(Instant::now() < deadline, "no span {name:?} has left");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
 /// What a process said, and what left it.
 struct Shown {
     lines: Vec<String>,
@@ -486,11 +503,11 @@ struct Shown {
 }
 
 /// A process with all that is marked through its doors, and no mark in what it shows. `until`: of which metrics something must be counted
-/// before it ends.
+/// before it ends, `spans`: which of them must have left by then.
 async fn searched(
     command: &str,
     dir: &std::path::Path,
-    (back_ends, until): (&[(&str, &str)], &[&str]),
+    (back_ends, until, spans): (&[(&str, &str)], &[&str], &[&str]),
 ) -> Shown {
     let collector = MockServer::builder().protocol(Protocol::Grpc).start();
     let collector = collector.await.unwrap();
@@ -503,6 +520,7 @@ async fn searched(
         ("OTEL_LOGS_EXPORTER", "otlp"),
         ("OTEL_BSP_SCHEDULE_DELAY", "50"),
         ("OTEL_BLRP_SCHEDULE_DELAY", "50"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "500"),
         ("OTEL_BLRP_MAX_QUEUE_SIZE", "65536"),
     ];
     settings.extend(back_ends);
@@ -513,6 +531,7 @@ async fn searched(
     over_grpc(&endpoints).await;
 
     assert_clean(&settled(&endpoints, until).await, "/metrics");
+    have_left(&collector, spans).await;
     questions(&endpoints).await;
     let ended = gateway.terminate(WITHIN).await.unwrap();
     assert!(ended.status.success(), "{}", ended.said);
@@ -551,11 +570,12 @@ async fn questions(endpoints: &Endpoints) {
 #[tokio::test]
 async fn nothing_personal_is_in_logs_metrics_and_answers() {
     let dir = tempfile::tempdir().unwrap();
-    let shown = searched("dev", dir.path(), (&[], &[])).await;
+    let spans = ["loaded"];
+    let shown = searched("dev", dir.path(), (&[], &[], &spans)).await;
     let lines = [("store_write", 2), ("manifest_recorded", 1)];
     every_line_was_there(&shown.lines, &lines);
     rows_have_the_marks(dir.path());
-    what_left_is_clean(&shown.collector, &["loaded"]).await;
+    what_left_is_clean(&shown.collector, &spans).await;
 }
 
 /// Every signal arrived, and none of them has a mark. `further`: spans that must be there beside those of any process.

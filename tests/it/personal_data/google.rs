@@ -56,10 +56,10 @@ async fn nothing_personal_is_shown_over_pubsub_cloud_storage_and_bigquery() {
         "eventkit_loader_rows_merged_total{table=\"events\"}",
         "eventkit_loader_rows_merged_total{table=\"errors\"}",
     ];
-    let shown = searched("serve", dir.path(), (&lent(&settings), &until)).await;
+    let spans = ["send", "receive", "store write", "loaded"];
+    let shown = searched("serve", dir.path(), (&lent(&settings), &until, &spans)).await;
     let lines = [("store_write", 2), ("manifest_recorded", 1)];
     every_line_was_there(&shown.lines, &lines);
-    let spans = ["send", "receive", "store write", "loaded"];
     what_left_is_clean(&shown.collector, &spans).await;
     // A person who looks for a job finds it by its id.
     for name in ["load job", "merge", "loaded"] {
@@ -82,8 +82,8 @@ async fn nothing_personal_is_shown_over_pubsub_and_firestore() {
         "eventkit_events_processed_total",
         "eventkit_events_failed_total{",
     ];
-    let shown = searched("serve", dir.path(), (&lent(&settings), &until)).await;
-    every_line_was_there(&shown.lines, &[("store_write", 2)]);
     let spans = ["send", "receive", "store write", "stored"];
+    let shown = searched("serve", dir.path(), (&lent(&settings), &until, &spans)).await;
+    every_line_was_there(&shown.lines, &[("store_write", 2)]);
     what_left_is_clean(&shown.collector, &spans).await;
 }
