@@ -51,7 +51,7 @@ const PATIENCE: Duration = clients::ANSWER_TIMEOUT.saturating_sub(Duration::from
 /// The least time between two requests of a client: kills should meet many requests, not a saturated machine.
 const PACE: Duration = Duration::from_millis(20);
 /// How long the clients may take to settle what is open, after the last restart.
-const SETTLE_WITHIN: Duration = Duration::from_secs(30);
+const SETTLE_WITHIN: Duration = Duration::from_secs(90);
 /// How long the pipeline may take to bring the backlog into the warehouse.
 const DRAIN_WITHIN: Duration = Duration::from_secs(90);
 /// How many faults in answers are kept for the report.
@@ -232,6 +232,11 @@ impl Load {
     pub(crate) fn answers(&self) -> u64 {
         let ledger = self.shared.ledger();
         ledger.answers.accepted + ledger.answers.duplicate
+    }
+
+    /// Every answer "duplicate" so far.
+    pub(crate) fn duplicates(&self) -> u64 {
+        self.shared.ledger().answers.duplicate
     }
 
     /// How many requests were refused with a time to come back so far.

@@ -16,8 +16,12 @@ use super::gateway::Endpoints;
 
 /// The largest answer that a client reads.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// How long a client waits for an answer.
-pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client waits for an answer, on a busy machine.
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A connection that was idle for so long is not used again: gateways of some tests close one after two seconds, and a client that stood
+/// still would ask on one that is just being closed.
+const IDLE_MAX: Duration = Duration::from_secs(1);
 
 /// An HTTP client of one gateway. It never repeats a request by itself.
 #[derive(Debug, Clone)]
@@ -36,6 +40,7 @@ impl Http {
     pub(crate) fn at(address: &str) -> Self {
         let client = Client::builder(TokioExecutor::new())
             .retry_canceled_requests(false)
+            .pool_idle_timeout(IDLE_MAX)
             .build_http();
         Self {
             client,
