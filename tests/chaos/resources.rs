@@ -159,6 +159,11 @@ const DESCRIPTORS_MORE_MAX: usize = 8;
 /// The log's own limit where none is configured.
 const LOG_LIMIT: f64 = 10.0 * 1024.0 * 1024.0 * 1024.0;
 
+fn is_bounded(once: Held, twice: Held) -> bool {
+    twice.rss_kib <= once.rss_kib + GROWTH_KIB_MAX
+        && twice.descriptors <= once.descriptors + DESCRIPTORS_MORE_MAX
+}
+
 /// The store is out at full rate: memory and descriptors with a backlog of N events and of 2N, and what an hour would take.
 /// The duplicate filter remembers less than N, so that it does not grow between the two.
 async fn outage_memory(mut stage: Stage) -> Result<()> {
@@ -171,8 +176,13 @@ async fn outage_memory(mut stage: Stage) -> Result<()> {
     send(&endpoints, events).await?;
     let once = gateway.held()?;
     send(&endpoints, events).await?;
-    let twice = gateway.held()?;
     let rate = 2.0 * as_f64(events) / began.elapsed().as_secs_f64();
+    // What was taken for a moment goes again, what is kept for the backlog does not.
+    let (looking, mut twice) = (Instant::now(), gateway.held()?);
+    while !is_bounded(once, twice) && looking.elapsed() < SOON {
+        sleep(Duration::from_millis(100)).await;
+        twice = gateway.held()?;
+    }
     stage.figure(&format!(
         "RSS {} MiB idle, {} MiB with {events} events waiting, {} MiB with twice as many; descriptors {}, {}, {}",
         idle.rss_kib >> 10,
@@ -185,10 +195,7 @@ async fn outage_memory(mut stage: Stage) -> Result<()> {
     let more = twice.rss_kib.saturating_sub(once.rss_kib);
     let bytes = log_bytes(&endpoints).await? / (2.0 * as_f64(events));
     extrapolate(&stage, (as_f64(events), more, twice), rate, bytes)?;
-    ensure!(
-        more <= GROWTH_KIB_MAX && twice.descriptors <= once.descriptors + DESCRIPTORS_MORE_MAX,
-        "not bounded: {once:?} {twice:?}"
-    );
+    ensure!(is_bounded(once, twice), "not bounded: {once:?} {twice:?}");
     outage.end()?;
     let began = Instant::now();
     drained(&stage, 2 * events).await?;

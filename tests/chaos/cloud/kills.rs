@@ -10,6 +10,7 @@ use tokio::time::sleep;
 use super::back::Kind;
 use super::engine;
 use super::set::{Plan, Queue, Set};
+use crate::load::Load;
 use crate::scenario::{Scenario, Settings, Stage};
 
 /// How long all processes live between two kills, in milliseconds.
@@ -64,7 +65,10 @@ async fn again_and_again(stage: Stage, plan: Plan, (short, long): (u64, u64)) ->
         Kind::BigQuery => SLOW_LIFE_MS,
         Kind::Local | Kind::Gcs | Kind::Firestore => LIFE_MS,
     };
-    for kill in 0..kills {
+    // More of them where none has met a request yet.
+    let more = |kill: u64, load: &Load| kill < kills || load.duplicates() == 0 && kill < 3 * kills;
+    let mut kill = 0;
+    while more(kill, &load) {
         sleep(Duration::from_millis(rng.random_range(life.clone()))).await;
         // Each of them has its turn, and whose it is first is chance.
         let turn = stage.settings.seed + kill;
@@ -79,6 +83,7 @@ async fn again_and_again(stage: Stage, plan: Plan, (short, long): (u64, u64)) ->
         set.start(victim, &load)
             .await
             .with_context(|| format!("start after {} kills", kill + 1))?;
+        kill += 1;
     }
     set.grows(1, plan.kind.soon())
         .await

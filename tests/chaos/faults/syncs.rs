@@ -18,6 +18,9 @@ use crate::support::gateway::{Endpoints, Gateway};
 use crate::support::ledger::Ledger;
 use crate::support::shim::{Fault, Rule, on};
 
+/// How often more is sent than there is room for: on a busy machine not all of it comes at the same time.
+const FLOODS_MAX: usize = 5;
+
 pub(super) fn scenarios() -> Vec<Scenario> {
     let family = [
         Scenario::on_both("faults::a_failed_sync_of_the_log", |stage| {
@@ -178,11 +181,20 @@ async fn slow(mut stage: Stage) -> Result<()> {
     let idle = gateway.held()?.rss_kib;
     let slow = Fault::Delay(seconds * 1_000_000);
     faults.set(0, &Rule::new(slow, on::SYNC, &log_files(&stage)))?;
-    let (shed, ledgers) = flood(&stage, &endpoints, (0, Duration::from_secs(seconds * 2))).await?;
-    let grown = gateway.held()?.rss_kib.saturating_sub(idle) << 10;
-    for ledger in ledgers {
-        load.adopt(ledger);
+    let mut shed = Shed::default();
+    for round in 0..FLOODS_MAX {
+        let length = Duration::from_secs(seconds * 2);
+        let (more, ledgers) = flood(&stage, &endpoints, (round, length)).await?;
+        shed.http += more.http;
+        shed.grpc += more.grpc;
+        for ledger in ledgers {
+            load.adopt(ledger);
+        }
+        if shed.http > 0 && shed.grpc > 0 {
+            break;
+        }
     }
+    let grown = gateway.held()?.rss_kib.saturating_sub(idle) << 10;
     stage.figure(&format!(
         "with syncs of {seconds} s: {} HTTP and {} gRPC requests were shed; resident memory grew by {} MiB",
         shed.http,
