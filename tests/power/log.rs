@@ -25,6 +25,10 @@ use crate::shim;
 /// How many groups are on their way at once, at most.
 const FLYING: u64 = 4;
 
+/// How many appends there are in each life at least, if the journal has room for them: a machine that stands still for all of the
+/// seconds would leave nothing to cut.
+const APPENDS_MIN: u32 = 20;
+
 /// How a log is used.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Shape {
@@ -37,7 +41,7 @@ pub(crate) struct Shape {
     pub(crate) compressible: bool,
     /// Settled events that the log keeps.
     pub(crate) retained: u64,
-    /// The run ends at so many bytes of journal, or after so many seconds.
+    /// The run ends at so many bytes of journal, or after so many seconds and [`APPENDS_MIN`].
     pub(crate) journal_bytes: u64,
     pub(crate) seconds: u64,
     /// Closed and opened again so often.
@@ -233,7 +237,9 @@ pub(crate) async fn write(shape: &Shape) -> Result<()> {
         let mut books = Books::new(Tell::open(&root)?, &found);
         let mut next = *wal.durable().borrow();
         let mut flying: VecDeque<(Offset, Offset, Commit)> = VecDeque::new();
-        while shim::journal_bytes() < bytes && began.elapsed() < until {
+        let mut appends = 0;
+        while shim::journal_bytes() < bytes && (began.elapsed() < until || appends < APPENDS_MIN) {
+            appends += 1;
             // Now and then several groups are on their way at once.
             let depth = if rng.random_bool(0.2) { FLYING } else { 1 };
             for _ in 0..depth {
