@@ -11,10 +11,9 @@ use crate::keys::keys;
 const SHOP: &str = "http://shop.example";
 const THIEF: &str = "http://thief.example";
 
-/// How many events a key may send in a second where they come together, and where each comes alone. After the first five the next
-/// is refused for four seconds, which a busy machine does not let pass unused; after one alone for half a second.
-const TOGETHER: &str = "1";
-const ALONE: &str = "2";
+/// How many events a key may send in a second. After the first five together the next are refused for four seconds, which a busy
+/// machine does not let pass unused; after one alone for one, which it would have to let pass five times.
+const EACH_SECOND: &str = "1";
 const AT_A_TIME: usize = 5;
 
 /// A gateway that knows one key for each of some sources.
@@ -157,9 +156,9 @@ fn assert_slowed(sender: &Sender, requests: usize) {
 #[tokio::test]
 async fn a_server_that_is_too_fast_for_its_key_makes_one_row_of_each_call() {
     let guarded = Guarded::start(&[
-        ("node", TOGETHER),
-        ("python", TOGETHER),
-        ("packed", TOGETHER),
+        ("node", EACH_SECOND),
+        ("python", EACH_SECOND),
+        ("packed", EACH_SECOND),
     ])
     .await;
     let mut all = Vec::new();
@@ -186,10 +185,10 @@ async fn a_server_that_is_too_fast_for_its_key_makes_one_row_of_each_call() {
 #[tokio::test]
 async fn a_page_makes_its_rows_however_fast_it_is_and_a_page_that_stole_its_key_makes_none() {
     let guarded = Guarded::start(&[
-        ("standard", ALONE),
-        ("batching", TOGETHER),
-        ("unload", TOGETHER),
-        ("beacon", TOGETHER),
+        ("standard", EACH_SECOND),
+        ("batching", EACH_SECOND),
+        ("unload", EACH_SECOND),
+        ("beacon", EACH_SECOND),
     ])
     .await;
     let pages = [
