@@ -84,6 +84,15 @@ Opens a log that no process uses, whichever engine wrote it, and delivers what i
 the engine is changed, or before the volume of a gateway that is gone for good is given up. The log stays; what it holds
 is then only the memory of the duplicate filter. SIGTERM ends it safely; run again, it goes on where it was.";
 
+const RELANE_HELP: &str = "\
+Examples:
+  eventkit wal relane --lanes 32 /var/lib/eventkit/wal
+
+A user's events are in order within a lane. While batches of the old lanes wait in Pub/Sub, later events on new lanes would overtake
+them. So stop the gateway, empty its log (`eventkit wal drain`), wait until the workers have emptied the subscription
+(num_undelivered_messages is 0), run this, set EVENTKIT_LANES, and start again. Without Pub/Sub a start with nothing unsettled
+takes the new number by itself.";
+
 const REPAIR_HELP: &str = "\
 Examples:
   eventkit wal repair --dry-run ./eventkit-data/wal
@@ -214,6 +223,22 @@ pub enum WalCommand {
     /// Make a fresh log of what can be read of a damaged one, and set the old files aside; exits with 1 if anything is lost
     #[command(after_help = REPAIR_HELP)]
     Repair(RepairArgs),
+    /// Give a log with nothing unsettled another number of lanes, where a start does not: with Pub/Sub; exits with 1 if they are kept
+    #[command(after_help = RELANE_HELP)]
+    Relane(RelaneArgs),
+}
+
+/// What `wal relane` takes.
+#[derive(Debug, Args)]
+pub struct RelaneArgs {
+    /// The log's directory [default: as the settings say]
+    pub path: Option<PathBuf>,
+    /// How many lanes [default: EVENTKIT_LANES]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub lanes: Option<u16>,
+    /// Where the log is.
+    #[command(flatten)]
+    pub flags: LogFlags,
 }
 
 /// What `wal repair` takes.

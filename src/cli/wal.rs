@@ -1,5 +1,5 @@
-//! `eventkit wal stat|verify|dump|drain|repair`: looks into a log without changing it, empties it ([`drain`]) or makes a
-//! fresh one of what is left of it ([`repair`]).
+//! `eventkit wal stat|verify|dump|drain|repair|relane`: looks into a log without changing it, empties it ([`drain`]), makes a
+//! fresh one of what is left of it ([`repair`]) or gives it another number of lanes ([`relane`]).
 //!
 //! A log that is in use is asked through its process's admin port; any other is copied and the copy opened. Both give
 //! the same JSON, and everything that is shown is made from that.
@@ -19,6 +19,7 @@ use crate::wal::repair::RepairError;
 
 mod drain;
 mod live;
+mod relane;
 mod repair;
 mod show;
 
@@ -157,6 +158,7 @@ fn answer(
                 .map_or_else(WalError::Drain, WalError::Config)
         }),
         WalCommand::Repair(args) => repair::run(args, environment, out),
+        WalCommand::Relane(args) => relane::run(args, environment, out),
         WalCommand::Stat { shared } => {
             let json = shared.json;
             let (path, token) = place(shared, environment)?;

@@ -297,7 +297,7 @@ settings! {
         RING_BUFFER_MODE: "ring-buffer-mode", "EVENTKIT_RING_BUFFER_MODE", Is("sled"), Choice(&["sled", "sqlite"]),
             "The log's engine. A log of the other one at the path is refused: empty it with `eventkit wal drain` and move it away";
         LANES: "lanes", "EVENTKIT_LANES", Is("16"), Count(1, 1024),
-            "Ordered partitions; a new number takes effect at a start with nothing unsettled";
+            "Ordered partitions; a new number takes effect at a start with nothing unsettled, with Pub/Sub by `eventkit wal relane` alone";
         WAL_MAX_BYTES: "wal-max-bytes", "EVENTKIT_WAL_MAX_BYTES",
             Unset("10 GiB or 80 % of the volume, whichever is less"), Bytes(64 * MIB, 1024 * TIB),
             "The most bytes that the log may take; when it is full of unpublished events new ones are shed";

@@ -83,6 +83,8 @@ pub struct WalConfig {
     pub path: PathBuf,
     /// The number of lanes for a log that is created now, or that has nothing unsettled.
     pub lanes: u16,
+    /// Whether it stays as it is even then: batches of the log's lanes may wait behind it.
+    pub keeps_lanes: bool,
     /// The most stored bytes; `None`: 10 GiB or 80 % of the volume, whichever is less.
     pub bytes_max: Option<u64>,
     /// How many published events are kept.

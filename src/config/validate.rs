@@ -249,6 +249,7 @@ fn wal(reader: &mut Reader<'_>) -> WalConfig {
         },
         path: reader.path(&settings::WAL_PATH),
         lanes: reader.count(&settings::LANES),
+        keeps_lanes: reader.choice(&settings::QUEUE_MODE) == "pubsub",
         bytes_max: reader.count_if_set(&settings::WAL_MAX_BYTES),
         retained_events_max: reader.count(&settings::RETAINED_MAX),
         retention: reader.time(&settings::RETENTION_HOURS),

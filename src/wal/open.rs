@@ -235,7 +235,7 @@ fn found(
         }
     })?;
     let found = match found {
-        Some(found) => repair(storage, found, options.config.lanes),
+        Some(found) => repair(storage, found, &options.config),
         None => create(storage, options),
     };
     found.map_err(engine)
@@ -322,7 +322,11 @@ fn create(storage: &dyn Storage, options: &Options) -> Result<Found, StorageErro
 }
 
 /// Finishes what a crash left, and proves that a sync passes through our barrier before anything is acknowledged.
-fn repair(storage: &dyn Storage, mut found: Found, lanes: u16) -> Result<Found, StorageError> {
+fn repair(
+    storage: &dyn Storage,
+    mut found: Found,
+    config: &WalConfig,
+) -> Result<Found, StorageError> {
     if let Some(offset) = found.torn {
         tracing::warn!(offset, "torn_group_removed");
     }
@@ -334,17 +338,23 @@ fn repair(storage: &dyn Storage, mut found: Found, lanes: u16) -> Result<Found, 
         storage.sync()?;
     }
     found.repairs.clear();
+    let WalConfig {
+        lanes, keeps_lanes, ..
+    } = *config;
     if found.header.lanes != lanes {
-        if found.checkpoint.offset == found.next && found.seals.is_empty() {
+        let is_settled = found.checkpoint.offset == found.next && found.seals.is_empty();
+        if is_settled && !keeps_lanes {
             found.header.lanes = lanes;
             storage.insert(&frame::HEADER_KEY, &found.header.encode())?;
         } else {
+            let action = match keeps_lanes {
+                true => {
+                    "order is kept per lane, and batches of these may wait in Pub/Sub: see `eventkit wal relane --help`"
+                }
+                false => "they change at a start with nothing unsettled",
+            };
             let kept = found.header.lanes;
-            tracing::warn!(
-                wanted = lanes,
-                kept,
-                "lanes_kept_until_everything_is_settled"
-            );
+            tracing::warn!(wanted = lanes, kept, action, "lanes_kept");
         }
     }
     storage.insert(&frame::OPENED_KEY, &found.opened())?;

@@ -18,6 +18,7 @@ pub fn config(path: PathBuf, lanes: u16) -> WalConfig {
         engine: Engine::Sled,
         path,
         lanes,
+        keeps_lanes: false,
         bytes_max: None,
         retained_events_max: 100_000,
         retention: Duration::from_secs(24 * 3600),

@@ -97,6 +97,14 @@ async fn what_a_killed_gateway_left_becomes_rows_on_both_engines() {
         let log = dir.path().join("wal");
         let log = log.to_str().unwrap();
 
+        let relane = ["wal", "relane", "--lanes", "4", log];
+        let (code, out, _) = run(&relane).await;
+        assert_eq!(code, 1, "{engine}: {out}");
+        assert!(
+            out.contains("its 16 lanes: 40 events are unsettled"),
+            "{out}"
+        );
+
         let (code, summary, err) = drain(log).await;
         assert_eq!(code, 0, "{engine}: {summary} {err}");
         assert_eq!(summary["engine"], engine);
@@ -118,6 +126,8 @@ async fn what_a_killed_gateway_left_becomes_rows_on_both_engines() {
         let stat: Value = serde_json::from_str(&out).unwrap();
         assert_eq!(stat["unsettled_records"], 0, "{engine}: {stat}");
         assert_eq!(stat["next_offset"], 40, "{engine}: {stat}");
+        let (code, out, err) = run(&relane).await;
+        assert_eq!((code, out.as_str()), (0, "the log has 4 lanes\n"), "{err}");
         let settings = [("EVENTKIT_RING_BUFFER_MODE", engine)];
         let (gateway, endpoints) = Gateway::start(dir.path(), &settings).await.unwrap();
         let again = r#"{"type":"track","messageId":"m3","userId":"u3","event":"Drained"}"#;

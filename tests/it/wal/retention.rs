@@ -225,6 +225,10 @@ fn lanes_change_only_when_nothing_is_unsettled() {
         let id = wal.log_id();
         close(wal);
 
+        let (wal, _) = place.open_with(|config| (config.lanes, config.keeps_lanes) = (8, true));
+        assert_eq!(wal.lanes(), 4, "batches may wait behind it");
+        close(wal);
+
         let (wal, _) = place.open_with(lanes(8));
         assert_eq!(
             (wal.lanes(), wal.log_id()),
