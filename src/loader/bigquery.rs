@@ -33,7 +33,7 @@
 //! No table expires, whatever default a dataset has for new ones: staging tables are dropped with the record of their manifest, or by
 //! the next start.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -140,7 +140,7 @@ pub struct BigQueryWarehouse {
     /// What the last load staged.
     staged: Option<Staging>,
     /// Staging tables that this process filled or found, with the number of their manifest; dropped with its record.
-    staging_tables: Vec<(u64, String)>,
+    staging_tables: BTreeSet<(u64, String)>,
     counts: Counts,
     is_prepared: bool,
 }
@@ -160,7 +160,7 @@ impl BigQueryWarehouse {
             names,
             clock,
             staged: None,
-            staging_tables: Vec::new(),
+            staging_tables: BTreeSet::new(),
             counts: Counts::default(),
             is_prepared: false,
         })

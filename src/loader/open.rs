@@ -1,4 +1,4 @@
-//! Open manifests: found, made, parted, given up.
+//! Open manifests: found, made, and cleaned up after.
 
 use bytes::Bytes;
 
@@ -67,12 +67,15 @@ impl Loader {
         let unread = self.manifest(number, 1, Vec::new());
         let reason = with_causes(error);
         tracing::error!(manifest.number = number, error = %reason, "manifest_discarded");
-        let outcome = Outcome::Discarded { reason };
-        self.warehouse.record(&unread, &outcome).await?;
-        Ok(())
+        self.give_up(&unread, &Outcome::Discarded { reason }).await
     }
 
-    fn manifest(&self, number: u64, attempt: u32, objects: Vec<ManifestObject>) -> Manifest {
+    pub(super) fn manifest(
+        &self,
+        number: u64,
+        attempt: u32,
+        objects: Vec<ManifestObject>,
+    ) -> Manifest {
         Manifest {
             version: manifest::VERSION,
             number,
@@ -83,7 +86,7 @@ impl Loader {
     }
 
     /// Creates the manifest's file; `false` when the number is taken or came too late.
-    async fn create(&mut self, manifest: &Manifest) -> Result<bool, RoundError> {
+    pub(super) async fn create(&mut self, manifest: &Manifest) -> Result<bool, RoundError> {
         let name = Manifest::name(manifest.number);
         if !self.objects.put_if_absent(&name, manifest.encode()).await? {
             return Ok(false);
@@ -98,7 +101,7 @@ impl Loader {
     }
 
     /// What lies in the inbox and is not recorded, up to the limits. Sees to all markers on its way that lead nowhere.
-    async fn gather(&mut self) -> Result<Vec<ManifestObject>, RoundError> {
+    pub(super) async fn gather(&mut self) -> Result<Vec<ManifestObject>, RoundError> {
         let mut gathered = Gathered::new(self.limits);
         let mut blocked: Option<(usize, String, String)> = None;
         let mut is_cut = false;
@@ -159,63 +162,6 @@ impl Loader {
         self.context.metrics.loader_markers_quarantined.add(1, &[]);
         tracing::error!(marker = name, reason, "marker_quarantined");
         Ok(())
-    }
-
-    /// Gives a manifest up whose one object can never be loaded.
-    pub(super) async fn quarantine(
-        &mut self,
-        manifest: &Manifest,
-        reason: String,
-    ) -> Result<(), RoundError> {
-        for object in &manifest.objects {
-            inbox::quarantine_object(&*self.objects, object).await?;
-            self.context.metrics.loader_markers_quarantined.add(1, &[]);
-            tracing::error!(
-                marker = %object.marker,
-                object = %object.object,
-                reason,
-                "marker_quarantined"
-            );
-        }
-        let outcome = Outcome::Quarantined { reason };
-        self.warehouse.record(manifest, &outcome).await?;
-        Ok(())
-    }
-
-    /// Gives a manifest up for later ones that hold its objects. They are created first: an object is always in an open
-    /// manifest or has its marker, and after a crash in between the same parts are found.
-    pub(super) async fn supersede(
-        &mut self,
-        manifest: &Manifest,
-        parts: impl IntoIterator<Item = Vec<ManifestObject>, IntoIter: Send> + Send,
-        reason: String,
-    ) -> Result<(), RoundError> {
-        let mut number = manifest.number;
-        for objects in parts {
-            loop {
-                number = number.checked_add(1).ok_or(RoundError::Numbers)?;
-                let part =
-                    self.manifest(number, manifest.attempt.saturating_add(1), objects.clone());
-                if self.create(&part).await? || self.holds(number, &objects).await? {
-                    break;
-                }
-            }
-        }
-        tracing::warn!(
-            manifest.number = manifest.number,
-            reason,
-            "manifest_superseded"
-        );
-        let outcome = Outcome::Superseded { reason };
-        self.warehouse.record(manifest, &outcome).await?;
-        Ok(())
-    }
-
-    /// Whether a manifest holds exactly these objects.
-    async fn holds(&mut self, number: u64, objects: &[ManifestObject]) -> Result<bool, RoundError> {
-        let file = self.objects.get(&Manifest::name(number)).await?;
-        let held = file.and_then(|file| Manifest::parse(number, &file).ok());
-        Ok(held.is_some_and(|held| held.objects == objects))
     }
 
     /// Removes the files of manifests that were recorded long ago.

@@ -58,19 +58,18 @@ impl Loader {
     /// Whether manifests were recorded once that this warehouse does not know and that are not there any more.
     async fn lacks_manifests(&mut self) -> Result<bool, RoundError> {
         let last = self.warehouse.last_recorded().await?;
+        let mut known = last;
         let mut pages = Pages::after(manifest::FOLDER, Manifest::name(last.unwrap_or(0)));
-        let mut lowest = None;
-        while lowest.is_none()
-            && let Some(names) = pages.next(&*self.objects).await?
-        {
-            lowest = names.iter().find_map(|name| Manifest::number_of(name));
+        while let Some(names) = pages.next(&*self.objects).await? {
+            for number in names.iter().filter_map(|name| Manifest::number_of(name)) {
+                if number > known.unwrap_or(0).saturating_add(1) {
+                    return Ok(true);
+                }
+                known = Some(number);
+            }
         }
-        Ok(match (last, lowest) {
-            (_, Some(lowest)) => lowest > last.unwrap_or(0).saturating_add(1),
-            // A warehouse that never recorded anything: new, or made anew.
-            (None, None) => true,
-            (Some(_), None) => false,
-        })
+        // None at all: a warehouse that never recorded anything, new or made anew.
+        Ok(known.is_none())
     }
 
     /// Puts an object's marker back, unless it waits already or was set aside.

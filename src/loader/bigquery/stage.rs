@@ -1,5 +1,7 @@
 //! Objects into staging tables, by load jobs; and the staging tables' end.
 
+use std::collections::BTreeSet;
+
 use gcp_bigquery_client::model::job::Job;
 use gcp_bigquery_client::model::job_configuration::JobConfiguration;
 use gcp_bigquery_client::model::job_configuration_load::JobConfigurationLoad;
@@ -115,7 +117,8 @@ impl BigQueryWarehouse {
                 self.api.insert_job(&id, load).await
             }
         };
-        self.staging_tables.push((manifest.number, staging.clone()));
+        let held = (manifest.number, staging.clone());
+        self.staging_tables.insert(held.clone());
         let job = job.map_err(|failure| self.error(failure))?;
         let ended = self.api.ended_job(&id, job).await;
         let job = ended.map_err(|failure| self.error(failure))?;
@@ -125,7 +128,7 @@ impl BigQueryWarehouse {
                 true if was_there => Ok(Once::Burnt),
                 true => {
                     self.counts.used(table.as_str(), count);
-                    self.staging_tables.pop();
+                    self.staging_tables.remove(&held);
                     self.drop_staged(&staging).await;
                     Err(self.error(Failure::Job { id, error }).into())
                 }
@@ -188,11 +191,10 @@ impl BigQueryWarehouse {
 
     /// Drops what was staged of a manifest. What stays behind is dropped by the next start.
     pub(super) async fn drop_staging(&mut self, manifest: u64) {
-        let (ended, open) = std::mem::take(&mut self.staging_tables)
+        let (ended, open): (BTreeSet<_>, BTreeSet<_>) = std::mem::take(&mut self.staging_tables)
             .into_iter()
             .partition(|(number, _)| *number <= manifest);
         self.staging_tables = open;
-        let ended: Vec<(u64, String)> = ended;
         for (_, table) in ended {
             self.drop_staged(&table).await;
         }

@@ -229,6 +229,8 @@ instruments! {
     queue_held_messages: Level = "eventkit_queue_held_messages", "Messages that are held and not acknowledged";
     /// Pulls that failed and were begun anew.
     queue_pull_failures: Count = "eventkit_queue_pull_failures", "Pulls that failed and were begun anew";
+    /// Looks at the subscription, by who publishes, that failed or found none that is fit.
+    queue_look_failures: Count = "eventkit_queue_look_failures", "Looks at the subscription that failed or found it unfit";
 
     /// Workers that have a batch in hand.
     workers_busy: Level = "eventkit_workers_busy", "Workers that have a batch in hand";
@@ -256,6 +258,9 @@ instruments! {
 
     /// Manifests recorded as loaded.
     loader_manifests_recorded: Count = "eventkit_loader_manifests_recorded", "Manifests loaded";
+    /// Manifests of which nothing was loaded. Label `outcome`: `superseded` (others hold its objects), `quarantined`, `discarded`.
+    loader_manifests_given_up: Count = "eventkit_loader_manifests_given_up", "Manifests recorded without a load",
+        "outcome" of vec!["superseded", "quarantined", "discarded"];
     /// Rows that became rows of the warehouse. Label `table`: `events`, `errors`.
     loader_rows_merged: Count = "eventkit_loader_rows_merged", "Rows loaded", "table" of tables();
     /// Rows that the merge left out because their key was there. Label `table`.

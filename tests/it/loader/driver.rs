@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -160,22 +160,28 @@ async fn a_manifest_of_a_later_version_waits_for_one() {
     assert!(warehouse.outcomes().is_empty());
 }
 
-/// A warehouse whose first loads fail for good, as a job does whose id is used up.
+/// A warehouse whose loads fail for good, as a job does whose id is used up, and blame no object.
 #[derive(Debug)]
-struct Burnt(MemoryWarehouse, AtomicU32);
+struct Burnt {
+    inner: MemoryWarehouse,
+    /// So many attempts fail, whatever they are of.
+    attempts: u32,
+    /// Each attempt fails that this object is part of.
+    spoiled: Option<String>,
+}
 
 #[async_trait]
 impl Warehouse for Burnt {
     async fn prepare(&mut self) -> Result<(), WarehouseError> {
-        self.0.prepare().await
+        self.inner.prepare().await
     }
 
     async fn last_recorded(&mut self) -> Result<Option<u64>, WarehouseError> {
-        self.0.last_recorded().await
+        self.inner.last_recorded().await
     }
 
     async fn recorded(&mut self, objects: &[String]) -> Result<HashSet<String>, WarehouseError> {
-        self.0.recorded(objects).await
+        self.inner.recorded(objects).await
     }
 
     async fn load(
@@ -183,15 +189,20 @@ impl Warehouse for Burnt {
         manifest: &Manifest,
         objects: &dyn Objects,
     ) -> Result<Staged, LoadError> {
-        if manifest.attempt <= self.1.load(Ordering::SeqCst) {
+        if manifest.attempt <= self.attempts
+            || manifest
+                .objects
+                .iter()
+                .any(|o| self.spoiled.as_ref() == Some(&o.object))
+        {
             let reason = "backend error".to_owned();
             return Err(LoadError::Attempt { reason });
         }
-        self.0.load(manifest, objects).await
+        self.inner.load(manifest, objects).await
     }
 
     async fn merge(&mut self, manifest: &Manifest) -> Result<Merged, MergeError> {
-        self.0.merge(manifest).await
+        self.inner.merge(manifest).await
     }
 
     async fn record(
@@ -199,15 +210,15 @@ impl Warehouse for Burnt {
         manifest: &Manifest,
         outcome: &Outcome,
     ) -> Result<(), WarehouseError> {
-        self.0.record(manifest, outcome).await
+        self.inner.record(manifest, outcome).await
     }
 
     async fn expire(&mut self, before: Micros, limit: u32) -> Result<Expired, WarehouseError> {
-        self.0.expire(before, limit).await
+        self.inner.expire(before, limit).await
     }
 
     async fn oldest(&mut self) -> Result<Option<Micros>, WarehouseError> {
-        self.0.oldest().await
+        self.inner.oldest().await
     }
 }
 
@@ -216,7 +227,11 @@ async fn an_attempt_that_failed_for_good_is_followed_by_the_next_under_a_new_num
     let (objects, memory) = (MemoryObjects::default(), MemoryWarehouse::default());
     put_events(&objects, 1, &[event("a", 1)]).await;
     put_events(&objects, 2, &[event("b", 2)]).await;
-    let warehouse = Burnt(memory.clone(), AtomicU32::new(2));
+    let warehouse = Burnt {
+        inner: memory.clone(),
+        attempts: 2,
+        spoiled: None,
+    };
     let mut loader = loader(Arc::new(objects.clone()), Box::new(warehouse));
     for _ in 0..2 {
         let failed = loader.drain().await.unwrap_err();
@@ -230,6 +245,62 @@ async fn an_attempt_that_failed_for_good_is_followed_by_the_next_under_a_new_num
         .map(|(_, outcome)| outcome.as_str())
         .collect();
     assert_eq!(words, ["superseded", "superseded", "loaded"]);
+}
+
+/// New events come while it is tried again and again.
+#[tokio::test]
+async fn an_object_at_fault_for_what_the_warehouse_blames_on_itself_is_found_in_the_end() {
+    let (objects, memory) = (MemoryObjects::default(), MemoryWarehouse::default());
+    let mut names_of = Vec::new();
+    for number in 0..9 {
+        let rows = [event(&number.to_string(), number)];
+        names_of.push(put_events(&objects, number, &rows).await);
+    }
+    let warehouse = Burnt {
+        inner: memory.clone(),
+        attempts: 0,
+        spoiled: Some(names_of[4].clone()),
+    };
+    let mut loader = loader(Arc::new(objects.clone()), Box::new(warehouse));
+    let mut failures = 0_u64;
+    while loader.drain().await.is_err() {
+        failures += 1;
+        assert!(failures < 30, "{:?}", memory.outcomes());
+        let number = 100 + failures;
+        put_events(&objects, number, &[event(&number.to_string(), number)]).await;
+    }
+    assert_eq!(memory.events().len() as u64, 8 + failures);
+    assert_eq!(names(&objects, "quarantine/").len(), 1);
+    assert_eq!(names(&objects, "inbox/"), [""; 0]);
+    let quarantined = memory
+        .outcomes()
+        .into_iter()
+        .filter(|(_, outcome)| outcome.as_str() == "quarantined");
+    assert_eq!(quarantined.count(), 1);
+}
+
+#[tokio::test]
+async fn an_outage_that_fails_every_attempt_blames_no_object_and_leaves_few_files() {
+    let (objects, memory) = (MemoryObjects::default(), MemoryWarehouse::default());
+    for number in 0..3 {
+        put_events(&objects, number, &[event(&number.to_string(), number)]).await;
+    }
+    let warehouse = Burnt {
+        inner: memory.clone(),
+        attempts: 60,
+        spoiled: None,
+    };
+    let mut loader = loader(Arc::new(objects.clone()), Box::new(warehouse));
+    while loader.drain().await.is_err() {
+        assert!(memory.outcomes().len() < 400);
+    }
+    assert_eq!(memory.events().len(), 3);
+    assert_eq!(names(&objects, "quarantine/"), [""; 0]);
+    assert!(
+        memory.outcomes().len() > 101,
+        "otherwise no file would have had to go"
+    );
+    assert_eq!(names(&objects, "manifests/").len(), 100);
 }
 
 #[tokio::test]
