@@ -44,6 +44,7 @@ use crate::telemetry::{Metrics, with_causes};
 pub mod bigquery;
 mod error;
 pub mod fake;
+mod given_up;
 mod inbox;
 mod iso;
 pub mod manifest;
@@ -72,6 +73,10 @@ const COMPONENT: &str = "warehouse";
 
 /// How long after a wake the loader waits for more markers.
 const DEBOUNCE: Duration = Duration::from_millis(100);
+
+/// After so many failures in a row, attempts that leave a manifest and its record behind come so long after one another.
+const ATTEMPTS_SOON: u32 = 16;
+const ATTEMPTS_APART: Duration = Duration::from_secs(300);
 
 /// The newest recorded manifests whose files are kept.
 const MANIFESTS_KEPT: u64 = 100;
@@ -122,6 +127,8 @@ pub struct Loader {
     is_prepared: bool,
     /// Whether the last manifest took all that lay in the inbox when it was made, but for what is blocked.
     took_all: bool,
+    /// Whether anything was loaded since the last load that failed for reasons of the warehouse's own.
+    loaded_since: bool,
     /// What the last look at the inbox found that this version cannot judge.
     blocked: Option<RoundError>,
     /// What tells senders of what was loaded; see [`Loader::tell_senders`].
@@ -148,6 +155,7 @@ impl Loader {
             retention: None,
             is_prepared: false,
             took_all: false,
+            loaded_since: false,
             blocked: None,
             telling: None,
         }
@@ -323,26 +331,12 @@ impl Loader {
         let began = Instant::now();
         let loaded = self.warehouse.load(manifest, &*self.objects).await;
         self.took("load", began);
-        let failed = |source| RoundError::Load {
-            number: manifest.number,
-            source,
-        };
         match loaded {
-            Ok(staged) => Ok(Loaded::Staged(staged)),
-            Err(LoadError::Object { object, reason }) => {
-                match manifest.parts(object.as_deref()) {
-                    Some(parts) => self.supersede(manifest, parts, reason).await?,
-                    None => self.quarantine(manifest, reason).await?,
-                }
-                Ok(Loaded::GivenUp)
+            Ok(staged) => {
+                self.loaded_since = true;
+                Ok(Loaded::Staged(staged))
             }
-            Err(LoadError::Attempt { reason }) => {
-                // Reported as a failure, so that the next attempt is waited for.
-                self.supersede(manifest, [manifest.objects.clone()], reason.clone())
-                    .await?;
-                Err(failed(LoadError::Attempt { reason }))
-            }
-            Err(error) => Err(failed(error)),
+            Err(error) => self.after_failed_load(manifest, error).await,
         }
     }
 
@@ -407,16 +401,17 @@ impl Loader {
     pub async fn remove_markers(&mut self, manifest: &Manifest) -> Result<(), RoundError> {
         let markers = manifest.objects.iter().map(|o| o.marker.as_str());
         inbox::remove(&*self.objects, markers).await?;
-        if let Some(old) = manifest.number.checked_sub(MANIFESTS_KEPT) {
-            self.objects.delete(&Manifest::name(old)).await?;
-        }
-        Ok(())
+        self.remove_old_file(manifest.number).await
     }
 
     /// Says what failed, once; answers how long to wait.
     fn failed(&self, error: &RoundError, failures: u32) -> Duration {
         let wait = match error {
             RoundError::Blocked { .. } => self.interval,
+            RoundError::Load {
+                source: LoadError::Attempt { .. },
+                ..
+            } if failures > ATTEMPTS_SOON => ATTEMPTS_APART,
             _ => self.backoff.wait(failures),
         };
         let metrics = &self.context.metrics;

@@ -16,10 +16,7 @@ use crate::wal::Wal;
 const PARTS: [(Role, &[&str]); 3] = [
     // An outage behind the log is what it is for.
     (Role::Gateway, &[]),
-    (
-        Role::Worker,
-        &["store", "pubsub subscription", "pubsub messages"],
-    ),
+    (Role::Worker, &["store", "pubsub pull", "pubsub messages"]),
     (Role::Loader, &["warehouse"]),
 ];
 

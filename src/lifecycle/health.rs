@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 /// Every component that can be degraded.
-pub const COMPONENTS: [&str; 5] = [
+pub const COMPONENTS: [&str; 6] = [
     "store",
     "warehouse",
     "pubsub topic",
     "pubsub subscription",
+    "pubsub pull",
     "pubsub messages",
 ];
 

@@ -169,6 +169,7 @@ impl PubSubProducer {
                 if lost { Verdict::Lost } else { Verdict::Owned }
             }
             Err(error) => {
+                self.metrics.queue_look_failures.add(1, &[]);
                 known.was_missing |= error.is_no_place();
                 let needs_a_person = !error.is_outage() && !known.told;
                 known.told |= needs_a_person;

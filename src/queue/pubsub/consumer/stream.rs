@@ -22,8 +22,8 @@ use crate::queue::gather;
 use crate::queue::pubsub::{PubSubOptions, SetUpError, name_of, set_up};
 use crate::telemetry::{Metrics, with_causes};
 
-/// The component's name in readiness.
-const COMPONENT: &str = "pubsub subscription";
+/// The component's name in readiness; the one who publishes looks at the subscription under another, as both may be one process.
+const COMPONENT: &str = "pubsub pull";
 
 /// The longest that a lease is extended: a store may be out for days.
 const LEASE_MAX: Duration = Duration::from_secs(7 * 86_400);
