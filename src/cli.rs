@@ -89,9 +89,9 @@ Examples:
   eventkit wal relane --lanes 32 /var/lib/eventkit/wal
 
 A user's events are in order within a lane. While batches of the old lanes wait in Pub/Sub, later events on new lanes would overtake
-them. So stop the gateway, empty its log (`eventkit wal drain`), wait until the workers have emptied the subscription
-(num_undelivered_messages is 0), run this, set EVENTKIT_LANES, and start again. Without Pub/Sub a start with nothing unsettled
-takes the new number by itself.";
+them. So stop the gateway, empty its log (`eventkit wal drain`), wait until the workers have received what it published (the
+subscription's oldest_unacked_message_age is less than the time since), run this, set EVENTKIT_LANES, and start again.
+Without Pub/Sub a start with nothing unsettled takes the new number by itself.";
 
 const REPAIR_HELP: &str = "\
 Examples:

@@ -76,7 +76,7 @@ const DEBOUNCE: Duration = Duration::from_millis(100);
 
 /// After so many failures in a row, attempts that leave a manifest and its record behind come so long after one another.
 const ATTEMPTS_SOON: u32 = 16;
-const ATTEMPTS_APART: Duration = Duration::from_secs(300);
+const ATTEMPTS_APART: Duration = Duration::from_secs(120);
 
 /// The newest recorded manifests whose files are kept.
 const MANIFESTS_KEPT: u64 = 100;
@@ -127,8 +127,6 @@ pub struct Loader {
     is_prepared: bool,
     /// Whether the last manifest took all that lay in the inbox when it was made, but for what is blocked.
     took_all: bool,
-    /// Whether anything was loaded since the last load that failed for reasons of the warehouse's own.
-    loaded_since: bool,
     /// What the last look at the inbox found that this version cannot judge.
     blocked: Option<RoundError>,
     /// What tells senders of what was loaded; see [`Loader::tell_senders`].
@@ -155,7 +153,6 @@ impl Loader {
             retention: None,
             is_prepared: false,
             took_all: false,
-            loaded_since: false,
             blocked: None,
             telling: None,
         }
@@ -332,10 +329,7 @@ impl Loader {
         let loaded = self.warehouse.load(manifest, &*self.objects).await;
         self.took("load", began);
         match loaded {
-            Ok(staged) => {
-                self.loaded_since = true;
-                Ok(Loaded::Staged(staged))
-            }
+            Ok(staged) => Ok(Loaded::Staged(staged)),
             Err(error) => self.after_failed_load(manifest, error).await,
         }
     }

@@ -7,7 +7,7 @@
 //! is asked for.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use google_cloud_auth::build_errors::Error as BuildError;
@@ -19,9 +19,11 @@ use google_cloud_gax::error::CredentialsError;
 use http::{Extensions, HeaderMap};
 use tokio::time::Instant;
 
-/// Credentials are not made anew more often: those who wait for a token ask as often as they like, and a request that hangs
-/// stays behind with its connection.
+/// Credentials are not made anew more often: those who wait for a token ask as often as they like.
 pub(super) const PAUSE: Duration = Duration::from_secs(30);
+
+/// While requests for a token hang, the pause doubles so often at most: each stays behind, with its connection.
+const DOUBLINGS_MAX: u32 = 5;
 
 /// How long a token is waited for, less than any call that needs one.
 pub(super) const LIMIT: Duration = Duration::from_secs(5);
@@ -39,6 +41,8 @@ pub(super) struct Lasting {
 struct Current {
     credentials: AccessTokenCredentials,
     made: Instant,
+    /// How many before them waited in vain.
+    hung: u32,
 }
 
 impl fmt::Debug for Lasting {
@@ -52,6 +56,7 @@ impl Lasting {
         let current = Current {
             credentials: make()?,
             made: Instant::now(),
+            hung: 0,
         };
         Ok(Self {
             make,
@@ -62,8 +67,7 @@ impl Lasting {
     }
 
     fn current(&self) -> AccessTokenCredentials {
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current.credentials.clone()
+        self.lock().credentials.clone()
     }
 
     /// Passes an answer on. After one that the library takes for final, or none, the next will be of new credentials.
@@ -72,22 +76,28 @@ impl Lasting {
         answer: impl Future<Output = Result<T, CredentialsError>> + Send,
     ) -> Result<T, CredentialsError> {
         let Ok(answer) = tokio::time::timeout(self.limit, answer).await else {
-            self.make_anew();
+            self.make_anew(true);
             return Err(CredentialsError::from_msg(true, "no token came in time"));
         };
-        if let Err(error) = &answer
-            && !error.is_transient()
-        {
-            self.make_anew();
+        match &answer {
+            Ok(_) => self.lock().hung = 0,
+            Err(error) if error.is_transient() => {}
+            Err(_) => self.make_anew(false),
         }
         answer
     }
 
-    fn make_anew(&self) {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.made.elapsed() < self.pause {
+    fn make_anew(&self, has_hung: bool) {
+        let mut current = self.lock();
+        let doublings = if has_hung { current.hung } else { 0 };
+        if current.made.elapsed() < self.pause * (1 << doublings.min(DOUBLINGS_MAX)) {
             return;
         }
+        current.hung = if has_hung {
+            doublings.saturating_add(1)
+        } else {
+            0
+        };
         current.made = Instant::now();
         match (self.make)() {
             Ok(credentials) => {
@@ -97,6 +107,10 @@ impl Lasting {
             // A file that is being exchanged, say: what was there stays, and is asked next time.
             Err(error) => tracing::warn!(%error, "credentials_not_made_anew"),
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

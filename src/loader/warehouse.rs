@@ -147,7 +147,8 @@ pub enum WarehouseError {
     /// The number was taken for other objects: the loader of another store writes here as well. What is ours goes under a later number.
     #[error(
         "manifest {number} of warehouse {name} holds objects of another store, whose loader writes to the same tables. Nothing is lost: ours \
-         are loaded under a later number. Give each store tables of its own"
+         are loaded under a later number when that loader has recorded its own (if it is gone for good, delete the row of this number \
+         with status 'merged' among the loaded manifests). Give each store tables of its own"
     )]
     Shared {
         /// Which warehouse.

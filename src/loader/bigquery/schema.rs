@@ -126,7 +126,7 @@ impl BigQueryWarehouse {
             None => {
                 let table = self.resource(design);
                 match self.api.make_table(table).await.map_err(error)? {
-                    Some(made) => changes(&[], &made, true),
+                    Some(made) => changes_when_made(&made),
                     // Somebody else was quicker.
                     None => {
                         let found = self.changes_to_existing(design).await?;
@@ -166,7 +166,7 @@ impl BigQueryWarehouse {
             let wanted = design.clustered_by.join(", ");
             tracing::warn!(table = %design.name, wanted, "table_not_clustered");
         }
-        Ok(Some(changes(&missing, &table, is_unused(&table))))
+        Ok(Some(changes(&missing, &table)))
     }
 
     pub(super) fn gone(&self) -> WarehouseError {
@@ -213,7 +213,7 @@ impl BigQueryWarehouse {
 }
 
 /// What has to be altered.
-fn changes(missing: &[Column], table: &TableResource, is_unused: bool) -> Vec<String> {
+fn changes(missing: &[Column], table: &TableResource) -> Vec<String> {
     let mut changes = Vec::new();
     if !missing.is_empty() {
         let added = missing
@@ -226,18 +226,17 @@ fn changes(missing: &[Column], table: &TableResource, is_unused: bool) -> Vec<St
     if table.expiration_time.is_some() {
         changes.push("SET OPTIONS (expiration_timestamp = NULL)".to_owned());
     }
-    // Its partitions may have inherited an end as well. Where somebody set one on a table that is in use, it is meant.
-    if is_unused && partitions_expire_ms(table).is_some() {
-        changes.push("SET OPTIONS (partition_expiration_days = NULL)".to_owned());
-    }
     changes
 }
 
-/// Whether we made it, and may not have come to altering it.
-fn is_unused(table: &TableResource) -> bool {
-    let labels = table.labels.as_ref();
-    labels.is_some_and(|labels| labels.contains_key(LABEL))
-        && table.num_rows.as_deref() == Some("0")
+/// The same of a table that was just made, whose partitions may have inherited an end as well. Where somebody set one on the table
+/// itself, it is meant.
+fn changes_when_made(made: &TableResource) -> Vec<String> {
+    let mut changes = changes(&[], made);
+    if partitions_expire_ms(made).is_some() {
+        changes.push("SET OPTIONS (partition_expiration_days = NULL)".to_owned());
+    }
+    changes
 }
 
 /// After how long its partitions go.
@@ -390,7 +389,7 @@ mod tests {
         let missing = check(&older, &table).unwrap();
         assert_eq!(missing, [nullable("new", Kind::Time)]);
         let add = "ADD COLUMN IF NOT EXISTS `new` TIMESTAMP";
-        assert_eq!(changes(&missing, &table, false), [add]);
+        assert_eq!(changes(&missing, &table), [add]);
     }
 
     #[test]
@@ -416,31 +415,23 @@ mod tests {
     #[test]
     fn no_table_expires() {
         let mut table = table(|_| {});
-        assert_eq!(changes(&[], &table, false), [""; 0]);
+        assert_eq!(changes(&[], &table), [""; 0]);
         table.expiration_time = Some("1900000000000".to_owned());
         assert_eq!(
-            changes(&[], &table, false),
+            changes(&[], &table),
             ["SET OPTIONS (expiration_timestamp = NULL)"]
         );
         let day = Duration::from_secs(86_400);
         let by_day = TimePartitioning::per_day().field("received_at");
         table.time_partitioning = Some(by_day.expiration_ms(day));
         assert_eq!(partitions_expire_ms(&table), Some(86_400_000));
-        assert_eq!(changes(&[], &table, false).len(), 1, "somebody's own");
+        assert_eq!(changes(&[], &table).len(), 1, "somebody's own");
         assert_eq!(
-            changes(&[], &table, true),
+            changes_when_made(&table),
             [
                 "SET OPTIONS (expiration_timestamp = NULL)",
                 "SET OPTIONS (partition_expiration_days = NULL)"
             ]
         );
-
-        // One that we made, and died before it was altered.
-        table.num_rows = Some("0".to_owned());
-        assert!(!is_unused(&table), "somebody's own");
-        table.labels = Some(HashMap::from([(LABEL.to_owned(), "1".to_owned())]));
-        assert!(is_unused(&table));
-        table.num_rows = Some("1".to_owned());
-        assert!(!is_unused(&table));
     }
 }
