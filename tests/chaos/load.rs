@@ -79,7 +79,7 @@ struct Shared {
     shed: AtomicU64,
     /// How long a client waits for an answer.
     patience: Duration,
-    /// Requests for which that was not long enough.
+    /// Requests for which that was not long enough, though the gateway that they were sent to was there all the time.
     timeouts: AtomicU64,
     /// The least time between two requests of a client.
     pace: Duration,
@@ -116,7 +116,7 @@ pub(crate) struct Verdict {
     pub(crate) duplicates: u64,
     /// Requests without a usable answer.
     pub(crate) unanswered_requests: u64,
-    /// Requests whose client gave up waiting.
+    /// Requests whose client gave up waiting for a gateway that was there all the time.
     pub(crate) timeouts: u64,
 }
 

@@ -132,6 +132,14 @@ impl Client {
         }
     }
 
+    /// The gateway that is up.
+    fn gateway(&self) -> Option<Endpoints> {
+        match &*self.phase.borrow() {
+            Phase::Down => None,
+            Phase::Up(endpoints) | Phase::Last(endpoints) => Some(endpoints.clone()),
+        }
+    }
+
     fn connect(&self, endpoints: &Endpoints) -> Result<Connection> {
         Ok(match self.door {
             Door::HttpSingle | Door::HttpBatch | Door::Segment => {
@@ -170,11 +178,15 @@ impl Client {
     async fn exchange(&self, connection: &mut Connection, request: &[Made]) -> Heard {
         let sent: Vec<Sent> = request.iter().map(|made| made.sent.clone()).collect();
         self.shared.ledger().sending(&sent);
+        let asked = self.gateway();
         let answer = self.answer(connection, request);
         let answer = timeout(self.shared.patience, answer)
             .await
             .unwrap_or_else(|_elapsed| {
-                self.shared.waited_in_vain();
+                // One that was killed meanwhile owes no answer.
+                if asked == self.gateway() {
+                    self.shared.waited_in_vain();
+                }
                 Ok(Heard::Nothing)
             });
         let heard = answer.and_then(|heard| {
