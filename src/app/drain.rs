@@ -64,10 +64,10 @@ impl Drained {
     }
 }
 
-/// There is nothing to drain.
+/// There is none where it was said to be.
 #[derive(Debug, thiserror::Error)]
 #[error("there is no log at {0}")]
-pub struct NoLog(PathBuf);
+pub struct NoLog(pub PathBuf);
 
 /// Delivers what is in the configured log, whichever engine wrote it, until everything is settled or a stop is asked for.
 ///

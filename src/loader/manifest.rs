@@ -131,7 +131,14 @@ impl Manifest {
         self.objects.iter().map(|o| o.object.clone()).collect()
     }
 
-    /// The same as a warehouse records it.
+    /// The rows that its objects have together.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        let rows = self.objects.iter().map(|object| object.rows);
+        rows.fold(0, u64::saturating_add)
+    }
+
+    /// The names as a warehouse records them.
     #[must_use]
     pub fn object_list(&self) -> String {
         serde_json::Value::from(self.object_names()).to_string()

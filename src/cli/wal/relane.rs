@@ -6,9 +6,10 @@ use std::sync::Arc;
 use anyhow::Context as _;
 
 use super::WalError;
+use crate::app::NoLog;
 use crate::cli::{EXIT_FAILED, EXIT_OK, RelaneArgs, inputs};
 use crate::clock::SystemClock;
-use crate::config::{self, Environment, Profile};
+use crate::config::{self, Environment, Profile, WalConfig};
 use crate::telemetry::Metrics;
 use crate::wal::{Options, Wal, engine_at};
 
@@ -29,9 +30,6 @@ pub(super) fn run(
     config.keeps_lanes = false;
     config.ballast_bytes = 0;
     let wanted = config.lanes;
-    let found = engine_at(&config.path).map_err(anyhow::Error::new)?;
-    config.engine =
-        found.with_context(|| format!("there is no log at {}", config.path.display()))?;
     let (lanes, unsettled) = relane(config)?;
     if lanes == wanted {
         writeln!(out, "the log has {lanes} lanes")?;
@@ -45,7 +43,9 @@ pub(super) fn run(
 }
 
 /// Opening it is all that it takes. How many it has now, and how many events keep it from others.
-fn relane(config: config::WalConfig) -> anyhow::Result<(u16, u64)> {
+fn relane(mut config: WalConfig) -> anyhow::Result<(u16, u64)> {
+    let path = config.path.clone();
+    config.engine = engine_at(&path)?.ok_or(NoLog(path))?;
     let options = Options {
         config,
         clock: Arc::new(SystemClock),

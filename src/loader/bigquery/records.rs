@@ -183,7 +183,7 @@ impl BigQueryWarehouse {
             names: &self.names,
             number: manifest.number,
             attempt: manifest.attempt,
-            rows: rows(manifest),
+            rows: manifest.rows(),
             dedup_days: self.dedup_days,
         };
         let parameters = vec![
@@ -233,7 +233,7 @@ impl BigQueryWarehouse {
         }
         let sql = script::record(
             &self.names,
-            (manifest.number, manifest.attempt, rows(manifest)),
+            (manifest.number, manifest.attempt, manifest.rows()),
             [
                 merged.events_inserted,
                 merged.events_duplicate,
@@ -351,11 +351,6 @@ fn script_job(query: String, parameters: Vec<QueryParameter>) -> JobConfiguratio
         }),
         ..JobConfiguration::default()
     }
-}
-
-fn rows(manifest: &Manifest) -> u64 {
-    let rows = manifest.objects.iter().map(|object| object.rows);
-    rows.fold(0, u64::saturating_add)
 }
 
 fn kind(name: &str) -> QueryParameterType {

@@ -195,10 +195,6 @@ fn insert_manifest(
     status: &str,
     merged: &Merged,
 ) -> rusqlite::Result<()> {
-    let rows = manifest
-        .objects
-        .iter()
-        .fold(0_u64, |sum, object| sum.saturating_add(object.rows));
     transaction.execute(
         r#"INSERT INTO _loaded_manifests (number, status, attempt, created_at, objects, "rows",
             events_inserted, events_duplicate, errors_inserted, errors_duplicate, errors_superseded, errors_removed)
@@ -209,7 +205,7 @@ fn insert_manifest(
             manifest.attempt,
             manifest.created_at,
             manifest.object_list(),
-            signed(rows),
+            signed(manifest.rows()),
             signed(merged.events_inserted),
             signed(merged.events_duplicate),
             signed(merged.errors_inserted),
