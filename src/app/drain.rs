@@ -66,7 +66,7 @@ impl Drained {
 
 /// There is none where it was said to be.
 #[derive(Debug, thiserror::Error)]
-#[error("there is no log at {0}")]
+#[error("open the log at {0}: there is none")]
 pub struct NoLog(pub PathBuf);
 
 /// Delivers what is in the configured log, whichever engine wrote it, until everything is settled or a stop is asked for.

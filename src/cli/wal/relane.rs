@@ -37,7 +37,7 @@ pub(super) fn run(
     }
     writeln!(
         out,
-        "the log keeps its {lanes} lanes: {unsettled} events are unsettled. Run `eventkit wal drain` first"
+        "the log keeps its {lanes} lanes, as not all of its events are settled (unsettled: {unsettled}). Run `eventkit wal drain` first"
     )?;
     Ok(EXIT_FAILED)
 }

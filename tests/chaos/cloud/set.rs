@@ -123,6 +123,8 @@ pub(super) struct Set {
     written: Vec<Written>,
     /// Whether nothing may appear behind a later one of its lane, whoever stored that.
     pub(super) strict_order: bool,
+    /// Whether order is not promised, but that it was not kept is counted.
+    pub(super) counted_order: bool,
     /// Whether batches are damaged on their way: offsets then have error rows that name no event.
     pub(super) damaged: bool,
 }
@@ -146,6 +148,7 @@ impl Set {
             more: Vec::new(),
             written: Vec::new(),
             strict_order: false,
+            counted_order: false,
             damaged: false,
             plan,
         };

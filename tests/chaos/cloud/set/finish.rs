@@ -23,6 +23,9 @@ const END_WITHIN: Duration = Duration::from_secs(60);
 /// The most memory of a process, whatever is done to the others: the pipeline's budget is 64 MiB.
 const PEAK_KIB_MAX: u64 = 512 << 10;
 
+/// Runs that went without what precedes them.
+const GIVEN_UP: &str = r#"eventkit_queue_gaps_total{outcome="given_up"}"#;
+
 impl Set {
     /// Settles, waits for the backlog, ends everything in the order of the path, and judges.
     pub(in crate::cloud) async fn finish(self, load: Load) -> Result<Verdict> {
@@ -42,6 +45,7 @@ impl Set {
         }
         let drained = self.drained(&loads).await?;
         let failed = self.failed().await?;
+        let given_up = self.given_up().await?;
         self.stage.say(&format!(
             "the last backlog had arrived {}",
             drained.map_or("NOT IN TIME".to_owned(), |took| format!("after {took:.1?}"))
@@ -55,7 +59,7 @@ impl Set {
         if self.plan.queue == Queue::PubSub {
             // Objects are runs here: cut anew after a kill, they may overlap, and are numbered by their first batch.
             found.objects.clear();
-            self.judge_order()?;
+            self.judge_order(given_up)?;
         }
         self.forget_damage(&mut found, &loads)?;
         self.stage.figure(&format!(
@@ -103,6 +107,17 @@ impl Set {
         Ok(Some(failed))
     }
 
+    /// How many runs went without what precedes them, as the workers that run now count.
+    async fn given_up(&self) -> Result<f64> {
+        let mut given_up = 0.0;
+        for (at, part) in self.parts.iter().enumerate() {
+            if part.role == "worker" {
+                given_up += self.value(at, GIVEN_UP).await?;
+            }
+        }
+        Ok(given_up)
+    }
+
     /// SIGTERM, in the order of the path.
     async fn end_all(&mut self, loads: &mut [Load]) -> Result<()> {
         for at in 0..self.len() {
@@ -142,7 +157,7 @@ impl Set {
     }
 
     /// The order in which rows appeared, where that can be seen.
-    fn judge_order(&self) -> Result<()> {
+    fn judge_order(&self, given_up: f64) -> Result<()> {
         if self.plan.kind != Kind::Local {
             return Ok(());
         }
@@ -165,8 +180,8 @@ impl Set {
             order.late
         );
         ensure!(
-            order.violations.is_empty(),
-            "OUT OF ORDER: {} rows, the first: {:?}",
+            order.violations.is_empty() || self.counted_order && given_up > 0.0,
+            "OUT OF ORDER: {} rows, {given_up} runs given up, the first: {:?}",
             order.violations.len(),
             order.violations.first()
         );
