@@ -172,7 +172,7 @@ impl Publisher {
             for lane in 0..self.lanes.len() {
                 self.start_sending(lane, draining);
             }
-            self.start_verifying(draining);
+            let asks_at = self.start_verifying(draining);
             if draining && self.is_settled(tail) {
                 return self.move_checkpoint().await;
             }
@@ -180,7 +180,7 @@ impl Publisher {
             let waiting = self.scanned >= tail;
             let ripe = self.lanes.iter();
             let ripe = ripe.filter_map(|lane| lane.deadline(&self.rules));
-            let deadline = ripe.chain(self.verifier.due()).min();
+            let deadline = ripe.chain(asks_at).min();
             tokio::select! {
                 // Cancel safe: the futures stay in the set.
                 Some(sent) = self.sending.next() => self.took(sent?).await?,
@@ -305,16 +305,16 @@ impl Publisher {
         true
     }
 
-    /// Asks the queue what it owns, when it is time to.
-    fn start_verifying(&mut self, draining: bool) {
-        let holds = self.lanes.iter().any(|lane| lane.held() > 0);
-        // At the end nothing new is sent, so that one question about all of it is enough.
-        let is_early = draining && !self.sending.is_empty();
-        if holds && !is_early {
-            let is_crowded = self.lanes.iter().any(|lane| lane.held() * 2 > HELD_MAX);
-            let hurry = draining || is_crowded;
-            self.verifier.ask(Instant::now(), hurry);
+    /// Asks the queue what it owns, when it is time to; says when there is something to ask next.
+    fn start_verifying(&mut self, draining: bool) -> Option<Instant> {
+        if self.lanes.iter().all(|lane| lane.held() == 0) {
+            return None;
         }
+        let is_crowded = self.lanes.iter().any(|lane| lane.held() * 2 > HELD_MAX);
+        // At the end nothing new is sent, so that one question about all of it is enough.
+        let is_last = draining && self.sending.is_empty();
+        self.verifier.ask(Instant::now(), is_last || is_crowded);
+        self.verifier.due()
     }
 
     /// The queue answered about everything that it took up to this round.

@@ -103,6 +103,8 @@ pub struct Gatherer<H> {
     prune_at: Option<Instant>,
     /// Since when nothing more should be taken in.
     full_since: Option<Instant>,
+    /// Since when the queue is out of reach.
+    cut_off_since: Option<Instant>,
 }
 
 impl<H> Gatherer<H> {
@@ -116,11 +118,13 @@ impl<H> Gatherer<H> {
             messages: 0,
             prune_at: None,
             full_since: None,
+            cut_off_since: None,
         }
     }
 
     /// Takes a message in.
     pub fn offer(&mut self, message: Message<H>, now: Instant) -> Offered {
+        self.reached(now);
         self.prune(now);
         let id = message.batch.id;
         let runs = self.lanes.entry((id.log_id, id.lane)).or_default();
@@ -144,15 +148,33 @@ impl<H> Gatherer<H> {
 
     /// A batch was here and could not be taken in: those behind it wait for it until then. Asked again, it changes nothing.
     pub fn expect(&mut self, (key, number): (Key, u64), until: Instant, now: Instant) {
+        self.reached(now);
         self.prune(now);
         let runs = self.lanes.entry(key).or_default();
         runs.touch(now);
         runs.expect(number, until);
     }
 
-    /// Nothing could come for a while, of no lane: that says nothing about any, and nobody waited in vain.
-    pub fn was_cut_off(&mut self, now: Instant) {
-        self.lanes.values_mut().for_each(|runs| runs.remember(now));
+    /// The queue is out of reach: until it is reached again, or something comes, nobody waits in vain.
+    pub fn cut_off(&mut self, now: Instant) {
+        self.cut_off_since.get_or_insert(now);
+    }
+
+    /// The queue is within reach.
+    pub fn reached(&mut self, now: Instant) {
+        if let Some(since) = self.cut_off_since.take() {
+            self.nothing_came(since, now);
+        }
+    }
+
+    fn nothing_came(&mut self, since: Instant, now: Instant) {
+        let lanes = self.lanes.values_mut();
+        lanes.for_each(|runs| runs.nothing_came(since, now));
+    }
+
+    /// Whether what is missing cannot come now.
+    fn nothing_comes(&self) -> bool {
+        self.is_full() || self.cut_off_since.is_some()
     }
 
     /// Whether there is a run to be written whose lane is free.
@@ -182,7 +204,7 @@ impl<H> Gatherer<H> {
                 .min_by_key(|(_, runs)| runs.since())
                 .map(|(key, _)| *key)
         };
-        let ripe = oldest(&|runs| runs.is_ripe(&self.rules, now, (hurry, self.is_full())));
+        let ripe = oldest(&|runs| runs.is_ripe(&self.rules, now, (hurry, self.nothing_comes())));
         if ripe.is_some() || drain || !self.is_full() {
             return ripe;
         }
@@ -208,6 +230,7 @@ impl<H> Gatherer<H> {
         let Some(runs) = self.lanes.get_mut(&key) else {
             return Vec::new();
         };
+        runs.touch(now);
         let back = runs.give_back();
         self.gone(back, now)
     }
@@ -220,7 +243,7 @@ impl<H> Gatherer<H> {
             && let Some(since) = self.full_since.take()
             && now - since >= FULL_FOR_LONG
         {
-            self.was_cut_off(now);
+            self.nothing_came(since, now);
         }
         back.handles
     }
@@ -228,7 +251,7 @@ impl<H> Gatherer<H> {
     /// The handles of all runs that wait for what is missing: for those who will not wait.
     pub fn give_back_early(&mut self, now: Instant) -> Vec<H> {
         let early = self.lanes.iter();
-        let early = early.filter(|(_, runs)| runs.is_early(now, self.is_full()));
+        let early = early.filter(|(_, runs)| runs.is_early(now, self.nothing_comes()));
         let keys: Vec<Key> = early.map(|(key, _)| *key).collect();
         keys.into_iter()
             .flat_map(|key| self.give_back(key, now))
@@ -240,7 +263,7 @@ impl<H> Gatherer<H> {
     pub fn deadline(&self) -> Option<Instant> {
         let lanes = self.lanes.values();
         lanes
-            .filter_map(|runs| runs.deadline(&self.rules, self.is_full()))
+            .filter_map(|runs| runs.deadline(&self.rules, self.nothing_comes()))
             .min()
     }
 
@@ -277,7 +300,7 @@ impl<H> Gatherer<H> {
     pub fn early(&self, now: Instant) -> usize {
         let lanes = self.lanes.values();
         lanes
-            .filter(|runs| runs.is_early(now, self.is_full()))
+            .filter(|runs| runs.is_early(now, self.nothing_comes()))
             .count()
     }
 

@@ -202,7 +202,10 @@ async fn nothing_foreign_and_nothing_missing_is_drained() {
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let (code, _, err) = drain(&path("none")).await;
     assert_eq!(code, 1);
-    assert!(err.starts_with("failed to open the log at ") && err.contains("there is none"), "{err}");
+    assert!(
+        err.starts_with("failed to open the log at ") && err.contains("there is none"),
+        "{err}"
+    );
     let predecessor = path("eventkit_ring_buffer.db");
     std::fs::write(&predecessor, b"SQLite format 3\0").unwrap();
     let (code, _, err) = drain(&predecessor).await;

@@ -1,6 +1,7 @@
 //! The publisher between a real log (in memory) and a queue that the test holds in its hands.
 
 use std::collections::{BTreeMap, HashMap};
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -424,6 +425,69 @@ async fn what_the_queue_lost_is_sent_again_in_order_and_before_anything_new() {
     task.await.unwrap();
     wal.close().await;
     assert_eq!(wal.settled(), 120);
+}
+
+/// A broker with a lane that waits for leave.
+#[derive(Debug)]
+struct Stuck {
+    lane: u16,
+    leave: Semaphore,
+    broker: Arc<Broker>,
+}
+
+#[async_trait]
+impl Producer for Stuck {
+    async fn send(&self, batch: Arc<Batch>) -> Result<(), SendError> {
+        if batch.id.lane.0 == self.lane {
+            let leave = self.leave.acquire().await;
+            leave.map_err(|_closed| SendError::Closed)?.forget();
+        }
+        self.broker.send(batch).await
+    }
+
+    fn verify_every(&self) -> Option<Duration> {
+        self.broker.verify_every()
+    }
+
+    async fn verify(&self) -> Verdict {
+        self.broker.verify().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_that_waits_for_a_send_waits_and_asks_about_the_others_meanwhile() {
+    let (wal, unsettled) = testing::open(&MemoryStorage::default(), LANES).unwrap();
+    let (broker, mut batches, verdict) = broker();
+    let stuck = Arc::new(Stuck {
+        lane: 0,
+        leave: Semaphore::new(0),
+        broker,
+    });
+    let metrics = Metrics::new();
+    let producer = Arc::clone(&stuck) as Arc<dyn Producer>;
+    let config = by_count();
+    let publisher = Publisher::new(wal.clone(), unsettled, producer, &config, metrics.clone());
+    let stop = CancellationToken::new();
+    let mut run = Box::pin(publisher.run(stop.clone()));
+    let mut polls = 0;
+    let counted = poll_fn(move |context| {
+        polls += 1;
+        assert!(polls < 10_000, "it does not wait");
+        run.as_mut().poll(context)
+    });
+    #[expect(clippy::disallowed_methods, reason = "a test joins its own task")]
+    let task = tokio::spawn(counted);
+    append(&wal, 0..40).await;
+    take(&mut batches, 3).await;
+    stop.cancel();
+    drop(verdict);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let settled = "eventkit_publisher_batches_settled_total 3";
+    assert!(metrics.render().contains(settled));
+    stuck.leave.add_permits(1);
+    task.await.unwrap().unwrap();
+    wal.close().await;
+    assert_eq!(wal.settled(), 40);
 }
 
 #[tokio::test(start_paused = true)]

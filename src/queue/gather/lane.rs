@@ -74,10 +74,18 @@ impl<H> Runs<H> {
         self.touched = Some(now);
     }
 
-    /// What is known now is remembered from now on, and what is missing is waited for from now on.
-    pub(super) fn remember(&mut self, now: Instant) {
+    /// Since then nothing could come, of no lane: what was known is known still, and what was waited for is waited for from now on.
+    pub(super) fn nothing_came(&mut self, since: Instant, now: Instant) {
+        if self.is_forgotten(since) {
+            return;
+        }
         self.touched = Some(now);
         self.open_since = Some(now);
+        for until in self.expected.values_mut() {
+            if *until > since {
+                *until += now - since;
+            }
+        }
     }
 
     /// Whether nothing happened for so long that what is known of it says nothing any more.
@@ -147,17 +155,17 @@ impl<H> Runs<H> {
         &self,
         rules: &Rules,
         now: Instant,
-        (hurry, is_full): (bool, bool),
+        (hurry, nothing_comes): (bool, bool),
     ) -> bool {
         let is_ripe = |run: &Waiting<H>| hurry || self.is_closed() || run.deadline(rules) <= now;
         self.out.is_none()
-            && !self.is_early(now, is_full)
+            && !self.is_early(now, nothing_comes)
             && self.waiting.front().is_some_and(is_ripe)
     }
 
-    /// Whether the next run waits for what is missing before it; for as long as that finds no room to come to, in any case.
-    pub(super) fn is_early(&self, now: Instant, is_full: bool) -> bool {
-        let waits = |until| is_full || until > now;
+    /// Whether the next run waits for what is missing before it; for as long as nothing can come, in any case.
+    pub(super) fn is_early(&self, now: Instant, nothing_comes: bool) -> bool {
+        let waits = |until| nothing_comes || until > now;
         self.out.is_none() && self.early_until().is_some_and(waits)
     }
 
@@ -189,10 +197,10 @@ impl<H> Runs<H> {
     }
 
     /// When the next run can go out, if there is one and the lane is free.
-    pub(super) fn deadline(&self, rules: &Rules, is_full: bool) -> Option<Instant> {
+    pub(super) fn deadline(&self, rules: &Rules, nothing_comes: bool) -> Option<Instant> {
         let run = self.waiting.front().filter(|_| self.out.is_none())?;
         let early_until = self.early_until();
-        if is_full && early_until.is_some() {
+        if nothing_comes && early_until.is_some() {
             return None;
         }
         let ripe = if self.is_closed() {
@@ -210,7 +218,8 @@ impl<H> Runs<H> {
         let gap = self.next.map_or(0, |next| first.saturating_sub(next));
         let expected = self.expected.range(..first).count();
         let missing = gap.max(expected.try_into().unwrap_or(u64::MAX));
-        self.expected = self.expected.split_off(&first);
+        // A copy of what goes out now may have been one that could not be taken in.
+        self.expected = self.expected.split_off(&end);
         self.next = Some(self.next.map_or(end, |next| next.max(end)));
         self.out = Some(Out {
             ids: run.batches.iter().map(|batch| batch.id).collect(),

@@ -204,13 +204,14 @@ async fn a_lane_that_was_quiet_for_long_may_have_been_anothers_and_begins_anew()
         (REMEMBERED - moment, None, true),
         (REMEMBERED, None, false),
         // Then it was quiet because nothing could come.
-        (REMEMBERED * 3, Some(REMEMBERED * 2 + moment), true),
+        (REMEMBERED * 3, Some(REMEMBERED - moment), true),
+        (REMEMBERED * 3, Some(REMEMBERED), false),
     ] {
         let (mut gatherer, now) = (Gatherer::new(RULES), Instant::now());
         gatherer.offer(message(0, 3, 1, 1), now);
         drained(&mut gatherer, now);
-        if let Some(until) = cut_off {
-            gatherer.was_cut_off(now + until);
+        if let Some(after) = cut_off {
+            gatherer.cut_off(now + after);
         }
         gatherer.offer(message(0, 30, 1, 1), now + quiet);
         assert_eq!(gatherer.is_ready(now + quiet, true), !waits, "{quiet:?}");
@@ -233,6 +234,49 @@ async fn a_batch_that_could_not_be_taken_in_is_waited_for_even_at_the_lanes_firs
     gatherer.expect((key(0), 4), until, now);
     gatherer.offer(message(0, 6, 1, 1), now);
     assert!(gatherer.is_ready(now, true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_could_not_be_taken_in_of_what_is_here_is_not_waited_for() {
+    let (mut gatherer, now) = (Gatherer::new(RULES), Instant::now());
+    for number in [3, 4] {
+        gatherer.offer(message(0, number, 1, 1), now);
+    }
+    gatherer.expect((key(0), 4), now + PATIENCE, now);
+    assert_eq!(drained(&mut gatherer, now), [[300, 301, 400, 401]]);
+    gatherer.offer(message(0, 5, 1, 1), now);
+    assert_eq!(drained(&mut gatherer, now), [[500, 501]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_queue_is_out_of_reach_what_is_missing_is_waited_for() {
+    let (mut gatherer, now) = (Gatherer::new(RULES), Instant::now());
+    gatherer.offer(message(0, 3, 1, 1), now);
+    drained(&mut gatherer, now);
+    gatherer.offer(message(0, 5, 1, 1), now);
+    gatherer.expect((key(1), 3), now + PATIENCE, now);
+    gatherer.offer(message(1, 4, 1, 1), now);
+    let moment = Duration::from_millis(1);
+    gatherer.cut_off(now + PATIENCE - moment);
+    let later = now + PATIENCE * 10;
+    gatherer.cut_off(later);
+    assert!(!gatherer.is_ready(later, true) && gatherer.deadline().is_none());
+    assert_eq!(gatherer.early(later), 2);
+    gatherer.reached(later);
+    assert!(!gatherer.is_ready(later, true), "now it can come");
+    // What could not be taken in was waited for before, too.
+    assert_eq!(drained(&mut gatherer, later + moment), [[400, 401]]);
+    assert_eq!(drained(&mut gatherer, later + PATIENCE), [[500, 501]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_was_out_for_long_and_was_not_written_is_waited_for() {
+    let (mut gatherer, now) = (Gatherer::new(RULES), Instant::now());
+    gatherer.offer(message(0, 3, 1, 1), now);
+    let run = gatherer.take(now, true).unwrap();
+    let later = now + REMEMBERED * 2;
+    gatherer.give_back(run.key, later);
+    assert_eq!(gatherer.offer(message(0, 4, 1, 1), later), Offered::Early);
 }
 
 #[tokio::test(start_paused = true)]

@@ -30,14 +30,17 @@ use stream::Pulled;
 mod damaged;
 mod stream;
 
-/// How long a message that a newer version wrote is kept from those who cannot read it either.
+/// How long a message that a newer version wrote is kept from those who cannot read it either, at first: with it Pub/Sub gives out all of
+/// its key again that came later, so that each time is twice as long as the one before. A worker that ends gives it back at once.
 const PARKED: Duration = Duration::from_secs(60);
+const PARKED_MAX: Duration = Duration::from_secs(16 * 60);
 
 /// For how long a message is leased at a time, extended every few seconds: a worker that dies keeps its lanes waiting for so long.
 const LEASE: Duration = Duration::from_secs(20);
 
-// What a dead worker held has to be here before those who wait for it lose their patience.
+// What a dead worker held has to be here before those who wait for it lose their patience; and they have to hear first that nothing comes.
 const _: () = assert!(PATIENCE.as_secs() >= 2 * LEASE.as_secs());
+const _: () = assert!(PATIENCE.as_secs() > stream::SILENCE.as_secs() + stream::LOOK.as_secs());
 
 /// How many streams that were opened anew are remembered: what is acknowledged at the very end may belong to one of them.
 const CLOSED_MAX: usize = 8;
@@ -77,7 +80,7 @@ pub struct Puller {
     /// What is out, until it is done or given back.
     out: FuturesUnordered<Out>,
     read: damaged::Reader,
-    /// Messages that wait for a newer version, oldest first.
+    /// Messages that wait for a newer version, and until when; the first first.
     parked: VecDeque<(Instant, Handler)>,
     held: Arc<Held>,
     health: Health,
@@ -221,7 +224,8 @@ impl Puller {
                 // Cancel safe: a channel.
                 Some(pulled) = streams.messages.recv(), if wants_more => match pulled {
                     Pulled::Opened(close) => streams.opened(close),
-                    Pulled::CutOff => self.gatherer.was_cut_off(now),
+                    Pulled::CutOff => self.gatherer.cut_off(now),
+                    Pulled::Reached => self.gatherer.reached(now),
                     Pulled::Message(message) => self.offer(*message, now),
                 },
                 // Cancel safe: both are computed again.
@@ -294,13 +298,15 @@ impl Puller {
                 self.expect(place, now + PATIENCE, now);
                 handle.nack();
             }
-            Read::Wait(place) => {
+            Read::Wait(place, time) => {
                 self.metrics.queue_messages_parked.add(1, &[]);
                 let text = "messages of a newer version wait for a newer worker";
                 self.health
                     .degraded("pubsub messages", Some(text.to_owned()));
                 self.expect(place, now + PARKED + PATIENCE, now);
-                self.parked.push_back((now + PARKED, handle));
+                let until = now + parked_for(time);
+                let behind = self.parked.partition_point(|(other, _)| *other <= until);
+                self.parked.insert(behind, (until, handle));
             }
         }
     }
@@ -339,6 +345,12 @@ impl Puller {
             handles.into_iter().for_each(Handler::nack);
         }
     }
+}
+
+/// For how long a message is kept that nobody could read so many times.
+fn parked_for(time: u32) -> Duration {
+    let doubled = 2_u32.saturating_pow(time.saturating_sub(1));
+    PARKED.saturating_mul(doubled).min(PARKED_MAX)
 }
 
 /// Says "stored" by sending; says "not done" by being dropped.

@@ -95,7 +95,27 @@ impl PubSubProducer {
         Ok(self.made().get_or_insert(made).clone())
     }
 
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Pub/Sub was out at the start: nothing is published before the subscription was seen once, since nobody could tell afterwards whether
+    /// it was there.
+    async fn see(&self) -> Result<(), Failure> {
+        if self.known().found.is_some() {
+            return Ok(());
+        }
+        let found = set_up(&self.options).await.map_err(|error| Failure {
+            kind: error.kind(),
+            text: with_causes(&error),
+        })?;
+        // Another lane may have been first.
+        self.known().found.get_or_insert(found);
+        Ok(())
+    }
+
     async fn publish(&self, key: &str, message: Message) -> Result<(), Failure> {
+        self.see().await?;
         let client = self.client().await?;
         match client.publish(message).await {
             Ok(_id) => Ok(()),
@@ -120,8 +140,8 @@ impl PubSubProducer {
         }
     }
 
-    /// The topic may never have been made: Pub/Sub was out at the start. One that was deleted left its subscription behind, which says so
-    /// and has to be deleted, too, by somebody who knows what it still holds.
+    /// Topic and subscription may have been deleted. A topic that was deleted alone left its subscription behind, which says so and has to be
+    /// deleted, too, by somebody who knows what it still holds.
     async fn make_what_is_missing(&self) {
         if let Err(error) = set_up(&self.options).await {
             tracing::debug!(error = with_causes(&error), "set_up_failed");
@@ -154,7 +174,7 @@ impl PubSubProducer {
 
     /// What a look at the subscription says about what was published before it.
     fn judge(&self, looked: Result<Found, SetUpError>) -> Verdict {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known();
         match looked {
             Ok(found) => {
                 // Never seen before: it may have been made after what was published.
@@ -221,7 +241,7 @@ impl Producer for PubSubProducer {
                 tracing::error!(
                     lane = %batch.id.lane,
                     error,
-                    action = "check the topic and the right to publish to it; events wait in the log meanwhile",
+                    action = "check topic and subscription, and the rights to publish and to look at both; events wait in the log meanwhile",
                     "publish_refused"
                 );
             }

@@ -98,6 +98,16 @@ impl SetUpError {
         matches!(self, Self::Unreachable { .. })
     }
 
+    /// What it is, as a word of a closed list: gRPC's name of the code, or what kept an answer from coming.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Client(_) => "no client",
+            Self::Missing { .. } => Code::NotFound.name(),
+            Self::Orphaned { .. } | Self::Unfit { .. } => Code::FailedPrecondition.name(),
+            Self::Denied { source, .. } | Self::Unreachable { source, .. } => name_of(source),
+        }
+    }
+
     /// Whether the topic discards what it takes, or what it takes goes elsewhere.
     pub(super) fn is_no_place(&self) -> bool {
         matches!(

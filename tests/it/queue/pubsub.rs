@@ -217,6 +217,33 @@ async fn without_leave_to_make_it_the_producer_waits_for_a_missing_subscription(
 }
 
 #[tokio::test]
+async fn who_started_while_pubsub_was_out_publishes_nothing_before_the_subscription_was_seen() {
+    let Some(options) = options() else { return };
+    let look_only = PubSubOptions {
+        create: false,
+        ..options.clone()
+    };
+    let (metrics, stop) = (Metrics::new(), CancellationToken::new());
+    let about = (Health::default(), metrics.clone());
+    let producer = PubSubProducer::new(look_only, "a node".into(), None, about, stop);
+    let log_id = LogId::random();
+    let sending = producer.send(batch(log_id, 0, 0));
+    let making = async {
+        counted(&metrics, "eventkit_queue_publish_retries_total 1").await;
+        set_up(&options).await.unwrap();
+    };
+    let (sent, ()) = timeout(SOON, futures::future::join(sending, making))
+        .await
+        .unwrap();
+    sent.unwrap();
+    // It was there before anything was published.
+    assert_eq!(producer.verify().await, Verdict::Owned);
+    let (mut consumer, _feeder) = consumer(&options);
+    let delivery = timeout(SOON, consumer.receive()).await.unwrap().unwrap();
+    assert_eq!(delivery.batch, batch(log_id, 0, 0));
+}
+
+#[tokio::test]
 async fn a_start_tells_what_is_missing_from_what_is_unfit_and_what_cannot_be_reached() {
     let Some(options) = options() else { return };
     let look_only = PubSubOptions {

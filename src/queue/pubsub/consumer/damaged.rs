@@ -1,7 +1,7 @@
 //! What to do with a message that is not a batch: ask for it once more, and then account for every offset that it may have
 //! held. Pure.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use crate::queue::gather::Key;
 use crate::queue::pubsub::TRACEPARENT;
 use crate::queue::{Batch, input_hash};
 
-/// How many damaged messages are remembered.
+/// How many messages that are no batches are remembered.
 const REMEMBERED: usize = 1_024;
 
 /// The most offsets that one damaged message accounts for; a range beyond it is not believed.
@@ -27,14 +27,14 @@ pub(super) enum Read {
     Batch(Batch, Arc<str>),
     /// Damaged, for the first time: the copy that comes again may be whole. With its place, if it names one.
     AskAgain(Option<(Key, u64)>),
-    /// A newer version wrote it, or nothing of it can be told. With its place, if it names one.
-    Wait(Option<(Key, u64)>),
+    /// A newer version wrote it, or nothing of it can be told. With its place, if it names one, and for the how manieth time.
+    Wait(Option<(Key, u64)>, u32),
 }
 
-/// Reads messages, and remembers which were damaged.
+/// Reads messages, and remembers how often which were no batches.
 #[derive(Debug, Default)]
 pub(super) struct Reader {
-    seen: HashSet<String>,
+    seen: HashMap<String, u32>,
     order: VecDeque<String>,
 }
 
@@ -47,14 +47,15 @@ impl Reader {
             }
             Err(error) => error,
         };
+        let time = self.times(&message.message_id);
         let number = message.attributes.get("number").map(String::as_str);
         let key = message.ordering_key.as_str();
         match error {
             DecodeError::UnknownFormat(_) => {
                 tracing::warn!(ordering_key = key, number, %error, "message_waits_for_a_newer_worker");
-                Read::Wait(place(message))
+                Read::Wait(place(message), time)
             }
-            DecodeError::Damaged(_) if self.is_new(&message.message_id) => {
+            DecodeError::Damaged(_) if time == 1 => {
                 tracing::warn!(ordering_key = key, number, %error, "damaged_message_asked_for_again");
                 Read::AskAgain(place(message))
             }
@@ -79,23 +80,26 @@ impl Reader {
                         action = "it names no events; look at it with `gcloud pubsub subscriptions pull`",
                         "message_unreadable"
                     );
-                    Read::Wait(None)
+                    Read::Wait(None, time)
                 }
             },
         }
     }
 
-    fn is_new(&mut self, message_id: &str) -> bool {
-        if !self.seen.insert(message_id.to_owned()) {
-            return false;
+    /// How often it came, this time included.
+    fn times(&mut self, message_id: &str) -> u32 {
+        if let Some(times) = self.seen.get_mut(message_id) {
+            *times = times.saturating_add(1);
+            return *times;
         }
+        self.seen.insert(message_id.to_owned(), 1);
         self.order.push_back(message_id.to_owned());
         if self.order.len() > REMEMBERED
             && let Some(oldest) = self.order.pop_front()
         {
             self.seen.remove(&oldest);
         }
-        true
+        1
     }
 }
 
@@ -198,7 +202,8 @@ mod tests {
         for (id, attributes) in [("1", &[][..]), ("2", &huge[..])] {
             let damaged = message(b"no batch", id, attributes);
             assert!(matches!(reader.read(&damaged), Read::AskAgain(_)));
-            assert!(matches!(reader.read(&damaged), Read::Wait(None)));
+            assert!(matches!(reader.read(&damaged), Read::Wait(None, 2)));
+            assert!(matches!(reader.read(&damaged), Read::Wait(None, 3)));
         }
     }
 

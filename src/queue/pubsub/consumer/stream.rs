@@ -13,6 +13,7 @@ use google_cloud_pubsub::model::Message;
 use google_cloud_pubsub::subscriber::handler::Handler;
 use google_cloud_pubsub::subscriber::{MessageStream, ShutdownToken};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::LEASE;
@@ -29,13 +30,18 @@ const COMPONENT: &str = "pubsub pull";
 const LEASE_MAX: Duration = Duration::from_secs(7 * 86_400);
 
 /// A stream that is silent for so long is opened anew.
-const SILENCE: Duration = Duration::from_secs(30);
+pub(super) const SILENCE: Duration = Duration::from_secs(30);
+
+/// How long whoever looks whether the subscription is there waits for an answer.
+pub(super) const LOOK: Duration = Duration::from_secs(5);
 
 /// What the stream's own task says.
 pub(super) enum Pulled {
     Opened(ShutdownToken),
-    /// Pub/Sub could not be reached until now.
+    /// Pub/Sub is out of reach.
     CutOff,
+    /// It is within reach again, as far as can be told without a message.
+    Reached,
     Message(Box<(Message, Handler)>),
 }
 
@@ -78,16 +84,23 @@ pub(super) async fn pull(
         let Some(failure) = failure else {
             if std::mem::take(&mut failures) > 0 {
                 health.degraded(COMPONENT, None);
+                if out.send(Pulled::Reached).await.is_err() {
+                    return;
+                }
             }
             continue;
         };
-        if options.create
-            && let Err(error) = set_up(&options).await
-        {
-            tracing::debug!(error = with_causes(&error), "set_up_failed");
-        }
         if out.send(Pulled::CutOff).await.is_err() {
             return;
+        }
+        if options.create {
+            tokio::select! {
+                // Cancel safe: what it made is there, and what it did not make is made by whoever looks next.
+                () = stop.cancelled() => return,
+                made = set_up(&options) => if let Err(error) = made {
+                    tracing::debug!(error = with_causes(&error), "set_up_failed");
+                }
+            }
         }
         failures = failures.saturating_add(1);
         metrics.queue_pull_failures.add(1, &[]);
@@ -118,7 +131,13 @@ async fn look(options: &PubSubOptions, stop: &CancellationToken) -> Option<Failu
     let looked = tokio::select! {
         // Cancel safe: looking changes nothing.
         () = stop.cancelled() => return None,
-        looked = set_up(&look_only) => looked,
+        looked = timeout(LOOK, set_up(&look_only)) => looked,
+    };
+    let Ok(looked) = looked else {
+        return Some(Failure {
+            text: "Pub/Sub does not answer".to_owned(),
+            passes: true,
+        });
     };
     let error = looked.err()?;
     let passes = error.is_outage();
@@ -176,7 +195,7 @@ async fn forward(
             // The stream is not asked again after it.
             () = stop.cancelled() => return Ended::Stopped,
             // Not cancel safe to the point of losing a message: the stream is asked again or dropped with all that it has.
-            next = tokio::time::timeout(SILENCE, stream.next()) => next,
+            next = timeout(SILENCE, stream.next()) => next,
         };
         match next {
             Ok(Some(Ok(message))) => {
