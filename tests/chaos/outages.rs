@@ -1,11 +1,12 @@
 //! The event store is out, without the gateway's doing: its folders are something else for a while.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
+use rustix::fs::{CWD, RenameFlags};
 use tokio::time::{Instant, sleep};
 
 use crate::load::Load;
@@ -49,23 +50,31 @@ impl Outage {
         };
         for folder in &replaced {
             std::fs::create_dir_all(folder)?;
-            std::fs::rename(folder, folder.with_extension("away"))?;
+            let away = folder.with_extension("away");
             match way {
-                Way::Blocked => std::fs::write(folder, "in the way")?,
-                Way::Gone => std::os::unix::fs::symlink("nowhere/at/all", folder)?,
+                Way::Blocked => std::fs::write(&away, "in the way")?,
+                Way::Gone => std::os::unix::fs::symlink("nowhere/at/all", &away)?,
             }
+            exchange(folder, &away)?;
         }
         Ok(Self { replaced })
     }
 
     pub(crate) fn end(self) -> Result<()> {
         for folder in &self.replaced {
-            std::fs::remove_file(folder)
+            let away = folder.with_extension("away");
+            exchange(folder, &away)?;
+            std::fs::remove_file(&away)
                 .with_context(|| format!("{} became something else", folder.display()))?;
-            std::fs::rename(folder.with_extension("away"), folder)?;
         }
         Ok(())
     }
+}
+
+/// At once: in between, the gateway would make a folder.
+fn exchange(one: &Path, other: &Path) -> Result<()> {
+    rustix::fs::renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)
+        .with_context(|| format!("exchange {} and {}", one.display(), other.display()))
 }
 
 /// An outage, with kills meanwhile. The gateway stays ready and says that it is degraded; afterwards every row is there, and

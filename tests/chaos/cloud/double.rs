@@ -15,7 +15,7 @@ use crate::load::Load;
 use crate::scenario::{Scenario, Settings, Stage};
 
 /// Longer than a lease: what a worker holds is delivered to another one.
-const STOPPED: Duration = Duration::from_secs(25);
+const STOPPED: Duration = Duration::from_secs(30);
 
 /// The scenarios of this family.
 pub(super) fn scenarios(settings: &Settings) -> Vec<Scenario> {

@@ -184,6 +184,10 @@ fn objects(store: &Path, table: &str) -> Result<Vec<Object>> {
             });
         }
     }
-    objects.sort_by(|one, other| (one.written, &one.name).cmp(&(other.written, &other.name)));
+    // Clocks of file systems tick every few milliseconds.
+    objects.sort_by(|one, other| {
+        let of = |object: &Object| (object.written, object.places.first().copied());
+        of(one).cmp(&of(other))
+    });
     Ok(objects)
 }

@@ -70,28 +70,27 @@ async fn midnight(mut stage: Stage) -> Result<()> {
     }
     let faults = preload(&mut stage)?;
     let load = Load::start(&stage);
-    // Two seconds before the end of the day, whatever time it is.
     let midnight = Utc::now()
         .with_time(NaiveTime::MIN)
         .single()
         .context("a day begins at midnight")?
         + TimeDelta::days(1);
-    let before = (midnight - Utc::now() - TimeDelta::seconds(1))
-        .num_microseconds()
-        .unwrap_or(0);
-    shift(&faults, before)?;
+    // So long before the end of the day, whatever time it is.
+    let before = |left: TimeDelta| {
+        let micros = (midnight - Utc::now() - left).num_microseconds();
+        shift(&faults, micros.unwrap_or(0))
+    };
+    before(TimeDelta::minutes(1))?;
     let (gateway, endpoints) = stage.start().await?;
     load.up(&endpoints);
     for _ in 0..stage.pick(2, 10) {
-        // Over the end of the day by itself, and then back to a moment before it.
-        let began = Instant::now();
-        while began.elapsed() < Duration::from_millis(1_600) {
-            sleep(Duration::from_millis(50)).await;
-        }
-        let so_far = i64::try_from(began.elapsed().as_micros())?;
-        shift(&faults, before - so_far)?;
+        before(TimeDelta::minutes(1))?;
+        load.grows(Load::answers, 50, SOON).await?;
+        // Over the end of the day by itself.
+        before(TimeDelta::milliseconds(500))?;
+        sleep(Duration::from_secs(1)).await;
+        load.grows(Load::answers, 50, SOON).await?;
     }
-    load.grows(Load::answers, 50, SOON).await?;
     let dir = stage.dir.clone();
     load.finish(gateway, &endpoints).await?;
 

@@ -124,7 +124,10 @@ impl Script {
             Err(status) => {
                 let retry_after = status.get_details_retry_info();
                 let retry_after = retry_after.and_then(|retry| retry.retry_delay);
+                // A status of the connection has a cause, one that the gateway sent has none.
+                let is_gone = std::error::Error::source(&status).is_some();
                 let heard = match (status.code(), retry_after) {
+                    _ if is_gone => Heard::Nothing,
                     (Code::Unavailable, after) => Heard::Refused(after),
                     (Code::Unknown | Code::Cancelled | Code::DeadlineExceeded, _) => Heard::Nothing,
                     _ => anyhow::bail!("unexpected status {status}"),
