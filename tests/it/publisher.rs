@@ -297,10 +297,10 @@ fn by_count() -> PublisherConfig {
     }
 }
 
-/// Takes everything at once, and says of what it took what the test tells it to.
+/// Takes what its gate takes, and says of what it took what the test tells it to.
 #[derive(Debug)]
 struct Broker {
-    taken: mpsc::Sender<Arc<Batch>>,
+    gate: Arc<Gate>,
     /// Away while it is asked: there is one question at a time.
     verdicts: Mutex<Option<mpsc::Receiver<Verdict>>>,
 }
@@ -308,8 +308,7 @@ struct Broker {
 #[async_trait]
 impl Producer for Broker {
     async fn send(&self, batch: Arc<Batch>) -> Result<(), SendError> {
-        let sent = self.taken.send(batch).await;
-        sent.map_err(|_gone| SendError::Closed)
+        self.gate.send(batch).await
     }
 
     fn verify_every(&self) -> Option<Duration> {
@@ -325,15 +324,22 @@ impl Producer for Broker {
     }
 }
 
-fn broker() -> (
+type Ends = (
     Arc<Broker>,
     mpsc::Receiver<Arc<Batch>>,
     mpsc::Sender<Verdict>,
-) {
-    let (taken, batches) = mpsc::channel(1_000);
+);
+
+/// A broker that takes everything at once.
+fn broker() -> Ends {
+    broker_that_holds(&[])
+}
+
+fn broker_that_holds(lanes: &[u16]) -> Ends {
+    let (gate, batches) = gate(lanes);
     let (verdict, verdicts) = mpsc::channel(1);
     let verdicts = Mutex::new(Some(verdicts));
-    (Arc::new(Broker { taken, verdicts }), batches, verdict)
+    (Arc::new(Broker { gate, verdicts }), batches, verdict)
 }
 
 /// Takes the ids of so many batches.
@@ -427,44 +433,12 @@ async fn what_the_queue_lost_is_sent_again_in_order_and_before_anything_new() {
     assert_eq!(wal.settled(), 120);
 }
 
-/// A broker with a lane that waits for leave.
-#[derive(Debug)]
-struct Stuck {
-    lane: u16,
-    leave: Semaphore,
-    broker: Arc<Broker>,
-}
-
-#[async_trait]
-impl Producer for Stuck {
-    async fn send(&self, batch: Arc<Batch>) -> Result<(), SendError> {
-        if batch.id.lane.0 == self.lane {
-            let leave = self.leave.acquire().await;
-            leave.map_err(|_closed| SendError::Closed)?.forget();
-        }
-        self.broker.send(batch).await
-    }
-
-    fn verify_every(&self) -> Option<Duration> {
-        self.broker.verify_every()
-    }
-
-    async fn verify(&self) -> Verdict {
-        self.broker.verify().await
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_drain_that_waits_for_a_send_waits_and_asks_about_the_others_meanwhile() {
     let (wal, unsettled) = testing::open(&MemoryStorage::default(), LANES).unwrap();
-    let (broker, mut batches, verdict) = broker();
-    let stuck = Arc::new(Stuck {
-        lane: 0,
-        leave: Semaphore::new(0),
-        broker,
-    });
+    let (broker, mut batches, verdict) = broker_that_holds(&[0]);
     let metrics = Metrics::new();
-    let producer = Arc::clone(&stuck) as Arc<dyn Producer>;
+    let producer = Arc::clone(&broker) as Arc<dyn Producer>;
     let config = by_count();
     let publisher = Publisher::new(wal.clone(), unsettled, producer, &config, metrics.clone());
     let stop = CancellationToken::new();
@@ -478,13 +452,13 @@ async fn a_drain_that_waits_for_a_send_waits_and_asks_about_the_others_meanwhile
     #[expect(clippy::disallowed_methods, reason = "a test joins its own task")]
     let task = tokio::spawn(counted);
     append(&wal, 0..40).await;
-    take(&mut batches, 3).await;
+    take(&mut batches, 4).await;
     stop.cancel();
     drop(verdict);
     tokio::time::sleep(Duration::from_secs(60)).await;
     let settled = "eventkit_publisher_batches_settled_total 3";
     assert!(metrics.render().contains(settled));
-    stuck.leave.add_permits(1);
+    broker.gate.permits[&0].add_permits(1);
     task.await.unwrap().unwrap();
     wal.close().await;
     assert_eq!(wal.settled(), 40);

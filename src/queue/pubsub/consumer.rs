@@ -80,7 +80,7 @@ pub struct Puller {
     /// What is out, until it is done or given back.
     out: FuturesUnordered<Out>,
     read: damaged::Reader,
-    /// Messages that wait for a newer version, and until when; the first first.
+    /// Messages that wait for a newer version, and until when; who goes first is first.
     parked: VecDeque<(Instant, Handler)>,
     held: Arc<Held>,
     health: Health,
@@ -298,13 +298,13 @@ impl Puller {
                 self.expect(place, now + PATIENCE, now);
                 handle.nack();
             }
-            Read::Wait(place, time) => {
+            Read::Wait(place, times) => {
                 self.metrics.queue_messages_parked.add(1, &[]);
                 let text = "messages of a newer version wait for a newer worker";
                 self.health
                     .degraded("pubsub messages", Some(text.to_owned()));
                 self.expect(place, now + PARKED + PATIENCE, now);
-                let until = now + parked_for(time);
+                let until = now + parked_for(times);
                 let behind = self.parked.partition_point(|(other, _)| *other <= until);
                 self.parked.insert(behind, (until, handle));
             }
@@ -347,9 +347,9 @@ impl Puller {
     }
 }
 
-/// For how long a message is kept that nobody could read so many times.
-fn parked_for(time: u32) -> Duration {
-    let doubled = 2_u32.saturating_pow(time.saturating_sub(1));
+/// For how long a message is kept that came so often.
+fn parked_for(times: u32) -> Duration {
+    let doubled = 2_u32.saturating_pow(times.saturating_sub(1));
     PARKED.saturating_mul(doubled).min(PARKED_MAX)
 }
 

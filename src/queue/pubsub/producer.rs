@@ -10,6 +10,7 @@ use google_cloud_pubsub::error::PublishError;
 use google_cloud_pubsub::model::Message;
 use tokio_util::sync::CancellationToken;
 
+use super::setup::{look, make_what_is_missing};
 use super::{Found, PubSubOptions, SetUpError, TRACEPARENT, name_of, ordering_key, set_up};
 use crate::backoff::Backoff;
 use crate::lifecycle::Health;
@@ -140,14 +141,6 @@ impl PubSubProducer {
         }
     }
 
-    /// Topic and subscription may have been deleted. A topic that was deleted alone left its subscription behind, which says so and has to be
-    /// deleted, too, by somebody who knows what it still holds.
-    async fn make_what_is_missing(&self) {
-        if let Err(error) = set_up(&self.options).await {
-            tracing::debug!(error = with_causes(&error), "set_up_failed");
-        }
-    }
-
     fn message(&self, batch: &Batch, key: &str) -> Message {
         let id = &batch.id;
         let attributes = [
@@ -233,8 +226,10 @@ impl Producer for PubSubProducer {
             failures = failures.saturating_add(1);
             self.metrics.queue_publish_retries.add(1, &[]);
             trace::current().retried(kind, failures);
-            if self.options.create {
-                self.make_what_is_missing().await;
+            // What was never seen was just looked for, and made if that is allowed.
+            let was_seen = self.known().found.is_some();
+            if was_seen {
+                make_what_is_missing(&self.options).await;
             }
             tracing::warn!(lane = %batch.id.lane, attempt = failures, error, "publish_failed");
             if needs_a_person(kind) && !std::mem::replace(&mut refused, true) {
@@ -264,11 +259,7 @@ impl Producer for PubSubProducer {
 
     async fn verify(&self) -> Verdict {
         // Looks first without making anything, so that "it was missing" is never overlooked.
-        let look_only = PubSubOptions {
-            create: false,
-            ..self.options.clone()
-        };
-        let looked = set_up(&look_only).await;
+        let looked = look(&self.options).await;
         let is_missing = matches!(looked, Err(SetUpError::Missing { .. }));
         let verdict = self.judge(looked);
         if is_missing && self.options.create {

@@ -8,6 +8,7 @@ use google_cloud_pubsub::client::{SubscriptionAdmin, TopicAdmin};
 use google_cloud_pubsub::model::{ExpirationPolicy, PushConfig, Subscription};
 
 use super::{ClientError, PubSubOptions, name_of};
+use crate::telemetry::with_causes;
 
 /// For those who pull by other means; our workers name a shorter one and extend it while a run waits.
 const ACK_DEADLINE_SECONDS: i32 = 60;
@@ -134,7 +135,28 @@ pub async fn set_up(options: &PubSubOptions) -> Result<Found, SetUpError> {
     }
 }
 
-/// Looks for the subscription.
+/// Looks for the subscription without making anything.
+///
+/// # Errors
+///
+/// [`SetUpError`].
+pub(super) async fn look(options: &PubSubOptions) -> Result<Found, SetUpError> {
+    find(options, &options.subscription_admin().await?).await
+}
+
+/// Topic and subscription may have been deleted while they were in use: makes what is missing, if that is allowed. Whoever publishes or pulls says
+/// what fails.
+///
+/// A topic that was deleted alone left its subscription behind, which says so and has to be deleted, too, by somebody who knows what it still
+/// holds.
+pub(super) async fn make_what_is_missing(options: &PubSubOptions) {
+    if options.create
+        && let Err(error) = set_up(options).await
+    {
+        tracing::debug!(error = with_causes(&error), "set_up_failed");
+    }
+}
+
 async fn find(
     options: &PubSubOptions,
     subscriptions: &SubscriptionAdmin,

@@ -227,8 +227,7 @@ async fn deleted(stage: Stage, create: bool) -> Result<()> {
     };
     let options = set.options.clone().context("no Pub/Sub")?;
     // Shorter than a worker waits for what is missing, as by default.
-    let verify_every = Duration::from_secs(30);
-    set.set("EVENTKIT_PUBSUB_VERIFY_INTERVAL", verify_every.as_secs());
+    set.set("EVENTKIT_PUBSUB_VERIFY_INTERVAL", 30);
     set.set("EVENTKIT_PUBSUB_CREATE", create);
     // On a busy machine it may wait too short after all.
     set.counted_order = true;

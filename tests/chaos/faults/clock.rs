@@ -84,12 +84,12 @@ async fn midnight(mut stage: Stage) -> Result<()> {
     let (gateway, endpoints) = stage.start().await?;
     load.up(&endpoints);
     for _ in 0..stage.pick(2, 10) {
-        before(TimeDelta::minutes(1))?;
         load.grows(Load::answers, 50, SOON).await?;
-        // Over the end of the day by itself.
+        // Over the end of the day by itself, and back again.
         before(TimeDelta::milliseconds(500))?;
         sleep(Duration::from_secs(1)).await;
         load.grows(Load::answers, 50, SOON).await?;
+        before(TimeDelta::minutes(1))?;
     }
     let dir = stage.dir.clone();
     load.finish(gateway, &endpoints).await?;

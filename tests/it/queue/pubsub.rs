@@ -46,6 +46,14 @@ pub(super) fn options() -> Option<PubSubOptions> {
     })
 }
 
+/// The same for somebody who makes nothing.
+fn look_only(options: &PubSubOptions) -> PubSubOptions {
+    PubSubOptions {
+        create: false,
+        ..options.clone()
+    }
+}
+
 async fn producer(options: &PubSubOptions) -> (PubSubProducer, Health) {
     let found = set_up(options).await.unwrap();
     let health = Health::default();
@@ -199,10 +207,7 @@ async fn a_subscription_that_somebody_else_made_again_is_noticed() {
 async fn without_leave_to_make_it_the_producer_waits_for_a_missing_subscription() {
     let Some(options) = options() else { return };
     set_up(&options).await.unwrap();
-    let look_only = PubSubOptions {
-        create: false,
-        ..options.clone()
-    };
+    let look_only = look_only(&options);
     let (producer, health) = producer(&look_only).await;
     delete_subscription(&options).await;
     assert_eq!(producer.verify().await, Verdict::Unknown);
@@ -219,10 +224,7 @@ async fn without_leave_to_make_it_the_producer_waits_for_a_missing_subscription(
 #[tokio::test]
 async fn who_started_while_pubsub_was_out_publishes_nothing_before_the_subscription_was_seen() {
     let Some(options) = options() else { return };
-    let look_only = PubSubOptions {
-        create: false,
-        ..options.clone()
-    };
+    let look_only = look_only(&options);
     let (metrics, stop) = (Metrics::new(), CancellationToken::new());
     let about = (Health::default(), metrics.clone());
     let producer = PubSubProducer::new(look_only, "a node".into(), None, about, stop);
@@ -246,10 +248,7 @@ async fn who_started_while_pubsub_was_out_publishes_nothing_before_the_subscript
 #[tokio::test]
 async fn a_start_tells_what_is_missing_from_what_is_unfit_and_what_cannot_be_reached() {
     let Some(options) = options() else { return };
-    let look_only = PubSubOptions {
-        create: false,
-        ..options.clone()
-    };
+    let look_only = look_only(&options);
     let missing = set_up(&look_only).await.unwrap_err();
     assert!(matches!(missing, SetUpError::Missing { .. }), "{missing}");
     set_up(&options).await.unwrap();

@@ -27,11 +27,11 @@ pub(super) enum Read {
     Batch(Batch, Arc<str>),
     /// Damaged, for the first time: the copy that comes again may be whole. With its place, if it names one.
     AskAgain(Option<(Key, u64)>),
-    /// A newer version wrote it, or nothing of it can be told. With its place, if it names one, and for the how manieth time.
+    /// A newer version wrote it, or nothing of it can be told. With its place, if it names one, and how often it came.
     Wait(Option<(Key, u64)>, u32),
 }
 
-/// Reads messages, and remembers how often which were no batches.
+/// Reads messages, and remembers which were no batches, and how often they came.
 #[derive(Debug, Default)]
 pub(super) struct Reader {
     seen: HashMap<String, u32>,
@@ -47,15 +47,15 @@ impl Reader {
             }
             Err(error) => error,
         };
-        let time = self.times(&message.message_id);
+        let times = self.times(&message.message_id);
         let number = message.attributes.get("number").map(String::as_str);
         let key = message.ordering_key.as_str();
         match error {
             DecodeError::UnknownFormat(_) => {
                 tracing::warn!(ordering_key = key, number, %error, "message_waits_for_a_newer_worker");
-                Read::Wait(place(message), time)
+                Read::Wait(place(message), times)
             }
-            DecodeError::Damaged(_) if time == 1 => {
+            DecodeError::Damaged(_) if times == 1 => {
                 tracing::warn!(ordering_key = key, number, %error, "damaged_message_asked_for_again");
                 Read::AskAgain(place(message))
             }
@@ -80,7 +80,7 @@ impl Reader {
                         action = "it names no events; look at it with `gcloud pubsub subscriptions pull`",
                         "message_unreadable"
                     );
-                    Read::Wait(None, time)
+                    Read::Wait(None, times)
                 }
             },
         }

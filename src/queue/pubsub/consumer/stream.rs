@@ -20,7 +20,8 @@ use super::LEASE;
 use crate::backoff::Backoff;
 use crate::lifecycle::Health;
 use crate::queue::gather;
-use crate::queue::pubsub::{PubSubOptions, SetUpError, name_of, set_up};
+use crate::queue::pubsub::setup::{self, make_what_is_missing};
+use crate::queue::pubsub::{PubSubOptions, SetUpError, name_of};
 use crate::telemetry::{Metrics, with_causes};
 
 /// The component's name in readiness; the one who publishes looks at the subscription under another, as both may be one process.
@@ -93,14 +94,10 @@ pub(super) async fn pull(
         if out.send(Pulled::CutOff).await.is_err() {
             return;
         }
-        if options.create {
-            tokio::select! {
-                // Cancel safe: what it made is there, and what it did not make is made by whoever looks next.
-                () = stop.cancelled() => return,
-                made = set_up(&options) => if let Err(error) = made {
-                    tracing::debug!(error = with_causes(&error), "set_up_failed");
-                }
-            }
+        tokio::select! {
+            // Cancel safe: what it made is there, and what it did not make is made by whoever looks next.
+            () = stop.cancelled() => return,
+            () = make_what_is_missing(&options) => {}
         }
         failures = failures.saturating_add(1);
         metrics.queue_pull_failures.add(1, &[]);
@@ -124,14 +121,10 @@ pub(super) async fn pull(
 /// Asks over a connection of its own whether the subscription is there, when nothing says so: it may be quiet, or out of reach.
 async fn look(options: &PubSubOptions, stop: &CancellationToken) -> Option<Failure> {
     tracing::debug!("silent_stream_opened_anew");
-    let look_only = PubSubOptions {
-        create: false,
-        ..options.clone()
-    };
     let looked = tokio::select! {
         // Cancel safe: looking changes nothing.
         () = stop.cancelled() => return None,
-        looked = timeout(LOOK, set_up(&look_only)) => looked,
+        looked = timeout(LOOK, setup::look(options)) => looked,
     };
     let Ok(looked) = looked else {
         return Some(Failure {

@@ -45,7 +45,7 @@ impl Set {
         }
         let drained = self.drained(&loads).await?;
         let failed = self.failed().await?;
-        let given_up = self.given_up().await?;
+        let given_up = self.counted(GIVEN_UP).await?;
         self.stage.say(&format!(
             "the last backlog had arrived {}",
             drained.map_or("NOT IN TIME".to_owned(), |took| format!("after {took:.1?}"))
@@ -98,24 +98,18 @@ impl Set {
         if self.kills > 0 {
             return Ok(None);
         }
-        let mut failed = 0.0;
-        for (at, part) in self.parts.iter().enumerate() {
-            if matches!(part.role, "all" | "worker") {
-                failed += self.value(at, "eventkit_events_failed_total").await?;
-            }
-        }
-        Ok(Some(failed))
+        self.counted("eventkit_events_failed_total").await.map(Some)
     }
 
-    /// How many runs went without what precedes them, as the workers that run now count.
-    async fn given_up(&self) -> Result<f64> {
-        let mut given_up = 0.0;
+    /// What all that store count together, as far as they run now.
+    async fn counted(&self, metric: &str) -> Result<f64> {
+        let mut counted = 0.0;
         for (at, part) in self.parts.iter().enumerate() {
-            if part.role == "worker" {
-                given_up += self.value(at, GIVEN_UP).await?;
+            if matches!(part.role, "all" | "worker") {
+                counted += self.value(at, metric).await?;
             }
         }
-        Ok(given_up)
+        Ok(counted)
     }
 
     /// SIGTERM, in the order of the path.
