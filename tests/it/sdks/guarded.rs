@@ -15,6 +15,8 @@ const THIEF: &str = "http://thief.example";
 /// machine does not let pass unused; after one alone for one, which it would have to let pass five times.
 const EACH_SECOND: &str = "1";
 const AT_A_TIME: usize = 5;
+/// Of one who sends the rest beside the first, which either may overtake: whichever comes first, the other is refused for two seconds.
+const HALF_AT_A_TIME: usize = 3;
 
 /// A gateway that knows one key for each of some sources.
 struct Guarded {
@@ -84,9 +86,11 @@ impl Guarded {
                 origin: Some(origin),
                 ..App::new(*sdk, front.addr, "all")
             };
-            // What leaves with its page leaves at once.
-            if *sdk != UNLOAD {
-                app.size = AT_A_TIME;
+            match *sdk {
+                // What leaves with its page leaves at once.
+                UNLOAD => {}
+                NODE => app.size = HALF_AT_A_TIME,
+                _ => app.size = AT_A_TIME,
             }
             Sender { app, source, front }
         });
